@@ -1,0 +1,65 @@
+# Every verb sets up what it needs: on a fresh clone `make demo` or `make test` is the first command.
+
+PYTHON ?= python3
+VENV ?= .venv
+PIP_ARGS ?=
+PYTEST_ARGS ?=
+
+PY := $(VENV)/bin/python
+READY := $(VENV)/.ready
+# Read off the one list of pins.
+TORCH := $(shell sed -n 's/^ *"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lab lint format refresh pretrain doctor
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo
+	@echo "  PYTHON=python3.12    the Python that makes the environment (3.11 or newer)"
+	@echo "  VENV=DIR             where the environment is (default .venv; one that is there is used)"
+	@echo "  PIP_ARGS='...'       further arguments for pip, such as --index-url for a build of torch"
+	@echo "  PYTEST_ARGS='...'    further arguments for pytest"
+
+setup: $(READY) ## make the environment and install the pinned packages
+
+# pip goes first in the test below: an environment without pip is the rest of a failed start.
+# torch goes first in the install: so it is the build that PIP_ARGS asks for, whatever needs it later.
+$(READY): pyproject.toml
+	@$(PY) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
+	@$(PY) -c "import sys; sys.exit(None if sys.version_info >= (3, 11) else 'deepeyes-lite needs \
+	Python 3.11 or newer, and $(VENV) has ' + sys.version.split()[0] + ': remove $(VENV), then \
+	make setup PYTHON=python3.11')"
+	$(PY) -m pip install $(PIP_ARGS) "$(TORCH)"
+	$(PY) -m pip install $(PIP_ARGS) -e ".[dev]"
+	@touch $@
+
+demo: setup ## train tiny-eyes to zoom, evaluate before and after, write a report
+	$(PY) -m deepeyes_lite demo
+
+# One command, so that its last line counts everything: unit tests, doctests, cells of notebooks.
+test: setup ## unit tests, doctests and all notebooks
+	HF_HUB_OFFLINE=1 $(PY) -m pytest -q --doctest-modules deepeyes_lite tests \
+	  --nbval-lax --nbval-current-env notebooks $(PYTEST_ARGS)
+
+lab: setup ## open JupyterLab
+	$(PY) -m jupyter lab --notebook-dir=notebooks
+
+lint: setup ## ruff on .py and .ipynb
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+format: setup ## let ruff rewrite .py and .ipynb
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+refresh: setup ## run all notebooks and keep their outputs
+	$(PY) -m jupyter nbconvert --to notebook --execute --inplace \
+	  --ExecutePreprocessor.timeout=-1 notebooks/*.ipynb
+	$(PY) -m nbstripout --keep-output --keep-count notebooks/*.ipynb
+
+pretrain: setup ## make tiny-eyes from scratch (hours on two cores)
+	$(PY) -m deepeyes_lite pretrain
+
+doctor: setup ## check the machine and the environment
+	$(PY) -m deepeyes_lite doctor

@@ -1,0 +1,144 @@
+"""``python -m deepeyes_lite demo | train | evaluate | rollout | pretrain | card | doctor``."""
+
+import argparse
+import sys
+from pathlib import Path
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command; 0 if it went well."""
+    args = _parser().parse_args(argv)
+    try:
+        return args.run(args) or 0
+    except (ValueError, FileNotFoundError, ArithmeticError, RuntimeError) as error:
+        if args.debug:
+            raise
+        print(f"deepeyes-lite {args.command}: {error}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m deepeyes_lite", description=__doc__)
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    def command(name: str, run, text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.set_defaults(run=run)
+        return sub
+
+    for name, run, text in (
+        ("demo", demo, "train, evaluate and report: the main job"),
+        ("train", train, "train one run, or go on with a killed one"),
+    ):
+        sub = command(name, run, text)
+        sub.add_argument("--out", type=Path, help="run folder (default runs/PRESET-ARM-SEED)")
+        sub.add_argument("--preset", default="demo", help="demo or quick")
+        sub.add_argument("--arm", help="conditional, unconditional or none")
+        sub.add_argument("--steps", type=int)
+        sub.add_argument("--seed", type=int)
+        sub.add_argument("--learning-rate", type=float)
+        sub.add_argument("--legible-share", type=float)
+        sub.add_argument("--model", help="folder of tiny-eyes")
+        if name == "demo":
+            sub.add_argument("--samples", type=int, default=300, help="held-out scenes")
+    sub = command("evaluate", evaluate, "evaluate a finished run and write its report")
+    sub.add_argument("--out", type=Path, required=True, help="run folder")
+    sub.add_argument("--samples", type=int, default=300, help="held-out scenes")
+    sub = command("rollout", rollout, "roll out a model on held-out scenes into a JSONL file")
+    sub.add_argument("--out", type=Path, required=True, help="JSONL file to write")
+    sub.add_argument("--run-folder", type=Path, help="a finished run; without it the base model")
+    sub.add_argument("--samples", type=int, default=20)
+    sub.add_argument("--tool", default="on", help="on, off or blank")
+    sub.add_argument("--seed", type=int, default=0)
+    sub = command(
+        "pretrain", pretrain, "make tiny-eyes from scratch (about two hours on two cores)"
+    )
+    sub.add_argument("--out", type=Path, required=True, help="folder to write")
+    sub.add_argument("--quick", action="store_true", help="a smoke run of a minute")
+    sub.add_argument("--seed", type=int, default=0)
+    sub = command("card", card, "measure tiny-eyes and write card.json beside it")
+    sub.add_argument("--model", type=Path, default=Path("data/tiny-eyes"))
+    sub.add_argument("--samples", type=int, default=600)
+    command("doctor", doctor, "check the machine, one line per requirement")
+    return parser
+
+
+def _config(args):
+    from deepeyes_lite.training import preset
+
+    names = ("arm", "steps", "seed", "learning_rate", "legible_share", "model")
+    changes = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    config = preset(args.preset, **changes)
+    out = args.out or Path("runs") / f"{args.preset}-{config.arm}-{config.seed}"
+    return config, out
+
+
+def train(args) -> None:
+    from deepeyes_lite.training import train as run
+
+    config, out = _config(args)
+    print(f"trained: {run(config, out)}")
+
+
+def evaluate(args) -> None:
+    from deepeyes_lite.evaluation import evaluate_run, table
+    from deepeyes_lite.report import write_report
+
+    print(table(evaluate_run(args.out, args.samples)))
+    print(f"report: {write_report(args.out)}")
+
+
+def demo(args) -> None:
+    train(args)
+    args.out = _config(args)[1]
+    evaluate(args)
+
+
+def rollout(args) -> None:
+    from deepeyes_lite.evaluation import test_set
+    from deepeyes_lite.policies import LocalPolicy
+    from deepeyes_lite.rollout import rollout as run
+    from deepeyes_lite.tinyworld.model import load
+    from deepeyes_lite.training import RunConfig, load_trained
+    from deepeyes_lite.trajectories import write_jsonl
+
+    model = load_trained(args.run_folder) if args.run_folder else load(RunConfig.model)
+    episodes = run(test_set(args.samples), LocalPolicy(*model), tool=args.tool, seed=args.seed)
+    write_jsonl(episodes, args.out)
+    right = sum(episode.correct for episode in episodes)
+    calls = sum(episode.called for episode in episodes)
+    print(f"{right} of {len(episodes)} right, {calls} with a zoom: {args.out}")
+
+
+def pretrain(args) -> None:
+    from deepeyes_lite.tinyworld.pretrain import PLAN, QUICK
+    from deepeyes_lite.tinyworld.pretrain import pretrain as run
+
+    print(f"tiny-eyes: {run(args.out, QUICK if args.quick else PLAN, args.seed)}")
+
+
+def card(args) -> None:
+    from deepeyes_lite.evaluation import interval
+    from deepeyes_lite.tinyworld.card import write_card
+
+    figures = write_card(args.model, args.samples)
+    for name in ("crop_reading", "view_reading_legible", "view_reading_illegible"):
+        print(f"{name:26}{interval(figures[name])}")
+    print(f"{'grounding_iou':26}{figures['grounding_iou']['mean']:.2f}")
+    rollouts = figures["rollout"]
+    for name in ("accuracy", "accuracy_legible", "accuracy_illegible", "call_rate", "format"):
+        print(f"{name:26}{interval(rollouts[name])}")
+    print(f"{'call_iou':26}{rollouts['call_iou']['mean']:.2f}")
+    for name in ("p_zoom_legible", "p_zoom_illegible", "p_direct_legible", "p_direct_illegible"):
+        print(f"{name:26}{interval(rollouts[name])}")
+
+
+def doctor(args) -> int:
+    from deepeyes_lite.doctor import main as run
+
+    return run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

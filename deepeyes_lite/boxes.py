@@ -1,0 +1,128 @@
+"""Boxes in their three frames, and the size of the view.
+
+A box is ``(x1, y1, x2, y2)``. The name of a variable always says its frame:
+
+- ``box_px``: pixels of the original image,
+- ``box_view``: pixels of the view, the image as the model sees it (Qwen2.5-VL speaks this),
+- ``box_1000``: 0-1000 of the image's width and height (Qwen3-VL speaks this).
+
+The public DeepEyes code crops the raw image with numbers that the model gave for the resized one
+(DeepEyes issue #141: 12 % off at 4032 x 4032). Here every change of frame is a function call.
+"""
+
+import math
+
+Box = tuple[float, float, float, float]
+Size = tuple[int, int]  # (width, height), PIL's order
+
+
+def view_size(size: Size, min_pixels: int, max_pixels: int, factor: int = 28) -> Size:
+    """Size of the view: both sides multiples of ``factor``, area within the pixel budget.
+
+    The rule is Qwen2-VL's ``smart_resize`` (transformers, ``image_processing_qwen2_vl.py``).
+
+    Args:
+        size: (width, height) of the image in pixels.
+        min_pixels: least area of the view, in pixels.
+        max_pixels: greatest area of the view, in pixels.
+        factor: patch size times merge size, in pixels.
+
+    Raises:
+        ValueError: if a side is less than 1 px.
+
+    >>> view_size((384, 384), 96 * 96, 96 * 96, factor=16)
+    (96, 96)
+    >>> view_size((4032, 3024), 56 * 56, 1280 * 28 * 28)
+    (1148, 840)
+    """
+    width, height = size
+    if width < 1 or height < 1:
+        raise ValueError(f"an image needs at least 1 x 1 px, got {width} x {height}")
+    w, h = (max(factor, round(side / factor) * factor) for side in size)
+    if w * h > max_pixels:
+        scale = math.sqrt(width * height / max_pixels)
+        w, h = (max(factor, math.floor(side / scale / factor) * factor) for side in size)
+    elif w * h < min_pixels:
+        scale = math.sqrt(min_pixels / (width * height))
+        w, h = (math.ceil(side * scale / factor) * factor for side in size)
+    return w, h
+
+
+def rescale(box: Box, from_size: Size, to_size: Size) -> Box:
+    """The same box in the frame of a resized image: ``box_px`` to ``box_view`` and back.
+
+    >>> rescale((96, 0, 192, 384), (384, 384), (96, 96))
+    (24.0, 0.0, 48.0, 96.0)
+    """
+    kx, ky = to_size[0] / from_size[0], to_size[1] / from_size[1]
+    return (box[0] * kx, box[1] * ky, box[2] * kx, box[3] * ky)
+
+
+def px_to_1000(box_px: Box, size: Size) -> Box:
+    """``box_px`` to ``box_1000``.
+
+    >>> px_to_1000((96, 0, 192, 384), (384, 384))
+    (250.0, 0.0, 500.0, 1000.0)
+    """
+    return rescale(box_px, size, (1000, 1000))
+
+
+def px_from_1000(box_1000: Box, size: Size) -> Box:
+    """``box_1000`` to ``box_px``.
+
+    >>> px_from_1000((250, 0, 500, 1000), (384, 384))
+    (96.0, 0.0, 192.0, 384.0)
+    """
+    return rescale(box_1000, (1000, 1000), size)
+
+
+def clamp(box: Box, size: Size) -> Box:
+    """The box with its corners in order and inside an image of ``size``.
+
+    >>> clamp((300, 50, -10, 500), (384, 384))
+    (0, 50, 300, 384)
+    """
+    (x1, x2), (y1, y2) = sorted((box[0], box[2])), sorted((box[1], box[3]))
+    width, height = size
+    return (
+        min(max(x1, 0), width),
+        min(max(y1, 0), height),
+        min(max(x2, 0), width),
+        min(max(y2, 0), height),
+    )
+
+
+def pad_to_square(box: Box, min_side: float, size: Size) -> Box:
+    """The smallest square around the box with at least ``min_side``, shifted into the image.
+
+    A square keeps the aspect ratio of a square view; a side longer than the image is cut to it.
+
+    >>> pad_to_square((100, 100, 110, 140), 28, (384, 384))
+    (85.0, 100.0, 125.0, 140.0)
+    >>> pad_to_square((0, 0, 10, 10), 28, (384, 384))
+    (0.0, 0.0, 28.0, 28.0)
+    """
+    side = max(box[2] - box[0], box[3] - box[1], min_side)
+
+    def span(low: float, high: float, limit: int) -> tuple[float, float]:
+        length = min(side, limit)
+        start = min(max((low + high) / 2 - length / 2, 0.0), limit - length)
+        return start, start + length
+
+    (x1, x2), (y1, y2) = span(box[0], box[2], size[0]), span(box[1], box[3], size[1])
+    return (x1, y1, x2, y2)
+
+
+def iou(a: Box, b: Box) -> float:
+    """Intersection over union of two boxes of one frame; 0 where either is empty.
+
+    >>> iou((0, 0, 2, 2), (1, 0, 3, 2))
+    0.3333333333333333
+    >>> iou((0, 0, 0, 0), (0, 0, 0, 0))
+    0.0
+    """
+    width = max(0.0, min(a[2], b[2]) - max(a[0], b[0]))
+    height = max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+    overlap = width * height
+    union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - overlap
+    return overlap / union if overlap > 0 else 0.0

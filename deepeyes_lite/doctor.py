@@ -1,0 +1,203 @@
+"""One line per requirement: ``[ok]``, or ``[fail]`` with the remedy.
+
+Runs on a broken installation, too: that is when it is needed. So nothing heavy is imported at the
+top, and no requirement is taken for granted by the check of another.
+"""
+
+import os
+import re
+import shutil
+import sys
+from dataclasses import dataclass
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+LEAST_PYTHON = (3, 11)
+LEAST_MEMORY_GB = 4
+LEAST_DISK_GB = 2
+LEAST_CORES = 2
+
+
+@dataclass(frozen=True)
+class Check:
+    """One requirement.
+
+    Attributes:
+        ok: whether it is met.
+        text: what was looked at and what was found.
+        remedy: what to do if it is not met.
+    """
+
+    ok: bool
+    text: str
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        """
+        >>> print(Check(False, "free disk 0.4 GB", "make room for 2 GB"))
+        [fail] free disk 0.4 GB: make room for 2 GB
+        """
+        return f"[ok]   {self.text}" if self.ok else f"[fail] {self.text}: {self.remedy}"
+
+
+def cpu_precision(capabilities: dict) -> tuple[str, str]:
+    """The precision in which to train on this CPU, and the reason.
+
+    bf16 pays only where the CPU multiplies it in hardware: with AMX it ran at 350 GFLOP/s against
+    140 in fp32, on an AVX2 machine at 1 to 3 against 150.
+
+    Args:
+        capabilities: ``torch.cpu.get_capabilities()``.
+
+    >>> cpu_precision({"avx2": True, "avx512_bf16": False})
+    ('fp32', 'no AMX and no AVX512-BF16')
+    >>> cpu_precision({"avx512_bf16": True})
+    ('bf16', 'AVX512-BF16')
+    """
+    for key, name in (("amx_bf16", "AMX"), ("avx512_bf16", "AVX512-BF16")):
+        if capabilities.get(key):
+            return "bf16", name
+    return "fp32", "no AMX and no AVX512-BF16"
+
+
+def check_python(version: tuple[int, ...] = sys.version_info) -> Check:
+    wanted = ".".join(map(str, LEAST_PYTHON))
+    return Check(
+        tuple(version[:2]) >= LEAST_PYTHON,
+        f"Python {'.'.join(map(str, version[:3]))}",
+        f"install Python {wanted} or newer and make the environment anew",
+    )
+
+
+def check_pins() -> list[Check]:
+    """Each package that deepeyes-lite pins, against what is installed."""
+    try:
+        requirements = metadata.requires("deepeyes-lite") or []
+    except metadata.PackageNotFoundError:
+        return [Check(False, "deepeyes-lite is not installed", "run `pip install -e .` beside it")]
+    checks = []
+    for requirement in requirements:
+        match = re.match(r"([\w.-]+)==([\w.]+)$", requirement)
+        if not match:  # the packages of the dev list carry a marker
+            continue
+        name, pin = match.groups()
+        remedy = f"run `pip install {name}=={pin}`"
+        try:
+            # "2.13.0+cpu" is a build of 2.13.0
+            found = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            checks.append(Check(False, f"{name} is not installed", remedy))
+            continue
+        ok = found.split("+")[0] == pin
+        text = f"{name} {found}" if ok else f"{name} {found}, but {pin} is wanted"
+        checks.append(Check(ok, text, remedy))
+    return checks
+
+
+def check_torch() -> Check:
+    try:
+        import torch
+    except Exception as error:  # a broken build raises ImportError, OSError, RuntimeError …
+        # The first line says which library is missing; the rest is a page long.
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        return Check(
+            False,
+            f"torch cannot be imported ({reason})",
+            "run `pip install --force-reinstall torch==VERSION` with the version of pyproject.toml",
+        )
+    precision, reason = cpu_precision(torch.cpu.get_capabilities())
+    cpu = torch.backends.cpu.get_cpu_capability()
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    return Check(True, f"torch runs: CPU {cpu}, precision {precision} ({reason}); GPU {gpu}")
+
+
+def check_cores() -> Check:
+    # Of the machine's cores a container or a batch system may have given us a few.
+    mine = getattr(os, "sched_getaffinity", None)
+    cores = len(mine(0)) if mine else os.cpu_count() or 1
+    return Check(
+        cores >= LEAST_CORES,
+        f"CPU cores {cores}",
+        f"use a machine with {LEAST_CORES}; with one, everything takes about twice as long",
+    )
+
+
+def _container_memory(cgroup: Path) -> float:
+    """Bytes that the container may still use; infinite outside of one (cgroup v2)."""
+    try:
+        limit = int((cgroup / "memory.max").read_text())
+        return limit - int((cgroup / "memory.current").read_text())
+    except (OSError, ValueError):  # no such file, or "max"
+        return float("inf")
+
+
+def check_memory(cgroup: Path = Path("/sys/fs/cgroup")) -> Check:
+    try:
+        import psutil
+    except ImportError:
+        return Check(False, "free memory unknown", "install psutil (`pip install -e .`)")
+    free = min(psutil.virtual_memory().available, _container_memory(cgroup)) / 1e9
+    return Check(
+        free >= LEAST_MEMORY_GB,
+        f"free memory {free:.1f} GB",
+        f"close other programs until {LEAST_MEMORY_GB} GB are free, or training may be killed",
+    )
+
+
+def check_disk(folder: Path = ROOT) -> Check:
+    free = shutil.disk_usage(folder).free / 1e9
+    return Check(
+        free >= LEAST_DISK_GB,
+        f"free disk {free:.1f} GB",
+        f"make room for {LEAST_DISK_GB} GB on the disk of {folder}",
+    )
+
+
+def check_model(folder: Path = ROOT / "data" / "tiny-eyes") -> Check:
+    needed = ("model.safetensors", "config.json", "tokenizer.json")
+    missing = [name for name in needed if not (folder / name).is_file()]
+    return Check(
+        not missing,
+        f"tiny-eyes in {folder}" + (f" lacks {', '.join(missing)}" if missing else ""),
+        "get it with `git checkout data/tiny-eyes`, or make it with "
+        "`python -m deepeyes_lite pretrain` (hours)",
+    )
+
+
+def check_widgets() -> Check:
+    missing = [name for name in ("ipywidgets", "jupyterlab_widgets") if find_spec(name) is None]
+    return Check(
+        not missing,
+        f"ipywidgets in JupyterLab{': no ' + ', '.join(missing) if missing else ''}",
+        "run `pip install -e .` and start JupyterLab again",
+    )
+
+
+def checks() -> list[Check]:
+    """All requirements, in the order in which to mend them."""
+    return [
+        check_python(),
+        *check_pins(),
+        check_torch(),
+        check_cores(),
+        check_memory(),
+        check_disk(),
+        check_model(),
+        check_widgets(),
+    ]
+
+
+def main() -> int:
+    """Print one line per requirement.
+
+    Returns:
+        Exit status: 1 if a requirement is not met, else 0.
+    """
+    results = checks()
+    for check in results:
+        print(check)
+    failed = sum(not check.ok for check in results)
+    print(f"{failed} of {len(results)} to mend" if failed else "everything is in place")
+    return 1 if failed else 0

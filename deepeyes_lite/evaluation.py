@@ -1,0 +1,187 @@
+"""Accuracy with intervals, call rate, IoU, the tool-on / off / blank controls, paired tests.
+
+Published zoom policies are rarely asked whether the crop is what helps. Here every evaluation runs the
+trained policy with the tool switched off and with blank crops beside it.
+"""
+
+import json
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+
+from deepeyes_lite.boxes import iou
+from deepeyes_lite.data import tiny_world
+from deepeyes_lite.policies import LocalPolicy
+from deepeyes_lite.rollout import rollout
+from deepeyes_lite.tinyworld.scenes import World
+from deepeyes_lite.trajectories import Trajectory, read_jsonl, write_jsonl
+
+# The rows of the demo's table: name, which weights, how the tool answers.
+CONDITIONS = {
+    "base": ("base", "on"),
+    "trained": ("trained", "on"),
+    "trained, tool off": ("trained", "off"),
+    "trained, blank crops": ("trained", "blank"),
+}
+
+
+def share(successes: int, n: int) -> dict:
+    """A proportion with its 95 % Wilson interval; NaN without samples.
+
+    >>> share(80, 100)
+    {'mean': 0.8, 'low': 0.7111708344078411, 'high': 0.8666330667689676, 'n': 100}
+    """
+    if not n:
+        return {"mean": math.nan, "low": math.nan, "high": math.nan, "n": 0}
+    z = 1.959964
+    p = successes / n
+    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+    return {"mean": p, "low": centre - half, "high": centre + half, "n": n}
+
+
+def average(values: list[float], seed: int = 0) -> dict:
+    """A mean with its 95 % bootstrap interval (2,000 resamples); NaN without values."""
+    if not values:
+        return {"mean": math.nan, "low": math.nan, "high": math.nan, "n": 0}
+    data = np.asarray(values, float)
+    draws = np.random.default_rng(seed).integers(0, len(data), (2000, len(data)))
+    low, high = np.percentile(data[draws].mean(1), [2.5, 97.5])
+    return {"mean": float(data.mean()), "low": float(low), "high": float(high), "n": len(data)}
+
+
+def summarise(trajectories: list[Trajectory]) -> dict:
+    """Figures of one condition, each with interval and count.
+
+    Returns:
+        accuracy (all, legible, illegible), call_rate, calls_per_episode, format, call_iou (over all
+        answered calls, best target each), and p_zoom and p_direct for all and for each half.
+    """
+    halves = {
+        "": trajectories,
+        "_legible": [t for t in trajectories if t.sample["legible"] == 1],
+        "_illegible": [t for t in trajectories if t.sample["legible"] == 0],
+    }
+    figures = {}
+    for half, episodes in halves.items():
+        zoomed = [t for t in episodes if t.called]
+        direct = [t for t in episodes if not t.called]
+        figures["accuracy" + half] = _correct(episodes)
+        figures["call_rate" + half] = share(len(zoomed), len(episodes))
+        figures["p_zoom" + half] = _correct(zoomed)
+        figures["p_direct" + half] = _correct(direct)
+    figures["format"] = share(sum(t.well_formed for t in trajectories), len(trajectories))
+    figures["calls_per_episode"] = average([float(len(t.boxes_px)) for t in trajectories])
+    figures["call_iou"] = average(
+        [
+            max(iou(box, target) for target in t.sample["boxes_px"])
+            for t in trajectories
+            if t.sample["boxes_px"]
+            for box in t.boxes_px
+        ]
+    )
+    return figures
+
+
+def _correct(episodes: list[Trajectory]) -> dict:
+    return share(sum(t.correct for t in episodes), len(episodes))
+
+
+def paired_difference(a: list[Trajectory], b: list[Trajectory], seed: int = 0) -> dict:
+    """Accuracy of ``b`` minus that of ``a`` on the same samples: bootstrap interval, sign-flip p.
+
+    Raises:
+        ValueError: if the two are not about the same samples in the same order.
+    """
+    if [t.sample["id"] for t in a] != [t.sample["id"] for t in b]:
+        raise ValueError("a paired test needs the same samples in the same order")
+    difference = np.array([float(y.correct) - float(x.correct) for x, y in zip(a, b)])
+    rng = np.random.default_rng(seed)
+    figures = average(difference.tolist(), seed)
+    signs = rng.choice([-1.0, 1.0], (2000, len(difference)))
+    flipped = np.abs((signs * difference).mean(1)) >= abs(difference.mean()) - 1e-12
+    return {**figures, "p": float((flipped.sum() + 1) / (len(flipped) + 1))}
+
+
+def test_set(n: int = 300, legible_share: float = 0.5):
+    """The held-out scenes: the same for every run and seed."""
+    return tiny_world("test", n, World(legible_share=legible_share))
+
+
+def evaluate_run(out: str | Path, n: int = 300, seed: int = 0) -> dict:
+    """Evaluate a finished run under every condition on the same ``n`` held-out scenes.
+
+    Leaves ``evaluation.json`` and ``trajectories/``. A condition whose trajectories are there already is
+    not run again, so that a killed evaluation goes on.
+
+    Returns:
+        What ``evaluation.json`` holds: per condition the figures of `summarise`, and paired differences.
+    """
+    from deepeyes_lite.tinyworld.model import load
+    from deepeyes_lite.training import load_trained, read_config
+
+    out = Path(out)
+    config = read_config(out)
+    dataset = test_set(n, config.legible_share)
+    folder = out / "trajectories"
+    folder.mkdir(exist_ok=True)
+    models: dict[str, tuple] = {}
+    episodes = {}
+    for name, (weights, tool) in CONDITIONS.items():
+        path = folder / f"{name.replace(', ', '-').replace(' ', '-')}.jsonl"
+        found = read_jsonl(path) if path.exists() else []
+        if [t.sample["id"] for t in found] != list(dataset["id"]):
+            if weights not in models:
+                models[weights] = load(config.model) if weights == "base" else load_trained(out)
+            found = rollout(dataset, LocalPolicy(*models[weights]), tool=tool, seed=seed)
+            write_jsonl(found, path.with_suffix(".tmp"))
+            os.replace(path.with_suffix(".tmp"), path)
+        episodes[name] = found
+    report = {
+        "samples": n,
+        "seed": seed,
+        "conditions": {name: summarise(found) for name, found in episodes.items()},
+        "paired_accuracy": {
+            f"{name} minus base": paired_difference(episodes["base"], found)
+            for name, found in episodes.items()
+            if name != "base"
+        },
+    }
+    temporary = out / "evaluation.tmp"
+    temporary.write_text(json.dumps(report, indent=2) + "\n")
+    os.replace(temporary, out / "evaluation.json")
+    return report
+
+
+def table(report: dict) -> str:
+    """The table of an evaluation as text."""
+    head = f"{'':22}{'accuracy':>20}{'legible':>20}{'illegible':>20}{'call rate':>11}{'IoU':>7}"
+    lines = [head]
+    for name, figures in report["conditions"].items():
+        cells = [
+            interval(figures[key]) for key in ("accuracy", "accuracy_legible", "accuracy_illegible")
+        ]
+        iou_ = figures["call_iou"]["mean"]
+        lines.append(
+            f"{name:22}"
+            + "".join(f"{cell:>20}" for cell in cells)
+            + f"{figures['call_rate']['mean']:>11.2f}"
+            + (f"{iou_:>7.2f}" if iou_ == iou_ else f"{'-':>7}")
+        )
+    lines.append(
+        f"{report['samples']} held-out scenes; 95 % intervals; IoU over all answered calls"
+    )
+    return "\n".join(lines)
+
+
+def interval(figure: dict) -> str:
+    """A share as text, in percent.
+
+    >>> interval(share(80, 100))
+    '80 % [71, 87]'
+    """
+    if not figure["n"]:
+        return "-"
+    return f"{100 * figure['mean']:.0f} % [{100 * figure['low']:.0f}, {100 * figure['high']:.0f}]"

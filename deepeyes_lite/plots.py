@@ -1,0 +1,233 @@
+"""One function per figure; each returns a matplotlib Figure and opens no window.
+
+Colours are Okabe and Ito's, which colour-blind readers can tell apart, and no figure relies on colour
+alone: lines differ in style and carry their label, boxes carry their number.
+"""
+
+import base64
+import html
+import io
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from deepeyes_lite.trajectories import Trajectory
+
+BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#666666"
+STYLES = [(BLUE, "-"), (ORANGE, "--"), (GREEN, "-."), (GREY, ":")]
+
+
+def smooth(values: Sequence[float], window: int = 5) -> np.ndarray:
+    """Centred moving mean that passes over NaN.
+
+    >>> smooth([0.0, 1.0, float("nan"), 3.0], window=3).tolist()
+    [0.5, 0.5, 2.0, 3.0]
+    """
+    data = np.asarray(values, float)
+    half = window // 2
+    means = []
+    for i in range(len(data)):
+        part = data[max(0, i - half) : i + half + 1]
+        part = part[~np.isnan(part)]
+        means.append(part.mean() if len(part) else np.nan)
+    return np.array(means)
+
+
+# What the panels of `curves` show: title, unit of the y axis, (column, label) of each line.
+PANELS = [
+    (
+        "Accuracy",
+        "share of episodes",
+        [
+            ("accuracy", "all"),
+            ("accuracy_legible", "legible in the view"),
+            ("accuracy_illegible", "illegible in the view"),
+        ],
+    ),
+    ("Call rate", "share of episodes", [("call_rate", "with a zoom")]),
+    ("Boxes", "best IoU with the target", [("best_iou", "episodes with a call")]),
+    (
+        "Why it zooms",
+        "probability of a correct answer",
+        [("p_zoom", "given a zoom"), ("p_direct", "given none")],
+    ),
+]
+
+
+def curves(history: list[dict], window: int = 5) -> Figure:
+    """The training curves, a thin line a step and a thick one smoothed over ``window`` steps."""
+    figure = Figure(figsize=(12, 3.2), layout="constrained")
+    steps = [row["step"] for row in history]
+    for axes, (title, unit, lines) in zip(figure.subplots(1, len(PANELS)), PANELS):
+        for (column, label), (color, style) in zip(lines, STYLES):
+            values = [row[column] for row in history]
+            axes.plot(steps, values, color=color, alpha=0.25, linewidth=1)
+            axes.plot(steps, smooth(values, window), style, color=color, linewidth=2, label=label)
+        axes.set(title=title, xlabel="step", ylabel=unit, ylim=(-0.03, 1.03))
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=9, loc="best")
+    return figure
+
+
+def accuracy_bars(report: dict) -> Figure:
+    """Accuracy of every condition of an evaluation, by legible and illegible, with 95 % intervals."""
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    axes = figure.subplots()
+    names = list(report["conditions"])
+    width = 0.38
+    halves = [
+        ("accuracy_legible", "legible in the view", BLUE, ""),
+        ("accuracy_illegible", "illegible in the view", ORANGE, "//"),
+    ]
+    for k, (column, label, color, hatch) in enumerate(halves):
+        shares = [report["conditions"][name][column] for name in names]
+        x = np.arange(len(names)) + (k - 0.5) * width
+        means = [s["mean"] for s in shares]
+        error = [[s["mean"] - s["low"] for s in shares], [s["high"] - s["mean"] for s in shares]]
+        axes.bar(
+            x,
+            means,
+            width,
+            yerr=error,
+            capsize=4,
+            color=color,
+            hatch=hatch,
+            edgecolor="white",
+            label=label,
+        )
+        for place, share in zip(x, shares):
+            axes.text(
+                place,
+                share["high"] + 0.02,
+                f"{100 * share['mean']:.0f} %",
+                ha="center",
+                fontsize=10,
+            )
+    axes.axhline(1 / 12, color=GREY, linestyle=":", label="a blind guess (1 of 12)")
+    axes.set_xticks(range(len(names)), names)
+    axes.set(ylabel="accuracy", ylim=(0, 1.18))
+    axes.legend(fontsize=9, loc="upper center", ncols=3)
+    return figure
+
+
+def draw_boxes(axes, trajectory: Trajectory) -> None:
+    """The scene with its target (green, dashed) and the numbered boxes of the calls (orange)."""
+    axes.imshow(trajectory.images[0])
+    for box in trajectory.sample.get("boxes_px") or []:
+        axes.add_patch(_rectangle(box, GREEN, "--"))
+    for number, box in enumerate(trajectory.boxes_px, 1):
+        axes.add_patch(_rectangle(box, ORANGE, "-"))
+        axes.text(
+            box[0] + 2,
+            box[1] - 4,
+            f"zoom {number}",
+            color="white",
+            fontsize=9,
+            bbox={"facecolor": ORANGE, "edgecolor": "none", "pad": 1.5},
+            clip_on=True,
+        )
+    axes.set_axis_off()
+
+
+def _rectangle(box, color: str, style: str) -> Rectangle:
+    x1, y1, x2, y2 = box
+    return Rectangle(
+        (x1, y1), x2 - x1, y2 - y1, fill=False, color=color, linestyle=style, linewidth=2.5
+    )
+
+
+def episode_strip(trajectory: Trajectory, crops: int = 2, title: str = "") -> Figure:
+    """One episode as a strip: scene with boxes, what the model sees of it, its crops, its answer.
+
+    Args:
+        trajectory: an episode with its images.
+        crops: places for crops; empty ones stay empty, so that strips align.
+        title: above the strip.
+    """
+    figure = Figure(figsize=(2.3 * (2 + crops), 2.75), layout="constrained")
+    places = figure.subplots(1, 2 + crops)
+    draw_boxes(places[0], trajectory)
+    places[0].set_title("scene", fontsize=10)
+    view = trajectory.images[0].resize((96, 96))
+    places[1].imshow(view, interpolation="nearest")
+    places[1].set_title("the model's view", fontsize=10)
+    for number, axes in enumerate(places[2:], 1):
+        if number < len(trajectory.images):
+            axes.imshow(trajectory.images[number].resize((96, 96)), interpolation="nearest")
+            axes.set_title(f"zoom {number}", fontsize=10)
+    for axes in places:
+        axes.set_axis_off()
+    verdict = "right" if trajectory.correct else f"wrong, it is {trajectory.sample['answer']}"
+    said = trajectory.answer if trajectory.answer is not None else "no answer"
+    figure.suptitle(
+        f"{title}{trajectory.sample['question']}  {plain(said, 20)} ({verdict})", fontsize=10.5
+    )
+    return figure
+
+
+def plain(text: str, limit: int = 200) -> str:
+    """Model output for a figure: cut to ``limit`` characters, ``$`` not read as mathematics.
+
+    >>> plain("K" * 30, 5)
+    'KKKKK…'
+    """
+    text = text if len(text) <= limit else text[:limit] + "…"
+    return text.replace("$", r"\$")
+
+
+def png(figure: Figure, dpi: int = 110) -> bytes:
+    """The figure as a PNG."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi)
+    return buffer.getvalue()
+
+
+def image_tag(figure: Figure, alt: str, dpi: int = 110) -> str:
+    """The figure as a self-contained HTML image; ``alt`` says what one should see."""
+    data = base64.b64encode(png(figure, dpi)).decode()
+    return f'<img src="data:image/png;base64,{data}" alt="{html.escape(alt, quote=True)}">'
+
+
+def show(figure: Figure, alt: str) -> None:
+    """Show a figure in a notebook with a description for those who cannot see it."""
+    from IPython.display import Image, display
+
+    display(Image(png(figure, dpi=80)), metadata={"image/png": {"alt": alt}})
+    print(f"Figure: {alt}")
+
+
+def token_strip(pieces: Sequence[tuple[str, int]], limit: int = 400) -> str:
+    """Tokens coloured by their loss mask, as HTML; runs of image placeholders are counted, not shown.
+
+    Args:
+        pieces: (token as text, mask) pairs; mask 1 is written by the model.
+        limit: tokens shown at most.
+    """
+    spans, run = [], 0
+    for text, mask in [*pieces[:limit], ("", 0)]:
+        if text == "<|image_pad|>":
+            run += 1
+            continue
+        if run:
+            spans.append(_span(f"<|image_pad|> × {run}", 0))
+            run = 0
+        if text:
+            spans.append(_span(text.replace("\\n", "⏎"), mask))
+    if len(pieces) > limit:
+        spans.append(f"… and {len(pieces) - limit} more")
+    return (
+        '<div style="line-height:2;font-family:monospace;font-size:13px">'
+        + " ".join(spans)
+        + "</div>"
+    )
+
+
+def _span(text: str, mask: int) -> str:
+    style = (
+        f"background:{BLUE};color:white;font-weight:bold"
+        if mask
+        else "background:#e8e8e8;color:#333;text-decoration:none"
+    )
+    return f'<span style="{style};padding:1px 4px;border-radius:3px">{html.escape(text)}</span>'

@@ -1,0 +1,150 @@
+"""Who continues the conversation: a local transformers model or a script.
+
+A policy turns conversations into token ids and back with its processor, and continues a batch of them.
+The prompts and observations it writes are, token for token, those of TRL's trainer; a test holds both
+to it.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from PIL import Image
+
+from deepeyes_lite import prompts
+from deepeyes_lite.tools import ZoomTool, images_and_texts
+from deepeyes_lite.trajectories import Trajectory
+from deepeyes_lite.vision_cache import cache_vision
+
+MAX_NEW_TOKENS = 40  # a turn; a zoom call of tiny-eyes takes 18
+
+
+_TOOL = ZoomTool().image_zoom_in_tool  # TRL and transformers make the schema from it
+
+
+class Policy:
+    """Token ids of prompts and observations, and the reading of replies."""
+
+    def __init__(self, processor, tools: bool = True):
+        """Args: the model's processor; whether prompts offer the tool."""
+        self.processor = processor
+        self.tokenizer = processor.tokenizer
+        self.tools = [_TOOL] if tools else None
+
+    def prompt_ids(self, question: str, image: Image.Image) -> list[int]:
+        """Ids of the prompt: tool section, image, question, opening of the reply."""
+        return self._ids(prompts.user_message(question), [image], tools=self.tools)
+
+    def observation_ids(self, contents: list[list[dict] | str]) -> list[int]:
+        """Ids between two turns: the tool's answers and the opening of the next reply."""
+        messages = [{"role": "tool", "content": content} for content in contents]
+        crops, _ = images_and_texts(contents)
+        return self.tokenizer("\n", add_special_tokens=False)["input_ids"] + self._ids(
+            messages, crops
+        )
+
+    def _ids(self, messages: list[dict], images: list[Image.Image], tools=None) -> list[int]:
+        text = self.processor.apply_chat_template(
+            messages, tools=tools, add_generation_prompt=True, tokenize=False
+        )
+        placeholder = self.processor.image_token
+        pieces = text.split(placeholder)
+        if len(pieces) != len(images) + 1:
+            raise ValueError(
+                f"{len(images)} images, but {len(pieces) - 1} placeholders; "
+                f"a question must not contain {placeholder!r}"
+            )
+        counts = [self._image_tokens(image) for image in images]
+        expanded = [placeholder * n + piece for n, piece in zip(counts, pieces[1:])]
+        text = "".join([pieces[0], *expanded])
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    def _image_tokens(self, image: Image.Image) -> int:
+        processor = self.processor.image_processor
+        patches = processor.get_number_of_image_patches(image.height, image.width, {})
+        return patches // processor.merge_size**2
+
+    def text(self, ids: Sequence[int]) -> str:
+        """What the model wrote in a turn, special tokens included, end of turn cut off."""
+        return prompts.split_turns(self.tokenizer.decode(ids, skip_special_tokens=False))[0]
+
+    def calls(self, trajectory: Trajectory, ids: list[int]) -> list[dict]:
+        """The parsed calls of a reply, each ``{"name": …, "arguments": …}``.
+
+        TRL's own parser: a malformed call makes the whole reply plain text, which ends the episode.
+        """
+        from trl.chat_template_utils import parse_response
+
+        if not self.tools:
+            return []
+        so_far = trajectory.prompt_ids + trajectory.completion_ids
+        message = parse_response(self.tokenizer, ids, prefix=so_far, tools=self.tools)
+        return [call["function"] for call in message.get("tool_calls") or []]
+
+    def reply(self, trajectories: list[Trajectory], allow_calls: bool = True) -> list[list[int]]:
+        """The next turn of every conversation, as token ids up to and with the end of turn.
+
+        Args:
+            trajectories: unfinished episodes.
+            allow_calls: False for the control in which the tool is switched off.
+        """
+        raise NotImplementedError
+
+
+class ScriptedPolicy(Policy):
+    """Writes what it is told: for tests, and for taking one episode apart by hand."""
+
+    def __init__(self, processor, script: dict[str, list[str]] | list[str]):
+        """Args: processor; the turns to write, for every sample or by sample id."""
+        super().__init__(processor)
+        self.script = script
+
+    def reply(self, trajectories: list[Trajectory], allow_calls: bool = True) -> list[list[int]]:
+        replies = []
+        for trajectory in trajectories:
+            script = self.script
+            turns = script[trajectory.sample["id"]] if isinstance(script, dict) else script
+            text = turns[len(trajectory.turns)] + prompts.TURN_END
+            replies.append(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return replies
+
+
+class LocalPolicy(Policy):
+    """A transformers model on this machine, sampled as in training."""
+
+    def __init__(self, model, processor, tools: bool = True, temperature: float = 1.0):
+        """Args: a Qwen-VL model with or without adapters; its processor; whether prompts offer the
+        tool; the sampling temperature, where 0 takes the likeliest token."""
+        super().__init__(processor, tools)
+        self.model = model.eval()
+        self.temperature = temperature
+        cache_vision(model)
+
+    @torch.no_grad()
+    def reply(self, trajectories: list[Trajectory], allow_calls: bool = True) -> list[list[int]]:
+        rows = [t.prompt_ids + t.completion_ids for t in trajectories]
+        longest, pad = max(map(len, rows)), self.tokenizer.pad_token_id
+        ids = torch.tensor([[pad] * (longest - len(row)) + row for row in rows])
+        mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
+        images = [image for t in trajectories for image in t.images]
+        pixels = self.processor.image_processor(images=images, return_tensors="pt")
+        inputs = {
+            "input_ids": ids,
+            "attention_mask": mask,
+            "mm_token_type_ids": (ids == self.processor.image_token_id).long(),
+            **pixels,
+        }
+        forbidden = [*prompts.RESERVED_TOKENS, *([] if allow_calls else ["<tool_call>"])]
+        sampling = (
+            {"do_sample": True, "temperature": self.temperature, "top_k": 0, "top_p": 1.0}
+            if self.temperature > 0
+            else {"do_sample": False}
+        )
+        output = self.model.generate(
+            **{name: value.to(self.model.device) for name, value in inputs.items()},
+            **sampling,
+            max_new_tokens=MAX_NEW_TOKENS,
+            suppress_tokens=self.tokenizer.convert_tokens_to_ids(forbidden),
+        )
+        replies = output[:, longest:].tolist()
+        end = self.tokenizer.eos_token_id
+        return [row[: row.index(end) + 1] if end in row else row for row in replies]

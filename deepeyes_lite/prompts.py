@@ -1,0 +1,112 @@
+"""What a conversation looks like as text: chat template with a tool section, response template.
+
+Both worlds write Qwen's markup: ``<|im_start|>role … <|im_end|>``, ``<tool_call>{json}</tool_call>``,
+``<think>``, ``<answer>``. A crop comes back in a user turn inside ``<tool_response>``, as in DeepEyes.
+Qwen2.5-VL's own template has no tool section, so TRL refuses it; this one has.
+
+The template keeps prefixes: a rendered conversation is a prefix of its continuation, which is what
+lets an episode grow token by token without ever being rendered anew.
+"""
+
+import json
+
+from deepeyes_lite.tools import ZOOM
+
+IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"
+TURN_END = "<|im_end|>"
+GENERATION_PROMPT = "<|im_start|>assistant\n"
+
+_CONTENT = (
+    "{%- macro content(c) -%}{%- if c is string -%}{{ c }}{%- else -%}{%- for part in c -%}"
+    "{%- if part.type == 'image' -%}" + IMAGE + "{%- else -%}{{ part.text }}{%- endif -%}"
+    "{%- endfor -%}{%- endif -%}{%- endmacro -%}"
+)
+# Line breaks are written as {{ "\n" }}: a bare one next to a tag that trims would be lost.
+CHAT_TEMPLATE = (
+    _CONTENT
+    # tiny-eyes knows its tool by name, so its tool section is one line. A large model needs the schema.
+    + '{%- if tools -%}<|im_start|>system{{ "\n" }}'
+    + f'Tools: {ZOOM}.<|im_end|>{{{{ "\n" }}}}'
+    + "{%- endif -%}"
+    "{%- for m in messages -%}"
+    "{%- if m.role == 'tool' -%}"
+    '<|im_start|>user{{ "\n" }}<tool_response>{{ content(m.content) }}</tool_response>'
+    "{%- else -%}"
+    '<|im_start|>{{ m.role }}{{ "\n" }}{{ content(m.content) }}'
+    "{%- for call in m.tool_calls or [] -%}"
+    '<tool_call>{"name": "{{ call.function.name }}", "arguments": '
+    "{{ call.function.arguments | tojson }}}</tool_call>"
+    "{%- endfor -%}{%- endif -%}"
+    '<|im_end|>{{ "\n" }}'
+    "{%- endfor -%}"
+    '{%- if add_generation_prompt -%}<|im_start|>assistant{{ "\n" }}{%- endif -%}'
+)
+
+# How transformers and TRL read a reply back into a message (``tokenizer.response_template``).
+RESPONSE_TEMPLATE = {
+    "defaults": {"role": "assistant"},
+    "start_anchor": GENERATION_PROMPT,
+    "fields": {
+        "reasoning_content": {
+            "open": "<think>",
+            "close_pattern": r"</think>\s*",
+            "content": "text",
+        },
+        "tool_calls": {
+            "open": "<tool_call>",
+            "close_pattern": r"</tool_call>\s*",
+            "repeats": True,
+            "content": "json",
+            "transform": {"type": "function", "function": "{content}"},
+        },
+        "content": {"close_pattern": r"<\|im_end\|>\s*", "content": "text"},
+    },
+}
+
+# Tokens that only the loop may write. A policy that samples an image placeholder makes TRL drop every
+# image of the batch; one that opens a turn speaks in the user's name.
+RESERVED_TOKENS = (
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+    "<tool_response>",
+    "</tool_response>",
+)
+
+
+def user_message(question: str) -> list[dict]:
+    """The opening of an episode: one image, one question."""
+    return [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}]
+
+
+def tool_call(arguments: dict) -> str:
+    """A zoom call as the model writes it.
+
+    >>> tool_call({"bbox_2d": [250, 0, 500, 1000], "label": "red circle"})[:45]
+    '<tool_call>{"name": "image_zoom_in_tool", "ar'
+    """
+    call = json.dumps({"name": ZOOM, "arguments": arguments})
+    return f"<tool_call>{call}</tool_call>"
+
+
+def split_turns(text: str) -> list[str]:
+    """What the model wrote, turn by turn, out of a decoded completion (special tokens included).
+
+    The model cannot write the markers of a turn (`RESERVED_TOKENS`), so a cut at them is safe.
+
+    >>> split_turns("<answer>K</answer><|im_end|>")
+    ['<answer>K</answer>']
+    """
+    return [part.split(TURN_END)[0] for part in text.split(GENERATION_PROMPT)]
+
+
+def answer(thought: str, text: str) -> str:
+    """A reply that ends the episode.
+
+    >>> answer("I can see it.", "K")
+    '<think>I can see it.</think><answer>K</answer>'
+    """
+    return f"<think>{thought}</think><answer>{text}</answer>"

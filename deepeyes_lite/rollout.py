@@ -1,0 +1,118 @@
+"""The batched iMCoT loop over any policy: reply, call, crop, append, until an answer stands there.
+
+The same episode as TRL's ``_tool_call_loop`` with `environment.ZoomEnvironment`, down to the token ids
+and the loss mask: nothing is ever rendered or tokenised anew, an observation that would exceed the
+budget is dropped and ends the episode, a malformed call ends it as plain text.
+"""
+
+from collections.abc import Iterable
+
+import torch
+from tqdm.auto import tqdm
+
+from deepeyes_lite.policies import Policy
+from deepeyes_lite.tools import MAX_CALLS, BlankTool, ZoomTool, answer_call, images_and_texts
+from deepeyes_lite.trajectories import Trajectory, Turn
+from deepeyes_lite.verifiers import extract_answer, is_correct, well_formed
+
+MAX_COMPLETION_LENGTH = (
+    480  # tokens after the prompt; six calls of tiny-eyes with their crops take 400
+)
+TOOLS = {"on": ZoomTool, "off": ZoomTool, "blank": BlankTool}
+
+
+def rollout(
+    samples: Iterable[dict],
+    policy: Policy,
+    tool: str = "on",
+    seed: int = 0,
+    batch_size: int = 64,
+    max_calls: int = MAX_CALLS,
+    max_completion_length: int = MAX_COMPLETION_LENGTH,
+    progress: bool = True,
+) -> list[Trajectory]:
+    """One episode per sample.
+
+    Args:
+        samples: rows of a data set in our schema (``data.FEATURES``).
+        policy: who replies.
+        tool: "on"; "off" (the policy cannot call and has to answer); "blank" (every crop is grey).
+        seed: of the sampling.
+        batch_size: episodes that run side by side.
+        max_calls: greatest number of turns with a call.
+        max_completion_length: tokens after the prompt, observations included.
+        progress: whether to show a bar.
+
+    Raises:
+        ValueError: for an unknown ``tool``.
+    """
+    if tool not in TOOLS:
+        raise ValueError(f"tool must be one of {', '.join(TOOLS)}, got {tool!r}")
+    torch.manual_seed(seed)
+    samples = list(samples) if not hasattr(samples, "__getitem__") else samples
+    trajectories: list[Trajectory] = []
+    bar = tqdm(total=len(samples), desc=f"rollout, tool {tool}", disable=not progress)
+    for start in range(0, len(samples), batch_size):
+        rows = [samples[i] for i in range(start, min(start + batch_size, len(samples)))]
+        batch = [_open(row, policy) for row in rows]
+        zooms = [TOOLS[tool](row["image"], max_calls) for row in rows]
+        active = list(range(len(batch)))
+        for turns_left in range(max_calls, -1, -1):
+            replies = policy.reply([batch[i] for i in active], allow_calls=tool != "off")
+            active = [
+                i
+                for i, ids in zip(active, replies)
+                if _advance(batch[i], zooms[i], ids, policy, max_completion_length, turns_left > 0)
+            ]
+            if not active:
+                break
+        for trajectory in batch:
+            _close(trajectory)
+        trajectories += batch
+        bar.update(len(batch))
+    bar.close()
+    return trajectories
+
+
+def _open(row: dict, policy: Policy) -> Trajectory:
+    sample = {key: value for key, value in row.items() if key != "image"}
+    prompt_ids = policy.prompt_ids(row["question"], row["image"])
+    return Trajectory(sample=sample, images=[row["image"]], prompt_ids=prompt_ids)
+
+
+def _advance(
+    trajectory: Trajectory,
+    zoom: ZoomTool,
+    ids: list[int],
+    policy: Policy,
+    budget: int,
+    may_go_on: bool,
+) -> bool:
+    """Append a reply and, if it called, the observation; whether the episode goes on."""
+    calls = policy.calls(trajectory, ids)
+    ids = ids[: budget - len(trajectory.completion_ids)]
+    trajectory.completion_ids = trajectory.completion_ids + ids
+    trajectory.loss_mask = trajectory.loss_mask + [1] * len(ids)
+    turn = Turn(policy.text(ids))
+    trajectory.turns.append(turn)
+    if not calls or not may_go_on:
+        return False
+    answered = len(zoom.boxes_px)
+    contents = [answer_call(zoom, call) for call in calls]
+    observation = policy.observation_ids(contents)
+    if len(trajectory.completion_ids) + len(observation) > budget:
+        return False
+    turn.boxes_px = zoom.boxes_px[answered:]
+    crops, turn.errors = images_and_texts(contents)
+    trajectory.images += crops
+    trajectory.completion_ids = trajectory.completion_ids + observation
+    trajectory.loss_mask = trajectory.loss_mask + [0] * len(observation)
+    return True
+
+
+def _close(trajectory: Trajectory) -> None:
+    """Read the answer and judge it."""
+    texts = [turn.text for turn in trajectory.turns]
+    trajectory.answer = extract_answer(texts[-1])
+    trajectory.correct = is_correct(trajectory.answer, trajectory.sample["answer"])
+    trajectory.well_formed = well_formed(texts)

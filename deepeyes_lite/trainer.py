@@ -1,0 +1,125 @@
+"""TRL's GRPOTrainer, made to stop where it would go on blind, and spared work that changes nothing.
+
+What is spared leaves the gradient as it is, up to rounding:
+
+- prompts: the rollouts of a group share theirs; it is rendered, and its image processed, once;
+- generation: the adapters are merged into the weights meanwhile (a third of the multiplications less);
+- update: an episode with advantage 0 (its whole group got one reward) has no gradient, so it is left out;
+  short and long episodes are computed apart, so that no short one is padded to the longest.
+
+The features of the frozen vision tower are spared in `vision_cache.py`. TRL itself spares the second
+forward for old log-probabilities where ``num_iterations`` is 1.
+"""
+
+from collections.abc import Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from peft.tuners.lora import LoraLayer
+from torch import nn
+from trl import GRPOTrainer
+from trl.trainer.utils import split_pixel_values_by_grid, unsplit_pixel_values_by_grid
+
+
+class ImagesDropped(RuntimeError):
+    """TRL found image tokens and image features unequal and dropped every image of the batch."""
+
+
+class ZoomTrainer(GRPOTrainer):
+    """GRPOTrainer for episodes with crops; see the module for what differs."""
+
+    def _tokenize_prompts(self, prompts):
+        # The rollouts of a group share their prompt. TRL renders it, and processes its image, once per
+        # rollout, and leaves arrays where it later splits tensors: with trl 1.16.0 a step in which
+        # every call is refused (text, no crop) raises an AttributeError.
+        group = self.num_generations if self.model.training else self.num_generations_eval
+        names = self._batch_environments
+        self._batch_environments = names[::group]
+        try:
+            ids, images, fields = super()._tokenize_prompts(prompts[::group])
+        finally:
+            self._batch_environments = names
+        grids = torch.as_tensor(np.asarray(fields.pop("image_grid_thw")))
+        pixels = torch.as_tensor(np.asarray(fields.pop("pixel_values")))
+        pixels = torch.split(pixels, grids.prod(-1).tolist())
+        fields = {name: _repeat(values, group) for name, values in fields.items()}
+        fields["pixel_values"] = torch.cat(_repeat(pixels, group))
+        fields["image_grid_thw"] = grids.repeat_interleave(group, dim=0)
+        return _repeat(ids, group), _repeat(images, group), fields
+
+    def _generate_and_score_completions(self, inputs):
+        output = super()._generate_and_score_completions(inputs)
+        if "pixel_values" not in output:
+            raise ImagesDropped(
+                f"step {self.state.global_step}: image tokens and image features disagree, so TRL dropped "
+                "every image of the batch. Either the policy wrote an image placeholder (keep "
+                "prompts.RESERVED_TOKENS in generation_kwargs['suppress_tokens']) or a crop was cut off "
+                "(raise max_completion_length)."
+            )
+        return output
+
+    def _generate_single_turn(self, *args, **kwargs):
+        with merged_adapters(self.model):
+            return super()._generate_single_turn(*args, **kwargs)
+
+    def _compute_loss(self, model, inputs):
+        if self.beta != 0.0 or self.loss_type != "dapo":  # then every episode counts
+            return super()._compute_loss(model, inputs)
+        # DAPO divides by the number of tokens of the whole batch, so parts of the loss simply add up.
+        counts = torch.tensor(inputs["num_images"])
+        live = inputs["advantages"].cpu() != 0
+        parts = [torch.nonzero(live & (counts == n)).flatten().tolist() for n in counts.unique()]
+        parts = [rows for rows in parts if rows] or [[0]]  # a loss of zero still needs a graph
+        return sum(super(ZoomTrainer, self)._compute_loss(model, select(inputs, p)) for p in parts)
+
+
+def select(inputs: dict, rows: list[int]) -> dict:
+    """Some episodes of TRL's batch, without columns that are padding in all of them."""
+    split = split_pixel_values_by_grid(inputs)
+    batch = len(split["advantages"])
+    some = {}
+    for name, value in split.items():
+        if isinstance(value, list) and len(value) == batch:
+            some[name] = [value[i] for i in rows]
+        elif isinstance(value, torch.Tensor) and value.ndim and len(value) == batch:
+            some[name] = value[rows]
+        else:
+            some[name] = value
+    whole = some["prompt_ids"].size(1)
+    prompt = int(some["prompt_mask"].sum(1).max())
+    completion = int(some["completion_mask"].sum(1).max())
+    for name in ("prompt_ids", "prompt_mask"):
+        some[name] = some[name][:, whole - prompt :]
+    for name in ("completion_ids", "completion_mask", "tool_mask"):
+        some[name] = some[name][:, :completion]
+    types = "mm_token_type_ids"
+    some[types] = some[types][:, whole - prompt : whole + completion]
+    return unsplit_pixel_values_by_grid(some)
+
+
+@contextmanager
+def merged_adapters(model: nn.Module):
+    """Inside, the LoRA adapters are part of the weights; afterwards the weights are what they were.
+
+    Unmerging subtracts what was added and leaves a rounding error, which would pile up over the steps
+    of a run, so the weights are put back from a copy.
+    """
+    layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
+    weights = [layer.get_base_layer().weight for layer in layers]
+    with torch.no_grad():
+        kept = [weight.clone() for weight in weights]
+        for layer in layers:
+            layer.merge()
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for layer, weight, copy in zip(layers, weights, kept):
+                layer.unmerge()
+                weight.copy_(copy)
+
+
+def _repeat(values: Sequence, times: int) -> list:
+    """Every value ``times`` times, one after the other."""
+    return [value for value in values for _ in range(times)]

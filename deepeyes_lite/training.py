@@ -1,0 +1,249 @@
+"""A training run: presets, the trainer's settings, checkpoints, resume.
+
+TRL trains. How the settings differ from the paper: LoRA on the language model instead of full training,
+8 x 8 rollouts a step instead of 256 x 16, a rate of 1e-3 (LoRA, small model) instead of 1e-6, rules
+instead of a judge.
+"""
+
+import json
+import os
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftModel
+from transformers import PrinterCallback, ProgressCallback, TrainerCallback
+from trl import GRPOConfig, GRPOTrainer
+
+from deepeyes_lite import prompts
+from deepeyes_lite.data import tiny_world
+from deepeyes_lite.environment import ZoomEnvironment
+from deepeyes_lite.history import CollapseAlarm, History, Progress, read_history, write_history
+from deepeyes_lite.policies import MAX_NEW_TOKENS
+from deepeyes_lite.rewards import arm
+from deepeyes_lite.rollout import MAX_COMPLETION_LENGTH
+from deepeyes_lite.tinyworld.model import load
+from deepeyes_lite.tinyworld.scenes import World
+from deepeyes_lite.tools import MAX_CALLS
+from deepeyes_lite.trainer import ZoomTrainer
+from deepeyes_lite.vision_cache import cache_vision
+
+LORA_TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that decides what a run does; written to ``config.json``.
+
+    Attributes:
+        arm: reward variant, a key of ``rewards.ARMS``.
+        steps: optimizer steps.
+        prompts: different questions a step.
+        generations: rollouts of each question, the group of GRPO.
+        learning_rate: constant after five steps of warm-up.
+        lora_rank: rank of the adapters; alpha is twice the rank.
+        legible_share: share of details that the view shows.
+        seed: of scenes, adapters and sampling.
+        model: folder of tiny-eyes.
+        save_every: steps between checkpoints.
+    """
+
+    arm: str = "conditional"
+    steps: int = 100
+    prompts: int = 8
+    generations: int = 8
+    learning_rate: float = 1e-3
+    lora_rank: int = 16
+    legible_share: float = 0.5
+    seed: int = 0
+    model: str = "data/tiny-eyes"
+    save_every: int = 10
+
+
+PRESETS = {
+    "demo": RunConfig(),
+    "quick": RunConfig(steps=2, prompts=2, generations=4, save_every=1),  # does it run at all?
+}
+
+
+def training_set(config: RunConfig):
+    """The questions of a run: fresh scenes for every seed, in TRL's columns."""
+    n = min(config.steps * config.prompts, 1000)
+    world = World(legible_share=config.legible_share)
+    dataset = tiny_world("train", n, world, start=config.seed * 1000)
+    prompt = [[{"role": "user", "content": question}] for question in dataset["question"]]
+    return dataset.add_column("prompt", prompt)
+
+
+def build_trainer(config: RunConfig, out: Path, stock: bool = False) -> GRPOTrainer:
+    """The trainer of a run, ready for ``train``; its record is ``trainer.history``.
+
+    Args:
+        config: the run.
+        out: its folder.
+        stock: TRL as it is, with nothing of ours but environment and reward: for comparison.
+    """
+    model, processor = load(config.model, remember=not stock)
+    history = History(arm(config.arm), processor.tokenizer, out / "history.csv")
+    cuda = torch.cuda.is_available()
+    rollouts = config.prompts * config.generations
+    tokens = [*prompts.RESERVED_TOKENS]
+    settings = GRPOConfig(
+        output_dir=str(out / "checkpoints"),
+        per_device_train_batch_size=rollouts,
+        num_generations=config.generations,
+        max_steps=config.steps,
+        learning_rate=config.learning_rate,
+        lr_scheduler_type="constant_with_warmup",
+        warmup_steps=5,
+        max_completion_length=MAX_COMPLETION_LENGTH,
+        max_tool_calling_iterations=MAX_CALLS,
+        temperature=1.0,
+        beta=0.0,
+        loss_type="dapo",
+        scale_rewards="group",
+        generation_kwargs={
+            "max_new_tokens": MAX_NEW_TOKENS,
+            "suppress_tokens": processor.tokenizer.convert_tokens_to_ids(tokens),
+        },
+        use_cpu=not cuda,
+        bf16=cuda and torch.cuda.is_bf16_supported(),
+        gradient_checkpointing=False,
+        seed=config.seed,
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        save_steps=config.save_every,
+        save_total_limit=2,
+        report_to=[],
+        dataloader_pin_memory=cuda,
+    )
+    lora = LoraConfig(
+        r=config.lora_rank,
+        lora_alpha=2 * config.lora_rank,
+        target_modules=LORA_TARGETS,
+        task_type="CAUSAL_LM",
+    )
+    trainer = (GRPOTrainer if stock else ZoomTrainer)(
+        model=model,
+        args=settings,
+        reward_funcs=history.reward,
+        train_dataset=training_set(config),
+        processing_class=processor,
+        environment_factory=ZoomEnvironment,
+        peft_config=lora,
+        callbacks=[
+            history,
+            CollapseAlarm(history, arm(config.arm).bonus_if_correct),
+            MarkComplete(),
+        ],
+    )
+    for noisy in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(noisy)
+    trainer.add_callback(Progress(history))
+    trainer.history = history
+    if not stock:
+        cache_vision(trainer.model)
+    return trainer
+
+
+class MarkComplete(TrainerCallback):
+    """Marks a checkpoint as whole once everything in it is written."""
+
+    NAME = "complete"
+
+    def on_save(self, args, state, control, **kwargs):
+        (Path(args.output_dir) / f"checkpoint-{state.global_step}" / self.NAME).touch()
+
+
+def last_checkpoint(out: Path) -> Path | None:
+    """The newest whole checkpoint; one that a kill left half written is passed over."""
+    whole = [
+        path.parent for path in (out / "checkpoints").glob(f"checkpoint-*/{MarkComplete.NAME}")
+    ]
+    return max(whole, key=lambda path: int(path.name.split("-")[1]), default=None)
+
+
+def train(config: RunConfig, out: str | Path) -> Path:
+    """Train in a run folder, or go on where a killed run stopped, or return at once if it is done.
+
+    Leaves ``config.json``, ``history.csv`` and ``adapter/``. Killed at any moment and started again, a
+    run ends where the undisturbed run ends.
+
+    Raises:
+        ValueError: if the folder holds a run with another configuration.
+        ImagesDropped, FloatingPointError: see `ZoomTrainer` and `History`.
+    """
+    out = Path(out)
+    _claim(config, out)
+    adapter = out / "adapter"
+    if adapter.exists():
+        return out
+    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+    trainer = build_trainer(config, out)
+    checkpoint = last_checkpoint(out)
+    path = trainer.history.path
+    done = int(checkpoint.name.split("-")[1]) if checkpoint else 0
+    rows = [r for r in read_history(path) if r["step"] <= done] if path.exists() else []
+    trainer.history.rows = rows
+    write_history(rows, path)
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    # Saved aside and renamed: the adapter's folder stands for "this run is done".
+    trainer.model.save_pretrained(out / "adapter.tmp")
+    os.replace(out / "adapter.tmp", adapter)
+    return out
+
+
+def _claim(config: RunConfig, out: Path) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / "config.json"
+    if path.exists():
+        try:
+            found = json.loads(path.read_text())
+        except ValueError:
+            found = None
+        if found != asdict(config):
+            raise ValueError(
+                f"{out} holds another run ({found}); choose another folder or delete it"
+            )
+        return
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(asdict(config), indent=2) + "\n")
+    os.replace(temporary, path)
+
+
+def read_config(out: str | Path) -> RunConfig:
+    """The configuration of a run folder.
+
+    Raises:
+        FileNotFoundError: if the folder holds no run.
+    """
+    path = Path(out) / "config.json"
+    if not path.exists():
+        raise FileNotFoundError(f"no config.json in {out}; start a run with `train --out {out}`")
+    return RunConfig(**json.loads(path.read_text()))
+
+
+def load_trained(out: str | Path):
+    """Model with its adapter merged, and the processor, from a run folder.
+
+    Raises:
+        FileNotFoundError: if the run is not done.
+    """
+    out = Path(out)
+    if not (out / "adapter").exists():
+        raise FileNotFoundError(f"no adapter in {out}; finish the run with `train --out {out}`")
+    model, processor = load(read_config(out).model)
+    return PeftModel.from_pretrained(model, out / "adapter").merge_and_unload(), processor
+
+
+def preset(name: str, **changes) -> RunConfig:
+    """A preset with some of its values changed.
+
+    Raises:
+        ValueError: naming the presets there are.
+    """
+    if name not in PRESETS:
+        raise ValueError(f"unknown preset {name!r}; there are {', '.join(PRESETS)}")
+    config = replace(PRESETS[name], **changes)
+    arm(config.arm)
+    return config

@@ -1,0 +1,129 @@
+"""`Trajectory` and `Turn`: one episode, token by token; JSONL in and out.
+
+Images are not written: a crop is a function of its box and the original, and the original belongs to
+the data set. `read_jsonl` puts both back.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from PIL import Image
+
+from deepeyes_lite.boxes import Box, iou
+from deepeyes_lite.tools import ToolError, zoom
+
+
+@dataclass
+class Turn:
+    """One assistant message and, if it called the tool, what came back.
+
+    Attributes:
+        text: what the model wrote, special tokens included.
+        boxes_px: the boxes of its answered calls, inside the image; a well-formed turn has one at most.
+        errors: what the model was told instead of a crop.
+    """
+
+    text: str
+    boxes_px: list[Box] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Trajectory:
+    """A whole episode.
+
+    Attributes:
+        sample: the row it belongs to (id, question, answer, boxes_px, kind, legible, source), no image.
+        images: the original, then every crop, in the order of their placeholders.
+        prompt_ids: token ids of the prompt.
+        completion_ids: token ids after the prompt: the model's turns and the observations.
+        loss_mask: as long as ``completion_ids``; 1 on tokens the model wrote, 0 on observations.
+        turns: the same as text.
+        answer: what stands between the answer tags of the last turn, or None.
+        correct: whether the verifier accepts it.
+        well_formed: whether every turn keeps the format.
+    """
+
+    sample: dict
+    images: list[Image.Image] = field(default_factory=list)
+    prompt_ids: list[int] = field(default_factory=list)
+    completion_ids: list[int] = field(default_factory=list)
+    loss_mask: list[int] = field(default_factory=list)
+    turns: list[Turn] = field(default_factory=list)
+    answer: str | None = None
+    correct: bool = False
+    well_formed: bool = False
+
+    @property
+    def boxes_px(self) -> list[Box]:
+        """Boxes of the answered calls."""
+        return [box for turn in self.turns for box in turn.boxes_px]
+
+    @property
+    def called(self) -> bool:
+        """Whether at least one call was answered with a crop."""
+        return bool(self.boxes_px)
+
+    @property
+    def best_iou(self) -> float | None:
+        """Greatest IoU of a call with a target box; None without calls or without targets."""
+        return best_iou(self.boxes_px, self.sample.get("boxes_px") or [])
+
+
+def best_iou(boxes_px: list[Box], targets_px: list[Box]) -> float | None:
+    """Greatest IoU of any box with any target, None where there is nothing to compare.
+
+    >>> best_iou([(0, 0, 2, 2), (0, 0, 4, 4)], [(0, 0, 4, 4)])
+    1.0
+    """
+    return max((iou(box, target) for box in boxes_px for target in targets_px), default=None)
+
+
+def write_jsonl(trajectories: Iterable[Trajectory], path: str | Path) -> None:
+    """One episode a line, without images."""
+    with Path(path).open("w", encoding="utf-8") as file:
+        for trajectory in trajectories:
+            row = asdict(Trajectory(**{**vars(trajectory), "images": []}))
+            del row["images"]
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def read_jsonl(path: str | Path, images: dict[str, Image.Image] | None = None) -> list[Trajectory]:
+    """Episodes from `write_jsonl`.
+
+    Args:
+        path: the file.
+        images: the original images by sample id; with it, the crops are cut again.
+
+    Raises:
+        ValueError: with the line's number, for a line that is no episode.
+    """
+    trajectories = []
+    with Path(path).open(encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                row = json.loads(line)
+                turns = [
+                    Turn(t["text"], [tuple(box) for box in t["boxes_px"]], t["errors"])
+                    for t in row.pop("turns")
+                ]
+                trajectory = Trajectory(**row, turns=turns)
+            except (ValueError, TypeError, KeyError, AttributeError) as error:
+                raise ValueError(f"{path}, line {number}: not an episode ({error!r})") from error
+            image = (images or {}).get(trajectory.sample.get("id"))
+            if image is not None:
+                trajectory.images = [image, *_crops(image, trajectory.boxes_px)]
+            trajectories.append(trajectory)
+    return trajectories
+
+
+def _crops(image: Image.Image, boxes_px: list[Box]) -> list[Image.Image]:
+    crops = []
+    for box in boxes_px:
+        try:
+            crops.append(zoom(image, box)[0])
+        except ToolError:  # a box that was edited by hand: leave the crop out, keep the episode
+            continue
+    return crops

@@ -1,0 +1,35 @@
+"""Shared pieces: a tiny model with random weights, and rows of the tiny world."""
+
+import os
+
+import pytest
+import torch
+
+os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+
+
+@pytest.fixture(scope="session")
+def random_eyes(tmp_path_factory):
+    """Folder of a tiny-eyes with random weights and a real tokenizer."""
+    from deepeyes_lite.tinyworld.model import build_model, build_processor, train_tokenizer
+    from deepeyes_lite.tinyworld.pretrain import corpus
+
+    folder = tmp_path_factory.mktemp("eyes")
+    tokenizer = train_tokenizer(corpus(200, seed=0))
+    build_model(tokenizer).to(torch.bfloat16).save_pretrained(folder)
+    build_processor(tokenizer).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def processor(random_eyes):
+    from deepeyes_lite.tinyworld.model import load
+
+    return load(random_eyes)[1]
+
+
+@pytest.fixture(scope="session")
+def samples():
+    from deepeyes_lite.data import tiny_world
+
+    return tiny_world("test", 8)
