@@ -1,13 +1,16 @@
 """``python -m deepeyes_lite demo | train | evaluate | rollout | pretrain | card | doctor``."""
 
 import argparse
+import os
 import sys
+import warnings
 from pathlib import Path
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command; 0 if it went well."""
     args = _parser().parse_args(argv)
+    _quiet()
     try:
         return args.run(args) or 0
     except (ValueError, FileNotFoundError, ArithmeticError, RuntimeError) as error:
@@ -15,6 +18,14 @@ def main(argv: list[str] | None = None) -> int:
             raise
         print(f"deepeyes-lite {args.command}: {error}", file=sys.stderr)
         return 1
+
+
+def _quiet() -> None:
+    """Keep the libraries' notes to developers off the screen of somebody who runs a command."""
+    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -119,19 +130,9 @@ def pretrain(args) -> None:
 
 
 def card(args) -> None:
-    from deepeyes_lite.evaluation import interval
-    from deepeyes_lite.tinyworld.card import write_card
+    from deepeyes_lite.tinyworld.card import table, write_card
 
-    figures = write_card(args.model, args.samples)
-    for name in ("crop_reading", "view_reading_legible", "view_reading_illegible"):
-        print(f"{name:26}{interval(figures[name])}")
-    print(f"{'grounding_iou':26}{figures['grounding_iou']['mean']:.2f}")
-    rollouts = figures["rollout"]
-    for name in ("accuracy", "accuracy_legible", "accuracy_illegible", "call_rate", "format"):
-        print(f"{name:26}{interval(rollouts[name])}")
-    print(f"{'call_iou':26}{rollouts['call_iou']['mean']:.2f}")
-    for name in ("p_zoom_legible", "p_zoom_illegible", "p_direct_legible", "p_direct_illegible"):
-        print(f"{name:26}{interval(rollouts[name])}")
+    print(table(write_card(args.model, args.samples)))
 
 
 def doctor(args) -> int:

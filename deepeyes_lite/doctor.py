@@ -42,24 +42,19 @@ class Check:
         return f"[ok]   {self.text}" if self.ok else f"[fail] {self.text}: {self.remedy}"
 
 
-def cpu_precision(capabilities: dict) -> tuple[str, str]:
-    """The precision in which to train on this CPU, and the reason.
+def precision() -> tuple[str, str]:
+    """The precision in which a run trains on this machine, and the reason.
 
-    bf16 pays only where the CPU multiplies it in hardware: with AMX it ran at 350 GFLOP/s against
-    140 in fp32, on an AVX2 machine at 1 to 3 against 150.
-
-    Args:
-        capabilities: ``torch.cpu.get_capabilities()``.
-
-    >>> cpu_precision({"avx2": True, "avx512_bf16": False})
-    ('fp32', 'no AMX and no AVX512-BF16')
-    >>> cpu_precision({"avx512_bf16": True})
-    ('bf16', 'AVX512-BF16')
+    On a CPU it is fp32: bf16 pays only where the CPU multiplies it in hardware. With AMX it ran at
+    350 GFLOP/s against 140 in fp32, on an AVX2 machine at 1 to 3 against 150.
     """
-    for key, name in (("amx_bf16", "AMX"), ("avx512_bf16", "AVX512-BF16")):
-        if capabilities.get(key):
-            return "bf16", name
-    return "fp32", "no AMX and no AVX512-BF16"
+    import torch
+
+    if torch.cuda.is_available() and torch.cuda.is_bf16_supported():
+        return "bf16", torch.cuda.get_device_name()
+    if torch.cuda.is_available():
+        return "fp32", f"{torch.cuda.get_device_name()} has no bf16"
+    return "fp32", f"CPU with {torch.backends.cpu.get_cpu_capability()}"
 
 
 def check_python(version: tuple[int, ...] = sys.version_info) -> Check:
@@ -107,10 +102,8 @@ def check_torch() -> Check:
             f"torch cannot be imported ({reason})",
             "run `pip install --force-reinstall torch==VERSION` with the version of pyproject.toml",
         )
-    precision, reason = cpu_precision(torch.cpu.get_capabilities())
-    cpu = torch.backends.cpu.get_cpu_capability()
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
-    return Check(True, f"torch runs: CPU {cpu}, precision {precision} ({reason}); GPU {gpu}")
+    name, reason = precision()
+    return Check(True, f"torch {torch.__version__} runs; training is in {name} ({reason})")
 
 
 def check_cores() -> Check:

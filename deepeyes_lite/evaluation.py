@@ -39,7 +39,7 @@ def share(successes: int, n: int) -> dict:
     p = successes / n
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return {"mean": p, "low": centre - half, "high": centre + half, "n": n}
+    return {"mean": p, "low": max(0.0, centre - half), "high": min(1.0, centre + half), "n": n}
 
 
 def average(values: list[float], seed: int = 0) -> dict:
@@ -173,6 +173,31 @@ def table(report: dict) -> str:
     lines.append(
         f"{report['samples']} held-out scenes; 95 % intervals; IoU over all answered calls"
     )
+    return "\n".join(lines)
+
+
+def seeds_table(folder: str | Path) -> str:
+    """The records of several seeds of one run as a Markdown table; the README's is made by it.
+
+    Args:
+        folder: holds ``seed-N`` folders with ``evaluation.json`` and ``history.csv``.
+    """
+    from deepeyes_lite.history import read_history
+
+    lines = [
+        "| seed | illegible: base | trained | tool off | blank crops | all: base | trained "
+        "| call rate | IoU of calls | training |",
+        "|---|---|---|---|---|---|---|---|---|---:|",
+    ]
+    for run in sorted(Path(folder).glob("seed-*")):
+        conditions = json.loads((run / "evaluation.json").read_text())["conditions"]
+        base, trained = conditions["base"], conditions["trained"]
+        cells = [interval(figures["accuracy_illegible"]) for figures in conditions.values()]
+        cells += [interval(base["accuracy"]), interval(trained["accuracy"])]
+        for key in ("call_rate", "call_iou"):
+            cells.append(f"{base[key]['mean']:.2f} → {trained[key]['mean']:.2f}")
+        minutes = sum(row["step_time"] for row in read_history(run / "history.csv")) / 60
+        lines.append(f"| {run.name[5:]} | {' | '.join(cells)} | {minutes:.1f} min |")
     return "\n".join(lines)
 
 

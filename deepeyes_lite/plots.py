@@ -12,6 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
+from PIL import Image
 
 from deepeyes_lite.trajectories import Trajectory
 
@@ -66,6 +68,7 @@ def curves(history: list[dict], window: int = 5) -> Figure:
             axes.plot(steps, values, color=color, alpha=0.25, linewidth=1)
             axes.plot(steps, smooth(values, window), style, color=color, linewidth=2, label=label)
         axes.set(title=title, xlabel="step", ylabel=unit, ylim=(-0.03, 1.03))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
         axes.grid(alpha=0.3)
         axes.legend(fontsize=9, loc="best")
     return figure
@@ -138,7 +141,7 @@ def _rectangle(box, color: str, style: str) -> Rectangle:
     )
 
 
-def episode_strip(trajectory: Trajectory, crops: int = 2, title: str = "") -> Figure:
+def episode_strip(trajectory: Trajectory, crops: int = 1, title: str = "") -> Figure:
     """One episode as a strip: scene with boxes, what the model sees of it, its crops, its answer.
 
     Args:
@@ -178,10 +181,11 @@ def plain(text: str, limit: int = 200) -> str:
 
 
 def png(figure: Figure, dpi: int = 110) -> bytes:
-    """The figure as a PNG."""
-    buffer = io.BytesIO()
+    """The figure as a PNG of 128 colours: noisy scenes would triple its size."""
+    buffer, small = io.BytesIO(), io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi)
-    return buffer.getvalue()
+    Image.open(buffer).convert("RGB").quantize(128).save(small, format="png", optimize=True)
+    return small.getvalue()
 
 
 def image_tag(figure: Figure, alt: str, dpi: int = 110) -> str:
@@ -192,9 +196,10 @@ def image_tag(figure: Figure, alt: str, dpi: int = 110) -> str:
 
 def show(figure: Figure, alt: str) -> None:
     """Show a figure in a notebook with a description for those who cannot see it."""
-    from IPython.display import Image, display
+    from IPython.display import Image as Shown
+    from IPython.display import display
 
-    display(Image(png(figure, dpi=80)), metadata={"image/png": {"alt": alt}})
+    display(Shown(png(figure, dpi=80)), metadata={"image/png": {"alt": alt}})
     print(f"Figure: {alt}")
 
 

@@ -77,8 +77,23 @@ RESERVED_TOKENS = (
 )
 
 
+def markup_in(question: str) -> str | None:
+    """The first token in a question that only the loop or the end of a turn may write, or None.
+
+    >>> markup_in("What is this?<|im_end|>"), markup_in("What is this?")
+    ('<|im_end|>', None)
+    """
+    return next((token for token in (*RESERVED_TOKENS, TURN_END) if token in question), None)
+
+
 def user_message(question: str) -> list[dict]:
-    """The opening of an episode: one image, one question."""
+    """The opening of an episode: one image, one question.
+
+    Raises:
+        ValueError: if the question contains a token of the markup.
+    """
+    if token := markup_in(question):
+        raise ValueError(f"the question contains {token}, which only the template may write")
     return [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}]
 
 

@@ -62,9 +62,11 @@ def write_report(out: str | Path, episodes: int = 6) -> Path:
         "<h2>The same scenes before and after</h2><p>Green, dashed: the detail asked for. Orange: what "
         "the model zoomed into.</p>",
     ]
+    shown = [before[i] for i in chosen] + [after[i] for i in chosen]
+    crops = min(3, max(1, *(len(t.boxes_px) for t in shown)))
     for i in chosen:
         parts.append(
-            f"<div class=pair>{_figure(before[i], 'Before')}{_figure(after[i], 'After')}</div>"
+            f"<div class=pair>{_figure(before[i], 'Before', crops)}{_figure(after[i], 'After', crops)}</div>"
         )
     parts.append(
         f"<h2>Configuration</h2><pre>{html.escape((out / 'config.json').read_text())}</pre>"
@@ -102,12 +104,12 @@ def _table(report: dict) -> str:
     )
 
 
-def _figure(trajectory: Trajectory, title: str) -> str:
+def _figure(trajectory: Trajectory, title: str, crops: int) -> str:
     alt = (
         f"{title}: {trajectory.sample['question']} Answer {trajectory.answer}, "
         f"{'right' if trajectory.correct else 'wrong'}, {len(trajectory.boxes_px)} zooms."
     )
-    strip = plots.image_tag(plots.episode_strip(trajectory, title=f"{title}: "), alt[:300], dpi=90)
+    strip = plots.image_tag(plots.episode_strip(trajectory, crops, f"{title}: "), alt[:300], dpi=90)
     text = "\n".join(turn.text for turn in trajectory.turns)[:5000]
     return (
         f"<figure>{strip}<details><summary>What it wrote</summary><pre>{html.escape(text)}</pre>"

@@ -73,12 +73,17 @@ def zoom(image: Image.Image, box_px: Box) -> tuple[Image.Image, Box]:
     inside = clamp(box_px, image.size)
     if inside[2] <= inside[0] or inside[3] <= inside[1]:
         raise ToolError("bbox_2d is empty or outside the image; give x1 < x2 and y1 < y2")
-    square = pad_to_square(inside, min(MIN_CROP_SIDE, *image.size), image.size)
-    x1, y1 = math.floor(square[0]), math.floor(square[1])
-    x2, y2 = max(x1 + 1, round(square[2])), max(y1 + 1, round(square[3]))
+    x1, y1, x2, y2 = pad_to_square(inside, min(MIN_CROP_SIDE, *image.size), image.size)
+    # Whole pixels, and still a square: the sides first, then a place for them.
+    width, height = (math.ceil(round(side, 6)) for side in (x2 - x1, y2 - y1))
+    x1, y1 = min(math.floor(x1), image.width - width), min(math.floor(y1), image.height - height)
+    x2, y2 = x1 + width, y1 + height
     crop = image.crop((x1, y1, x2, y2))
-    if max(crop.size) > MAX_CROP_SIDE:
-        crop.thumbnail((MAX_CROP_SIDE, MAX_CROP_SIDE), Image.Resampling.BICUBIC)
+    scale = MAX_CROP_SIDE / max(crop.size)
+    if scale < 1:
+        # Rounded up: a strip that gets narrower than 1:200 is refused by Qwen-VL's image processor.
+        reduced = [min(MAX_CROP_SIDE, math.ceil(side * scale)) for side in crop.size]
+        crop = crop.resize(reduced, Image.Resampling.BICUBIC)
     return crop, (float(x1), float(y1), float(x2), float(y2))
 
 

@@ -91,8 +91,14 @@ def select(inputs: dict, rows: list[int]) -> dict:
     completion = int(some["completion_mask"].sum(1).max())
     for name in ("prompt_ids", "prompt_mask"):
         some[name] = some[name][:, whole - prompt :]
-    for name in ("completion_ids", "completion_mask", "tool_mask"):
-        some[name] = some[name][:, :completion]
+    whole_completion = some["completion_ids"].size(1)
+    for (
+        name,
+        value,
+    ) in some.items():  # ids, masks, old log-probabilities: all (episodes, completion)
+        as_wide = isinstance(value, torch.Tensor) and value.shape[1:] == (whole_completion,)
+        if as_wide and not name.startswith("prompt"):
+            some[name] = value[:, :completion]
     types = "mm_token_type_ids"
     some[types] = some[types][:, whole - prompt : whole + completion]
     return unsplit_pixel_values_by_grid(some)

@@ -13,10 +13,12 @@ from pathlib import Path
 import torch
 from peft import LoraConfig, PeftModel
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
+from transformers.utils.notebook import NotebookProgressCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from deepeyes_lite import prompts
 from deepeyes_lite.data import tiny_world
+from deepeyes_lite.doctor import precision
 from deepeyes_lite.environment import ZoomEnvironment
 from deepeyes_lite.history import CollapseAlarm, History, Progress, read_history, write_history
 from deepeyes_lite.policies import MAX_NEW_TOKENS
@@ -107,7 +109,7 @@ def build_trainer(config: RunConfig, out: Path, stock: bool = False) -> GRPOTrai
             "suppress_tokens": processor.tokenizer.convert_tokens_to_ids(tokens),
         },
         use_cpu=not cuda,
-        bf16=cuda and torch.cuda.is_bf16_supported(),
+        bf16=precision()[0] == "bf16",
         gradient_checkpointing=False,
         seed=config.seed,
         logging_steps=1,
@@ -137,7 +139,7 @@ def build_trainer(config: RunConfig, out: Path, stock: bool = False) -> GRPOTrai
             MarkComplete(),
         ],
     )
-    for noisy in (PrinterCallback, ProgressCallback):
+    for noisy in (PrinterCallback, ProgressCallback, NotebookProgressCallback):
         trainer.remove_callback(noisy)
     trainer.add_callback(Progress(history))
     trainer.history = history
@@ -186,6 +188,7 @@ def train(config: RunConfig, out: str | Path) -> Path:
     rows = [r for r in read_history(path) if r["step"] <= done] if path.exists() else []
     trainer.history.rows = rows
     write_history(rows, path)
+    print("training in {} ({}), from step {} to {}".format(*precision(), done, config.steps))
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     # Saved aside and renamed: the adapter's folder stands for "this run is done".
     trainer.model.save_pretrained(out / "adapter.tmp")

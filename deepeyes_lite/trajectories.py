@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image
 
 from deepeyes_lite.boxes import Box, iou
-from deepeyes_lite.tools import ToolError, zoom
+from deepeyes_lite.tools import ToolError, check_box, zoom
 
 
 @dataclass
@@ -110,9 +110,9 @@ def read_jsonl(path: str | Path, images: dict[str, Image.Image] | None = None) -
                     for t in row.pop("turns")
                 ]
                 trajectory = Trajectory(**row, turns=turns)
+                image = (images or {}).get(trajectory.sample.get("id"))
             except (ValueError, TypeError, KeyError, AttributeError) as error:
                 raise ValueError(f"{path}, line {number}: not an episode ({error!r})") from error
-            image = (images or {}).get(trajectory.sample.get("id"))
             if image is not None:
                 trajectory.images = [image, *_crops(image, trajectory.boxes_px)]
             trajectories.append(trajectory)
@@ -123,7 +123,7 @@ def _crops(image: Image.Image, boxes_px: list[Box]) -> list[Image.Image]:
     crops = []
     for box in boxes_px:
         try:
-            crops.append(zoom(image, box)[0])
+            crops.append(zoom(image, check_box(box))[0])
         except ToolError:  # a box that was edited by hand: leave the crop out, keep the episode
             continue
     return crops

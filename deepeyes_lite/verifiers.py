@@ -8,7 +8,8 @@ import re
 
 MAX_ANSWER_CHARS = 1000
 
-_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+_CLOSE = "</answer>"
+_ANSWER = re.compile(rf"<answer>(.*?){_CLOSE}", re.DOTALL)
 _TAGS = ("think", "tool_call", "answer")
 
 
@@ -20,7 +21,8 @@ def extract_answer(text: str) -> str | None:
     >>> extract_answer("It is K.") is None
     True
     """
-    found = _ANSWER.findall(text)
+    # Cut after the last closing tag: then every opening one finds a partner, in linear time.
+    found = _ANSWER.findall(text[: text.rfind(_CLOSE) + len(_CLOSE)] if _CLOSE in text else "")
     return found[-1].strip() if found else None
 
 

@@ -4,15 +4,19 @@ import os
 
 import pytest
 import torch
+from hypothesis import settings
 
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+# The same examples on every run, and no deadline: a test that fails on a busy machine says nothing.
+settings.register_profile("repository", deadline=None, derandomize=True, database=None)
+settings.load_profile("repository")
 
 
 @pytest.fixture(scope="session")
 def random_eyes(tmp_path_factory):
     """Folder of a tiny-eyes with random weights and a real tokenizer."""
+    from deepeyes_lite.tinyworld.lessons import corpus
     from deepeyes_lite.tinyworld.model import build_model, build_processor, train_tokenizer
-    from deepeyes_lite.tinyworld.pretrain import corpus
 
     folder = tmp_path_factory.mktemp("eyes")
     tokenizer = train_tokenizer(corpus(200, seed=0))

@@ -1,4 +1,4 @@
-"""data.py: the tiny world as a dataset, and a folder of one's own with hostile rows."""
+"""data.py and folder.py: the tiny world as a dataset, and a folder of one's own with hostile rows."""
 
 import csv
 import io
@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deepeyes_lite.data import FEATURES, RowError, from_folder, tiny_world
+from deepeyes_lite.data import FEATURES, tiny_world
+from deepeyes_lite.folder import RowError, from_folder
 from deepeyes_lite.tinyworld.scenes import SPLIT_LENGTH, World, draw_scene
 
 

@@ -57,7 +57,7 @@ def test_package_itself_not_installed(monkeypatch):
 def test_torch_names_the_precision():
     check = doctor.check_torch()
     assert check.ok
-    assert "precision fp32" in check.text or "precision bf16" in check.text
+    assert f"training is in {doctor.precision()[0]} (" in check.text
 
 
 @pytest.mark.parametrize(
@@ -76,20 +76,6 @@ def test_torch_that_cannot_be_imported(monkeypatch, error):
     check = doctor.check_torch()
     assert not check.ok and "\n" not in str(check)
     assert "torch cannot be imported" in check.text and "pip install" in check.remedy
-
-
-@pytest.mark.parametrize(
-    ("capabilities", "precision"),
-    [
-        ({}, "fp32"),
-        ({"avx2": True}, "fp32"),
-        ({"avx512_f": True, "avx512_bf16": False, "amx_bf16": False}, "fp32"),
-        ({"avx512_bf16": True}, "bf16"),
-        ({"amx_bf16": True}, "bf16"),
-    ],
-)
-def test_precision(capabilities, precision):
-    assert doctor.cpu_precision(capabilities)[0] == precision
 
 
 def test_cores(monkeypatch):

@@ -15,6 +15,7 @@ from deepeyes_lite.rollout import rollout
 from deepeyes_lite.tinyworld.model import load
 from deepeyes_lite.tools import ToolError, check_box, zoom
 
+MARK = "<!-- measured -->"  # the table in the model's README stands between two of these
 MARGIN = 8  # px of the scene around the target in a crop that is to be read
 
 
@@ -46,10 +47,38 @@ def measure(folder: str | Path, n: int = 600) -> dict:
 
 
 def write_card(folder: str | Path, n: int = 600) -> dict:
-    """Measure, and write ``card.json`` into the model's folder."""
+    """Measure; write ``card.json`` into the model's folder and the table into its README."""
+    folder = Path(folder)
     figures = measure(folder, n)
-    (Path(folder) / "card.json").write_text(json.dumps(figures, indent=2) + "\n")
+    (folder / "card.json").write_text(json.dumps(figures, indent=2) + "\n")
+    readme = folder / "README.md"
+    if readme.exists() and MARK in readme.read_text(encoding="utf-8"):
+        before, _, after = readme.read_text(encoding="utf-8").split(MARK)
+        text = f"{before}{MARK}\n{table(figures)}\n{MARK}{after}"
+        readme.write_text(text, encoding="utf-8")
     return figures
+
+
+def table(figures: dict) -> str:
+    """The figures as a Markdown table: value, 95 % interval, count."""
+    rollouts = figures["rollout"]
+    rows = [
+        ("reads the letter in the target's crop", figures["crop_reading"]),
+        ("points at a named object, mean IoU", figures["grounding_iou"]),
+        ("reads a legible letter from the view", figures["view_reading_legible"]),
+        ("reads an illegible letter from the view", figures["view_reading_illegible"]),
+        ("rollout: valid format", rollouts["format"]),
+        ("rollout: call rate", rollouts["call_rate"]),
+        ("rollout: mean IoU of the boxes in calls", rollouts["call_iou"]),
+    ]
+    for name, label in (("accuracy", "accuracy"), ("p_zoom", "p_zoom"), ("p_direct", "p_direct")):
+        for half in ("", "_legible", "_illegible"):
+            rows.append((f"rollout: {label}{half.replace('_', ', ')}", rollouts[name + half]))
+    lines = ["| | value | 95 % interval | n |", "|---|---:|---|---:|"]
+    for label, figure in rows:
+        value, low, high = (f"{figure[key]:.3f}" for key in ("mean", "low", "high"))
+        lines.append(f"| {label} | {value} | {low} – {high} | {figure['n']} |")
+    return "\n".join(lines)
 
 
 def _name(row: dict) -> str:

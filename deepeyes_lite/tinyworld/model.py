@@ -134,8 +134,9 @@ def build_processor(
         patch_size=PATCH,
         merge_size=MERGE,
         temporal_patch_size=2,
-        min_pixels=view * view,
-        max_pixels=view * view,
+        # Half a patch either way: at exactly view * view, rounding turns some squares into 80 x 96.
+        min_pixels=view * (view - PATCH),
+        max_pixels=view * (view + PATCH),
     )
     tokenizer.response_template = RESPONSE_TEMPLATE
     return TinyEyesProcessor(image_processor, tokenizer, chat_template=CHAT_TEMPLATE)
