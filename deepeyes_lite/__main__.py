@@ -62,9 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--samples", type=int, default=20)
     sub.add_argument("--tool", default="on", help="on, off or blank")
     sub.add_argument("--seed", type=int, default=0)
-    sub = command(
-        "pretrain", pretrain, "make tiny-eyes from scratch (about two hours on two cores)"
-    )
+    sub = command("pretrain", pretrain, "make tiny-eyes from scratch (one and a half to two hours)")
     sub.add_argument("--out", type=Path, required=True, help="folder to write")
     sub.add_argument("--quick", action="store_true", help="a smoke run of a minute")
     sub.add_argument("--seed", type=int, default=0)
@@ -107,7 +105,7 @@ def demo(args) -> None:
 
 
 def rollout(args) -> None:
-    from deepeyes_lite.evaluation import test_set
+    from deepeyes_lite.evaluation import held_out
     from deepeyes_lite.policies import LocalPolicy
     from deepeyes_lite.rollout import rollout as run
     from deepeyes_lite.tinyworld.model import load
@@ -115,7 +113,7 @@ def rollout(args) -> None:
     from deepeyes_lite.trajectories import write_jsonl
 
     model = load_trained(args.run_folder) if args.run_folder else load(RunConfig.model)
-    episodes = run(test_set(args.samples), LocalPolicy(*model), tool=args.tool, seed=args.seed)
+    episodes = run(held_out(args.samples), LocalPolicy(*model), tool=args.tool, seed=args.seed)
     write_jsonl(episodes, args.out)
     right = sum(episode.correct for episode in episodes)
     calls = sum(episode.called for episode in episodes)

@@ -105,7 +105,7 @@ def paired_difference(a: list[Trajectory], b: list[Trajectory], seed: int = 0) -
     return {**figures, "p": float((flipped.sum() + 1) / (len(flipped) + 1))}
 
 
-def test_set(n: int = 300, legible_share: float = 0.5):
+def held_out(n: int = 300, legible_share: float = 0.5):
     """The held-out scenes: the same for every run and seed."""
     return tiny_world("test", n, World(legible_share=legible_share))
 
@@ -124,7 +124,7 @@ def evaluate_run(out: str | Path, n: int = 300, seed: int = 0) -> dict:
 
     out = Path(out)
     config = read_config(out)
-    dataset = test_set(n, config.legible_share)
+    dataset = held_out(n, config.legible_share)
     folder = out / "trajectories"
     folder.mkdir(exist_ok=True)
     models: dict[str, tuple] = {}

@@ -129,9 +129,10 @@ def summarise(episodes: list[dict]) -> dict:
 
 
 def write_history(rows: list[dict], path: Path, append: bool = False) -> None:
-    """Write or append rows of ``HISTORY_COLUMNS``, flushed to the disk."""
+    """Append rows of ``HISTORY_COLUMNS``, flushed to the disk; or write them anew, all or nothing."""
     new = not append or not path.exists()
-    with path.open("a" if append else "w", newline="") as file:
+    target = path if append else path.with_suffix(".tmp")
+    with target.open("a" if append else "w", newline="") as file:
         writer = csv.DictWriter(file, HISTORY_COLUMNS)
         if new:
             writer.writeheader()
@@ -139,12 +140,14 @@ def write_history(rows: list[dict], path: Path, append: bool = False) -> None:
             writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
         file.flush()
         os.fsync(file.fileno())
+    if not append:
+        os.replace(target, path)
 
 
 def read_history(path: str | Path) -> list[dict]:
-    """Rows of a ``history.csv``, as numbers; a line cut short by a kill is left out."""
+    """Rows of a ``history.csv``, as numbers; a last line cut short by a kill is left out."""
     with Path(path).open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if None not in row.values()]
+        rows = list(csv.DictReader(line for line in file if line.endswith("\n")))
     return [
         {k: int(v) if k in ("step", "n_zoom", "n_direct") else float(v) for k, v in row.items()}
         for row in rows

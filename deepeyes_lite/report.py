@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from deepeyes_lite import plots
-from deepeyes_lite.evaluation import CONDITIONS, interval, test_set
+from deepeyes_lite.evaluation import CONDITIONS, held_out, interval
 from deepeyes_lite.training import read_config, read_history
 from deepeyes_lite.trajectories import Trajectory, read_jsonl
 
@@ -31,7 +31,7 @@ def write_report(out: str | Path, episodes: int = 6) -> Path:
     report = json.loads((out / "evaluation.json").read_text())
     config = read_config(out)
     history = read_history(out / "history.csv")
-    dataset = test_set(report["samples"], config.legible_share)
+    dataset = held_out(report["samples"], config.legible_share)
     before, after = (
         read_jsonl(out / "trajectories" / f"{name}.jsonl") for name in ("base", "trained")
     )

@@ -23,7 +23,7 @@ from trl.trainer.utils import split_pixel_values_by_grid, unsplit_pixel_values_b
 
 
 class ImagesDropped(RuntimeError):
-    """TRL found image tokens and image features unequal and dropped every image of the batch."""
+    """Image tokens and image features are unequal; TRL would train on without images."""
 
 
 class ZoomTrainer(GRPOTrainer):
@@ -50,9 +50,13 @@ class ZoomTrainer(GRPOTrainer):
 
     def _generate_and_score_completions(self, inputs):
         output = super()._generate_and_score_completions(inputs)
-        if "pixel_values" not in output:
+        # TRL looks for the mismatch only where a crop came back, and then drops the images.
+        ids = torch.cat([output["prompt_ids"], output["completion_ids"]], dim=1)
+        tokens = int((ids == self.processing_class.image_token_id).sum())
+        patches = int(output["image_grid_thw"].prod(-1).sum()) if "image_grid_thw" in output else 0
+        if tokens != patches // self.processing_class.image_processor.merge_size**2:
             raise ImagesDropped(
-                f"step {self.state.global_step}: image tokens and image features disagree, so TRL dropped "
+                f"step {self.state.global_step}: image tokens and image features disagree, where TRL drops "
                 "every image of the batch. Either the policy wrote an image placeholder (keep "
                 "prompts.RESERVED_TOKENS in generation_kwargs['suppress_tokens']) or a crop was cut off "
                 "(raise max_completion_length)."

@@ -149,15 +149,17 @@ class Images:
         return len(self.views) - 1, window
 
 
-def short_sample(scene: Scene, view: int, images: Images, rng: random.Random) -> Sample:
+def short_sample(
+    scene: Scene, view: int, images: Images, rng: random.Random, grounding: float = 0.2
+) -> Sample:
     """Single-turn grounding, reading a crop, or reading from the view."""
     kind = rng.random()
     thing = rng.choice(scene.objects)
-    if kind < 0.2:
+    if kind < grounding:
         box = str(speak(thing.box_px))
         reply = _reply(THOUGHTS["look"], box, weight=1.5)
         return Sample([view], [(_prompt(f"Where is the {thing.name}?", False), 0.0), *reply])
-    if kind < 0.35:
+    if kind < grounding + 0.15:
         while True:
             crop, window = images.add(scene, around(thing, rng, margin=32, shake=12))
             if readable(thing, window):
@@ -171,9 +173,11 @@ def short_sample(scene: Scene, view: int, images: Images, rng: random.Random) ->
     return Sample([view], [(question, 0.0), *_reply(THOUGHTS["look"], thing.letter, weight)])
 
 
-def long_sample(scene: Scene, view: int, images: Images, rng: random.Random) -> Sample:
+def long_sample(
+    scene: Scene, view: int, images: Images, rng: random.Random, captions: float = 0.4
+) -> Sample:
     """A caption that lists every object with its box, or a clumsy tool episode."""
-    if rng.random() < 0.4:
+    if rng.random() < captions:
         order = sorted(scene.objects, key=lambda o: (o.box_px[1] // 96, o.box_px[0]))
         lines = [
             f"{o.name} " + (f'"{o.letter}" ' if o.legible else "") + str(speak(o.box_px))

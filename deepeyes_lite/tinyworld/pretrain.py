@@ -60,25 +60,35 @@ class Stage:
         scenes: scenes a step. Tower: each as its view and three crops. Joint: with three short samples
             and a long one.
         learning_rate: the highest, after the warm-up.
-        final: share of it at the end.
+        cycle: steps over which the rate goes down to 3 %, if the stage stops before; 0 for ``steps``.
         margin: greatest margin around an object in a crop, in pixels of the scene.
+        soft: whether a coordinate's target is spread over its neighbours (`coordinate_targets`).
+        grounding: share of single-turn grounding in the short samples.
+        captions: share of captions in the long ones; the others are clumsy tool episodes.
     """
 
     name: str
     steps: int
     scenes: int
     learning_rate: float
-    final: float = 0.03
+    cycle: int = 0
     margin: int = 24
+    soft: bool = False
+    grounding: float = 0.2
+    captions: float = 0.4
 
 
 # The tower has three cycles: colours, shapes and boxes come in the first, letters in the others, with
-# closer crops. 1000 steps down to 3/13 are the first 1000 of 1300.
+# closer crops. In the first joint stages names find letters but not yet places (IoU 0.03 after 1,400
+# steps); a stage on places mostly ends that, and the last one brings the habits back.
 PLAN = (
-    Stage("tower", 1000, 16, 2e-3, final=3 / 13, margin=40),
+    Stage("tower", 1000, 16, 2e-3, cycle=1261, margin=40),
     Stage("tower letters", 1000, 16, 2e-3),
     Stage("tower letters, again", 700, 16, 1.5e-3),
-    Stage("joint", 2100, 12, 1e-3),
+    Stage("joint", 1200, 12, 1e-3, cycle=2100),
+    Stage("joint, soft coordinates", 400, 12, 1e-3, cycle=1000, soft=True),
+    Stage("joint, places", 400, 12, 1e-3, cycle=600, soft=True, grounding=0.7, captions=0.9),
+    Stage("joint, habits", 750, 12, 1e-3, soft=True, grounding=0.3, captions=0.5),
 )
 QUICK = tuple(replace(stage, steps=12, scenes=4) for stage in PLAN)  # a smoke run
 CHECKPOINT_EVERY = 200
@@ -138,8 +148,9 @@ class Steps(Dataset):
                         scene, around(rng.choice(scene.objects), rng, stage.margin, shake=12)
                     )
             else:
-                short += [short_sample(scene, view, images, rng) for _ in range(3)]
-                long.append(long_sample(scene, view, images, rng))
+                for _ in range(3):
+                    short.append(short_sample(scene, view, images, rng, stage.grounding))
+                long.append(long_sample(scene, view, images, rng, stage.captions))
         pixel_values, grid = patchify(np.stack(images.views))
         dense = {
             name: torch.from_numpy(np.concatenate([getattr(x, name) for x in images.labels]))
@@ -167,7 +178,9 @@ def vision_output(visual: nn.Module, pooled: torch.Tensor, deepstack: list[torch
         del visual.forward
 
 
-def text_loss(model, text: dict, vision, image_token: int) -> tuple[torch.Tensor, torch.Tensor]:
+def text_loss(
+    model, text: dict, vision, image_token: int, targets: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Weighted sum of token losses, and the sum of weights, of one padded batch.
 
     Several samples share an image, so the tower runs once per image and its features are handed on.
@@ -191,19 +204,44 @@ def text_loss(model, text: dict, vision, image_token: int) -> tuple[torch.Tensor
         ).logits
     weights = text["weights"][:, 1:].flatten()
     keep = weights > 0
-    losses = F.cross_entropy(
-        logits[:, :-1].flatten(0, 1)[keep], ids[:, 1:].flatten()[keep], reduction="none"
-    )
+    wanted = ids[:, 1:].flatten()[keep]
+    if targets is not None:
+        wanted = targets[wanted]
+    losses = F.cross_entropy(logits[:, :-1].flatten(0, 1)[keep], wanted, reduction="none")
     return (losses * weights[keep]).sum(), weights.sum()
 
 
 def _schedule(stage: Stage, step: int) -> float:
-    """Share of the learning rate: a short warm-up, then down to ``final``."""
+    """Share of the learning rate: a short warm-up, then down to 3 %."""
     warm = min(1.0, (step + 1) / min(100, max(1, stage.steps // 10)))
-    done = step / stage.steps
+    done = step / (stage.cycle or stage.steps)
     if stage.name.startswith("tower"):
-        return warm * (1 - (1 - stage.final) * done)
-    return warm * (stage.final + (1 - stage.final) * 0.5 * (1 + math.cos(math.pi * done)))
+        return warm * (1 - 0.97 * done)
+    return warm * (0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * done)))
+
+
+def coordinate_targets(tokenizer, width: float = 15.0) -> torch.Tensor:
+    """What to predict for each token: itself, or for a coordinate a bell around its value.
+
+    Neighbouring coordinates mean almost the same place, which a one-hot target does not say.
+
+    Args:
+        tokenizer: of tiny-eyes; "250" and ", 250" are tokens.
+        width: standard deviation of the bell, in thousandths of the image.
+
+    Returns:
+        (vocabulary, vocabulary) rows of probabilities.
+    """
+    targets = torch.eye(len(tokenizer))
+    values = torch.arange(0, 1001, 10)
+    for prefix in ("", ", "):
+        ids = [tokenizer(f"{prefix}{value}")["input_ids"] for value in values.tolist()]
+        known = [(ids[0], value) for ids, value in zip(ids, values.tolist()) if len(ids) == 1]
+        index = torch.tensor([token for token, _ in known])
+        place = torch.tensor([float(value) for _, value in known])
+        bell = torch.exp(-0.5 * ((place[:, None] - place[None]) / width) ** 2)
+        targets[index[:, None], index[None]] = bell / bell.sum(1, keepdim=True)
+    return targets
 
 
 def pretrain(out: str | Path, plan: tuple[Stage, ...] = PLAN, seed: int = 0) -> Path:
@@ -265,6 +303,7 @@ def _run_stage(
         seen = {id(p) for p in vision}
         groups.append({"params": [p for p in model.parameters() if id(p) not in seen], "rate": 1.0})
     optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98), weight_decay=0.02)
+    targets = coordinate_targets(batches.tokenizer) if stage.soft else None
     start = 0
     if resume and resume["step"]:
         optimizer.load_state_dict(resume["optimizer"])
@@ -285,7 +324,9 @@ def _run_stage(
         output = visual(batch["pixel_values"], batch["grid"])
         loss, figures = heads(output.pooler_output, batch["dense"])
         if not tower:
-            parts = [text_loss(model, text, output, image_token) for text in batch["texts"]]
+            parts = [
+                text_loss(model, text, output, image_token, targets) for text in batch["texts"]
+            ]
             total = sum(part for part, _ in parts) / sum(weight for _, weight in parts)
             for name, (part, weight) in zip(("short", "long"), parts):
                 figures[name] = (part / weight).item()

@@ -1,0 +1,55 @@
+"""The figures in the READMEs are those of the committed records."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+RUNS = ROOT / "data" / "runs" / "demo"
+
+
+def block(path: Path, mark: str) -> str:
+    """What stands between the two marks of a README."""
+    parts = path.read_text(encoding="utf-8").split(f"<!-- {mark} -->")
+    assert len(parts) == 3, f"{path.name} needs two marks <!-- {mark} -->"
+    return parts[1].strip()
+
+
+def test_the_demo_table_is_made_of_the_records():
+    from deepeyes_lite.evaluation import seeds_table
+
+    assert block(ROOT / "README.md", "demo") == seeds_table(RUNS)
+
+
+def test_the_step_table_is_made_of_the_record():
+    from bench_step import table
+
+    record = json.loads((ROOT / "data" / "runs" / "bench.json").read_text())
+    assert block(ROOT / "README.md", "bench") == table(record)
+
+
+def test_the_card_is_made_of_its_measurement():
+    from deepeyes_lite.tinyworld.card import table
+
+    folder = ROOT / "data" / "tiny-eyes"
+    assert block(folder / "README.md", "measured") == table(
+        json.loads((folder / "card.json").read_text())
+    )
+
+
+def test_there_are_records():
+    assert list(RUNS.glob("seed-*"))
+
+
+@pytest.mark.parametrize("run", sorted(RUNS.glob("seed-*")), ids=lambda run: run.name)
+def test_a_record_is_whole(run):
+    from deepeyes_lite.history import read_history
+
+    config = json.loads((run / "config.json").read_text())
+    report = json.loads((run / "evaluation.json").read_text())
+    assert run.name == f"seed-{config['seed']}"
+    assert [row["step"] for row in read_history(run / "history.csv")] == [
+        *range(1, config["steps"] + 1)
+    ]
+    assert report["samples"] >= 300
