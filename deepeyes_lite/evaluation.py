@@ -30,8 +30,8 @@ CONDITIONS = {
 def share(successes: int, n: int) -> dict:
     """A proportion with its 95 % Wilson interval; NaN without samples.
 
-    >>> share(80, 100)
-    {'mean': 0.8, 'low': 0.7111708344078411, 'high': 0.8666330667689676, 'n': 100}
+    >>> {name: round(value, 3) for name, value in share(80, 100).items()}
+    {'mean': 0.8, 'low': 0.711, 'high': 0.867, 'n': 100}
     """
     if not n:
         return {"mean": math.nan, "low": math.nan, "high": math.nan, "n": 0}

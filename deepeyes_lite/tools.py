@@ -76,7 +76,7 @@ def zoom(image: Image.Image, box_px: Box) -> tuple[Image.Image, Box]:
     x1, y1, x2, y2 = pad_to_square(inside, min(MIN_CROP_SIDE, *image.size), image.size)
     # Whole pixels, and still a square: the sides first, then a place for them.
     width, height = (math.ceil(round(side, 6)) for side in (x2 - x1, y2 - y1))
-    x1, y1 = min(math.floor(x1), image.width - width), min(math.floor(y1), image.height - height)
+    x1, y1 = min(round(x1), image.width - width), min(round(y1), image.height - height)
     x2, y2 = x1 + width, y1 + height
     crop = image.crop((x1, y1, x2, y2))
     scale = MAX_CROP_SIDE / max(crop.size)
