@@ -13,7 +13,7 @@ def main(argv: list[str] | None = None) -> int:
     _quiet()
     try:
         return args.run(args) or 0
-    except (ValueError, FileNotFoundError, ArithmeticError, RuntimeError) as error:
+    except (ValueError, OSError, ArithmeticError, RuntimeError) as error:
         if args.debug:
             raise
         print(f"deepeyes-lite {args.command}: {error}", file=sys.stderr)

@@ -39,7 +39,13 @@ def share(successes: int, n: int) -> dict:
     p = successes / n
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return {"mean": p, "low": max(0.0, centre - half), "high": min(1.0, centre + half), "n": n}
+    # At 0 and 1 rounding would put the bound on the wrong side of the mean.
+    return {
+        "mean": p,
+        "low": max(0.0, min(p, centre - half)),
+        "high": max(p, centre + half),
+        "n": n,
+    }
 
 
 def average(values: list[float], seed: int = 0) -> dict:
@@ -127,14 +133,14 @@ def evaluate_run(out: str | Path, n: int = 300, seed: int = 0) -> dict:
     dataset = held_out(n, config.legible_share)
     folder = out / "trajectories"
     folder.mkdir(exist_ok=True)
-    models: dict[str, tuple] = {}
+    models = {"trained": load_trained(out)}  # at once, so that an unfinished run is refused at once
     episodes = {}
     for name, (weights, tool) in CONDITIONS.items():
         path = folder / f"{name.replace(', ', '-').replace(' ', '-')}.jsonl"
         found = read_jsonl(path) if path.exists() else []
         if [t.sample["id"] for t in found] != list(dataset["id"]):
             if weights not in models:
-                models[weights] = load(config.model) if weights == "base" else load_trained(out)
+                models[weights] = load(config.model)
             found = rollout(dataset, LocalPolicy(*models[weights]), tool=tool, seed=seed)
             write_jsonl(found, path.with_suffix(".tmp"))
             os.replace(path.with_suffix(".tmp"), path)

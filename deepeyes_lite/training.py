@@ -51,7 +51,7 @@ class RunConfig:
     """
 
     arm: str = "conditional"
-    steps: int = 100
+    steps: int = 240
     prompts: int = 8
     generations: int = 8
     learning_rate: float = 1e-3

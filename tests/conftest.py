@@ -37,3 +37,22 @@ def samples():
     from deepeyes_lite.data import tiny_world
 
     return tiny_world("test", 8)
+
+
+@pytest.fixture(scope="session")
+def finished_run(random_eyes, tmp_path_factory):
+    """A run folder as `train` leaves it, from random weights; copy it before changing it."""
+    import json
+    from dataclasses import asdict
+
+    from deepeyes_lite.history import HISTORY_COLUMNS, write_history
+    from deepeyes_lite.training import RunConfig, build_trainer
+
+    out = tmp_path_factory.mktemp("runs") / "finished"
+    out.mkdir()
+    config = RunConfig(model=str(random_eyes), steps=2, prompts=1, generations=2)
+    (out / "config.json").write_text(json.dumps(asdict(config)))
+    row = {name: 0.5 for name in HISTORY_COLUMNS} | {"n_zoom": 1, "n_direct": 1}
+    write_history([{**row, "step": step} for step in (1, 2)], out / "history.csv")
+    build_trainer(config, out).model.save_pretrained(out / "adapter")
+    return out

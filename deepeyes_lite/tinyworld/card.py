@@ -13,7 +13,7 @@ from deepeyes_lite.evaluation import average, share, summarise
 from deepeyes_lite.policies import LocalPolicy
 from deepeyes_lite.rollout import rollout
 from deepeyes_lite.tinyworld.model import load
-from deepeyes_lite.tools import ToolError, check_box, zoom
+from deepeyes_lite.tools import check_box, zoom
 
 MARK = "<!-- measured -->"  # the table in the model's README stands between two of these
 MARGIN = 8  # px of the scene around the target in a crop that is to be read
@@ -95,7 +95,7 @@ def _pointed_iou(trajectory) -> float:
     """IoU of the box that the answer names with the target; 0 where it names none."""
     try:
         box_1000 = check_box(json.loads(trajectory.answer or ""))
-    except (ValueError, ToolError):
+    except (ValueError, RecursionError):  # a ToolError is a ValueError
         return 0.0
     box_px = px_from_1000(box_1000, trajectory.images[0].size)
     return iou(box_px, trajectory.sample["boxes_px"][0])
