@@ -39,13 +39,9 @@ def share(successes: int, n: int) -> dict:
     p = successes / n
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    # At 0 and 1 rounding would put the bound on the wrong side of the mean.
-    return {
-        "mean": p,
-        "low": max(0.0, min(p, centre - half)),
-        "high": max(p, centre + half),
-        "n": n,
-    }
+    # At 0 and 1 rounding would put a bound on the wrong side of the mean.
+    low, high = max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half))
+    return {"mean": p, "low": low, "high": high, "n": n}
 
 
 def average(values: list[float], seed: int = 0) -> dict:

@@ -1,0 +1,130 @@
+"""__main__.py: every command, its help, and errors in words instead of tracebacks."""
+
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from deepeyes_lite.__main__ import main
+from deepeyes_lite.training import RunConfig
+from deepeyes_lite.trajectories import read_jsonl
+
+COMMANDS = ["demo", "train", "evaluate", "rollout", "pretrain", "card", "doctor"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--help"])
+    assert stop.value.code == 0
+    assert f"python -m deepeyes_lite {command}" in capsys.readouterr().out
+
+
+def test_the_help_lists_every_command(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    text = capsys.readouterr().out
+    assert all(f"\n    {command}" in text for command in COMMANDS)
+
+
+@pytest.mark.parametrize("arguments", [[], ["dance"], ["evaluate"], ["train", "--steps", "many"]])
+def test_what_cannot_be_understood_ends_with_usage_and_2(arguments, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2 and "usage: python -m deepeyes_lite" in capsys.readouterr().err
+
+
+def test_the_help_needs_no_torch():
+    code = (
+        "import runpy, sys; sys.argv = ['deepeyes_lite', '--help']\n"
+        "try: runpy.run_module('deepeyes_lite', run_name='__main__')\n"
+        "except SystemExit as stop: print('code', stop.code, 'torch' in sys.modules)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60
+    )
+    assert result.stdout.splitlines()[-1] == "code 0 False"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["evaluate", "--out", "nowhere"], "no config.json in nowhere; start a run with `train"),
+        (["train", "--preset", "fast"], "unknown preset 'fast'; there are demo, quick"),
+        (["demo", "--preset", "fast"], "unknown preset 'fast'"),
+        (["train", "--arm", "bonus"], "unknown arm 'bonus'; there are conditional, unconditional"),
+        (["train", "--model", "nowhere"], "no model.safetensors in nowhere; make one with"),
+        (["train", "--steps", "0"], "n is at least 1"),
+        (["train", "--out", "a-file"], "a-file"),
+        (["rollout", "--out", "x.jsonl", "--run-folder", "nowhere"], "no adapter in nowhere"),
+        (["rollout", "--out", "x.jsonl", "--tool", "half"], "tool must be one of on, off, blank"),
+        (["rollout", "--out", "x.jsonl", "--samples", "0"], "n is at least 1"),
+        (["card", "--model", "nowhere"], "no model.safetensors in nowhere"),
+    ],
+)
+def test_an_error_is_one_line_and_code_1(
+    arguments, message, capsys, monkeypatch, tmp_path, random_eyes
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(RunConfig, "model", str(random_eyes))
+    (tmp_path / "a-file").touch()
+    assert main(arguments) == 1
+    (line,) = (
+        line for line in capsys.readouterr().err.splitlines() if line.startswith("deepeyes-lite")
+    )
+    assert line.startswith(f"deepeyes-lite {arguments[0]}: ") and message in line
+    with pytest.raises((ValueError, OSError)):
+        main(["--debug", *arguments])
+
+
+def test_rollout_writes_episodes(random_eyes, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(RunConfig, "model", str(random_eyes))
+    path = tmp_path / "episodes.jsonl"
+    assert main(["rollout", "--out", str(path), "--samples", "3", "--seed", "1"]) == 0
+    assert capsys.readouterr().out == f"0 of 3 right, 0 with a zoom: {path}\n"
+    first = path.read_text()
+    assert [t.sample["id"] for t in read_jsonl(path)] == ["test-0", "test-1", "test-2"]
+    main(["rollout", "--out", str(path), "--samples", "3", "--seed", "1"])
+    assert path.read_text() == first
+    main(["rollout", "--out", str(path), "--samples", "3", "--seed", "2", "--tool", "off"])
+    assert path.read_text() != first
+
+
+def test_rollout_takes_a_finished_run(finished_run, tmp_path):
+    path = tmp_path / "episodes.jsonl"
+    arguments = ["--run-folder", str(finished_run), "--samples", "1"]
+    assert main(["rollout", "--out", str(path), *arguments]) == 0
+    assert len(read_jsonl(path)) == 1
+
+
+def test_demo_trains_evaluates_and_reports_and_the_second_time_has_nothing_to_do(
+    random_eyes, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    arguments = ["demo", "--preset", "quick", "--model", str(random_eyes), "--samples", "2"]
+    assert main([*arguments, "--seed", "3"]) == 0
+    out = tmp_path / "runs" / "quick-conditional-3"
+    text = capsys.readouterr().out
+    assert "2 held-out scenes" in text and "trained, blank crops" in text
+    assert text.rstrip().endswith(f"report: {out.relative_to(tmp_path)}/report.html")
+    left = {
+        "config.json",
+        "history.csv",
+        "evaluation.json",
+        "adapter",
+        "trajectories",
+        "report.html",
+    }
+    assert left <= {path.name for path in out.iterdir()}
+    weights = (out / "adapter" / "adapter_model.safetensors").stat().st_mtime_ns
+    assert main([*arguments, "--seed", "3"]) == 0
+    assert (out / "adapter" / "adapter_model.safetensors").stat().st_mtime_ns == weights
+    assert "2 held-out scenes" in capsys.readouterr().out
+
+
+def test_evaluate_writes_table_and_report_of_a_finished_run(finished_run, tmp_path, capsys):
+    out = shutil.copytree(finished_run, tmp_path / "run")
+    assert main(["evaluate", "--out", str(out), "--samples", "1"]) == 0
+    text = capsys.readouterr().out
+    assert "1 held-out scenes" in text and f"report: {out}/report.html" in text
