@@ -58,8 +58,8 @@ refresh: setup ## run all notebooks and keep their outputs
 	  --ExecutePreprocessor.timeout=-1 notebooks/*.ipynb
 	$(PY) -m nbstripout --keep-output --keep-count notebooks/*.ipynb
 
-pretrain: setup ## make tiny-eyes from scratch (hours on two cores)
-	$(PY) -m deepeyes_lite pretrain
+pretrain: setup ## make tiny-eyes from scratch in my-eyes/ (hours on two cores)
+	$(PY) -m deepeyes_lite pretrain --out my-eyes
 
 doctor: setup ## check the machine and the environment
 	$(PY) -m deepeyes_lite doctor

@@ -155,7 +155,7 @@ def check_model(folder: Path = ROOT / "data" / "tiny-eyes") -> Check:
         not missing,
         f"tiny-eyes in {folder}" + (f" lacks {', '.join(missing)}" if missing else ""),
         "get it with `git checkout data/tiny-eyes`, or make it with "
-        "`python -m deepeyes_lite pretrain` (hours)",
+        f"`python -m deepeyes_lite pretrain --out {folder}` (hours)",
     )
 
 

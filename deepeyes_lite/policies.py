@@ -77,7 +77,10 @@ class Policy:
         if not self.tools:
             return []
         so_far = trajectory.prompt_ids + trajectory.completion_ids
-        message = parse_response(self.tokenizer, ids, prefix=so_far, tools=self.tools)
+        try:
+            message = parse_response(self.tokenizer, ids, prefix=so_far, tools=self.tools)
+        except RecursionError:  # brackets in brackets in brackets
+            return []
         return [call["function"] for call in message.get("tool_calls") or []]
 
     def reply(self, trajectories: list[Trajectory], allow_calls: bool = True) -> list[list[int]]:

@@ -1,12 +1,14 @@
 """__main__.py: every command, its help, and errors in words instead of tracebacks."""
 
+import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from deepeyes_lite.__main__ import main
+from deepeyes_lite.__main__ import _parser, main
 from deepeyes_lite.training import RunConfig
 from deepeyes_lite.trajectories import read_jsonl
 
@@ -35,6 +37,19 @@ def test_what_cannot_be_understood_ends_with_usage_and_2(arguments, capsys):
     assert stop.value.code == 2 and "usage: python -m deepeyes_lite" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "name", ["README.md", "Makefile", "CONTRIBUTING.md", "data/tiny-eyes/README.md"]
+)
+def test_the_commands_in_the_text_can_be_understood(name):
+    """Of Makefile and READMEs, where somebody copies them from."""
+    text = (Path(__file__).parents[1] / name).read_text(encoding="utf-8")
+    commands = re.findall(r"(?:python|PY\)) -m deepeyes_lite ([^`#|\n]+)", text)
+    assert commands
+    for command in commands:
+        words = command.replace("--seed N", "--seed 1").split()
+        assert _parser().parse_args(words).command == words[0], command
+
+
 def test_the_help_needs_no_torch():
     code = (
         "import runpy, sys; sys.argv = ['deepeyes_lite', '--help']\n"
@@ -55,7 +70,7 @@ def test_the_help_needs_no_torch():
         (["demo", "--preset", "fast"], "unknown preset 'fast'"),
         (["train", "--arm", "bonus"], "unknown arm 'bonus'; there are conditional, unconditional"),
         (["train", "--model", "nowhere"], "no model.safetensors in nowhere; make one with"),
-        (["train", "--steps", "0"], "n is at least 1"),
+        (["train", "--steps", "0", "--model", "eyes"], "n is at least 1"),
         (["train", "--out", "a-file"], "a-file"),
         (["rollout", "--out", "x.jsonl", "--run-folder", "nowhere"], "no adapter in nowhere"),
         (["rollout", "--out", "x.jsonl", "--tool", "half"], "tool must be one of on, off, blank"),
@@ -69,6 +84,7 @@ def test_an_error_is_one_line_and_code_1(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(RunConfig, "model", str(random_eyes))
     (tmp_path / "a-file").touch()
+    (tmp_path / "eyes").symlink_to(random_eyes)
     assert main(arguments) == 1
     (line,) = (
         line for line in capsys.readouterr().err.splitlines() if line.startswith("deepeyes-lite")

@@ -27,6 +27,7 @@ from deepeyes_lite.plots import (
 )
 from deepeyes_lite.policies import ScriptedPolicy
 from deepeyes_lite.rollout import rollout
+from deepeyes_lite.tinyworld.scenes import COLORS, draw_scene
 
 CALL = "<think>?</think>" + prompts.tool_call({"bbox_2d": [100, 200, 300, 400]})
 HOSTILE = [
@@ -182,6 +183,20 @@ def test_plain_text_is_one_short_line_without_mathematics(text):
     assert made.count("$") == made.count("\\$")
     if text.isprintable() and len(text) <= 20:
         assert made.replace("\\$", "$") == text
+
+
+def test_a_png_keeps_the_colours_of_a_noisy_scene():
+    image = draw_scene("test", 3).image
+    figure = Figure(figsize=(3.84, 3.84))
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.imshow(image, interpolation="nearest")
+    axes.set_axis_off()
+    seen = shown(figure, dpi=100).astype(int)
+    for o in draw_scene("test", 3).objects:
+        x, y = (int(o.box_px[0] + o.box_px[2]) // 2, int(o.box_px[1] + o.box_px[3]) // 2)
+        part = seen[y - 20 : y + 20, x - 20 : x + 20].reshape(-1, 3)
+        nearest = np.abs(part[:, None] - np.array(list(COLORS.values()))).sum(-1).argmin(-1)
+        assert (nearest == list(COLORS).index(o.color)).mean() > 0.3, o.name
 
 
 # --- HTML ---------------------------------------------------------------------------------------

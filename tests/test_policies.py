@@ -161,6 +161,7 @@ def test_a_placeholder_without_an_image_is_refused(processor):
         (prompts.answer("?", "K"), []),
         ("<tool_call>{nonsense</tool_call>", []),
         ("<tool_call>{", []),
+        ("<tool_call>" + "[" * 5000 + "]" * 5000 + "</tool_call>", []),
         ("", []),
     ],
 )

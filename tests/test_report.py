@@ -16,28 +16,8 @@ from deepeyes_lite.trajectories import Trajectory
 
 CALL = "<think>$x^$</think>" + prompts.tool_call({"bbox_2d": [100, 200, 300, 400]})
 HOSTILE = '<img src="http://example.org/x.png" onerror="alert(1)">\'"><script>alert(2)</script>$x^$'
-OURS = set(
-    [
-        "html",
-        "meta",
-        "title",
-        "style",
-        "h1",
-        "h2",
-        "p",
-        "b",
-        "table",
-        "tr",
-        "th",
-        "td",
-        "img",
-        "div",
-        "figure",
-        "details",
-        "summary",
-        "pre",
-    ]
-)
+TEXT = {"html", "meta", "title", "style", "h1", "h2", "p", "b", "pre", "details", "summary"}
+OURS = TEXT | {"table", "tr", "th", "td", "img", "div", "figure"}
 
 
 @pytest.fixture(scope="module")

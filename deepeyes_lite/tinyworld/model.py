@@ -237,7 +237,8 @@ def load(
     folder = Path(folder)
     if not (folder / "model.safetensors").is_file():
         raise FileNotFoundError(
-            f"no model.safetensors in {folder}; make one with `python -m deepeyes_lite pretrain`"
+            f"no model.safetensors in {folder}; make one with "
+            f"`python -m deepeyes_lite pretrain --out {folder}`"
         )
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
     tokenizer.padding_side = "left"
