@@ -29,7 +29,6 @@ from deepeyes_lite.tools import zoom
 WORLD = World()
 CELLS = WORLD.view // PATCH // MERGE  # merged visual tokens a side
 READABLE_PX = 8  # least font size, in pixels of a view, at which a letter is taken to be readable
-GOOD_SHARE = 0.25  # share of clumsy boxes that are drawn around the target, unsteadily
 LEGIBLE_TARGETS = 0.85  # share of legible targets when a question is asked about the view
 THOUGHTS = {"look": "I can see it.", "zoom": "I need to zoom in.", "crop": "I can read it."}
 
@@ -45,9 +44,10 @@ def to_view(image: Image.Image) -> np.ndarray:
 def readable(thing: SceneObject, window_px: Box) -> bool:
     """Whether a view of the window shows the object's letter: inside, and large enough."""
     x, y = thing.letter_xy
-    reach = 0.45 * thing.letter_px
+    reach = 0.45 * thing.letter_px  # a little more than the ink takes, so clamped to the scene
+    letter = clamp((x - reach, y - reach, x + reach, y + reach), (WORLD.canvas, WORLD.canvas))
     x1, y1, x2, y2 = window_px
-    inside = x1 <= x - reach and x + reach <= x2 and y1 <= y - reach and y + reach <= y2
+    inside = x1 <= letter[0] and letter[2] <= x2 and y1 <= letter[1] and letter[3] <= y2
     return inside and thing.letter_px * WORLD.view / (x2 - x1) >= READABLE_PX
 
 
@@ -150,7 +150,12 @@ class Images:
 
 
 def short_sample(
-    scene: Scene, view: int, images: Images, rng: random.Random, grounding: float = 0.2
+    scene: Scene,
+    view: int,
+    images: Images,
+    rng: random.Random,
+    grounding: float = 0.2,
+    crops: float = 0.15,
 ) -> Sample:
     """Single-turn grounding, reading a crop, or reading from the view."""
     kind = rng.random()
@@ -159,7 +164,7 @@ def short_sample(
         box = str(speak(thing.box_px))
         reply = _reply(THOUGHTS["look"], box, weight=1.5)
         return Sample([view], [(_prompt(f"Where is the {thing.name}?", False), 0.0), *reply])
-    if kind < grounding + 0.15:
+    if kind < grounding + crops:
         while True:
             crop, window = images.add(scene, around(thing, rng, margin=32, shake=12))
             if readable(thing, window):
@@ -174,7 +179,12 @@ def short_sample(
 
 
 def long_sample(
-    scene: Scene, view: int, images: Images, rng: random.Random, captions: float = 0.4
+    scene: Scene,
+    view: int,
+    images: Images,
+    rng: random.Random,
+    captions: float = 0.4,
+    good: float = 0.25,
 ) -> Sample:
     """A caption that lists every object with its box, or a clumsy tool episode."""
     if rng.random() < captions:
@@ -187,8 +197,8 @@ def long_sample(
         return Sample([view], [(_prompt("List the objects.", False), 0.0), (caption, 1.0)])
     thing = _asked_about(scene, rng)
     # The box comes first; whether it shows the detail is looked at afterwards.
-    good = rng.random() < GOOD_SHARE
-    box = around(thing, rng, margin=24, shake=12) if good else anywhere(rng)
+    aimed = rng.random() < good
+    box = around(thing, rng, margin=24, shake=12) if aimed else anywhere(rng)
     box_1000 = speak(box)
     crop, window = images.add(scene, tuple(v * WORLD.canvas / 1000 for v in box_1000))
     call = prompts.tool_call({"bbox_2d": box_1000, "label": thing.name})

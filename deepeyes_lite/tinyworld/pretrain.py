@@ -65,6 +65,9 @@ class Stage:
         soft: whether a coordinate's target is spread over its neighbours (`coordinate_targets`).
         grounding: share of single-turn grounding in the short samples.
         captions: share of captions in the long ones; the others are clumsy tool episodes.
+        crops: share of crop reading in the short samples; the rest is reading from the view.
+        good: share of clumsy boxes that are drawn around the target, unsteadily.
+        closeups: further crops a scene, of a small letter, for the dense labels alone.
     """
 
     name: str
@@ -76,6 +79,9 @@ class Stage:
     soft: bool = False
     grounding: float = 0.2
     captions: float = 0.4
+    crops: float = 0.15
+    good: float = 0.25
+    closeups: int = 0
 
 
 # The tower has three cycles: colours, shapes and boxes come in the first, letters in the others, with
@@ -89,6 +95,19 @@ PLAN = (
     Stage("joint, soft coordinates", 400, 12, 1e-3, cycle=1000, soft=True),
     Stage("joint, places", 400, 12, 1e-3, cycle=600, soft=True, grounding=0.7, captions=0.9),
     Stage("joint, habits", 750, 12, 1e-3, soft=True, grounding=0.3, captions=0.5),
+    Stage("tower, close letters", 1200, 10, 1.5e-3, closeups=3),
+    Stage(
+        "joint, close letters",
+        2200,
+        12,
+        1e-3,
+        soft=True,
+        grounding=0.35,
+        captions=0.5,
+        crops=0.3,
+        good=0.4,
+        closeups=1,
+    ),
 )
 QUICK = tuple(replace(stage, steps=12, scenes=4) for stage in PLAN)  # a smoke run
 CHECKPOINT_EVERY = 200
@@ -149,8 +168,13 @@ class Steps(Dataset):
                     )
             else:
                 for _ in range(3):
-                    short.append(short_sample(scene, view, images, rng, stage.grounding))
-                long.append(long_sample(scene, view, images, rng, stage.captions))
+                    short.append(
+                        short_sample(scene, view, images, rng, stage.grounding, stage.crops)
+                    )
+                long.append(long_sample(scene, view, images, rng, stage.captions, stage.good))
+            small = [thing for thing in scene.objects if not thing.legible] or scene.objects
+            for _ in range(stage.closeups):
+                images.add(scene, around(rng.choice(small), rng, stage.margin, shake=12))
         pixel_values, grid = patchify(np.stack(images.views))
         dense = {
             name: torch.from_numpy(np.concatenate([getattr(x, name) for x in images.labels]))
