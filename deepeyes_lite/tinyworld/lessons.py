@@ -18,6 +18,7 @@ from deepeyes_lite.tinyworld.model import MERGE, PATCH
 from deepeyes_lite.tinyworld.scenes import (
     COLORS,
     LETTERS,
+    READABLE_PX,
     SHAPES,
     Scene,
     SceneObject,
@@ -28,7 +29,6 @@ from deepeyes_lite.tools import zoom
 
 WORLD = World()
 CELLS = WORLD.view // PATCH // MERGE  # merged visual tokens a side
-READABLE_PX = 8  # least font size, in pixels of a view, at which a letter is taken to be readable
 LEGIBLE_TARGETS = 0.85  # share of legible targets when a question is asked about the view
 THOUGHTS = {"look": "I can see it.", "zoom": "I need to zoom in.", "crop": "I can read it."}
 
@@ -44,11 +44,12 @@ def to_view(image: Image.Image) -> np.ndarray:
 def readable(thing: SceneObject, window_px: Box) -> bool:
     """Whether a view of the window shows the object's letter: inside, and large enough."""
     x, y = thing.letter_xy
-    reach = 0.45 * thing.letter_px  # a little more than the ink takes, so clamped to the scene
-    letter = clamp((x - reach, y - reach, x + reach, y + reach), (WORLD.canvas, WORLD.canvas))
+    reach = 0.45 * thing.letter_px  # a little more than the ink takes, so within the object's box
+    left, top, right, bottom = thing.box_px
     x1, y1, x2, y2 = window_px
-    inside = x1 <= letter[0] and letter[2] <= x2 and y1 <= letter[1] and letter[3] <= y2
-    return inside and thing.letter_px * WORLD.view / (x2 - x1) >= READABLE_PX
+    inside_x = x1 <= max(left, x - reach) and min(right, x + reach) <= x2
+    inside_y = y1 <= max(top, y - reach) and min(bottom, y + reach) <= y2
+    return inside_x and inside_y and thing.letter_px * WORLD.view / (x2 - x1) >= READABLE_PX
 
 
 def around(thing: SceneObject, rng: random.Random, margin: int, shake: int) -> Box:
