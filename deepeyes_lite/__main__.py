@@ -72,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--spoiled", type=float, default=0.1, help="share of each kind of planted row")
     sub.add_argument("--model", type=Path, default=Path("data/tiny-eyes"))
     sub.add_argument("--seed", type=int, default=0)
-    sub = command("pretrain", pretrain, "make tiny-eyes from scratch (one and a half to two hours)")
+    sub = command("pretrain", pretrain, "make tiny-eyes from scratch (two to three hours)")
     sub.add_argument("--out", type=Path, required=True, help="folder to write")
     sub.add_argument("--quick", action="store_true", help="a smoke run of a minute")
     sub.add_argument("--seed", type=int, default=0)

@@ -127,12 +127,18 @@ def evaluate_run(out: str | Path, n: int = 300, seed: int = 0) -> dict:
 
     Returns:
         What ``evaluation.json`` holds: per condition the figures of `summarise`, and paired differences.
+
+    Raises:
+        ValueError: for fewer than two scenes.
+        FileNotFoundError: if the run is not done.
     """
     from deepeyes_lite.tinyworld.model import load
     from deepeyes_lite.training import load_trained, read_config
 
     out = Path(out)
     config = read_config(out)
+    if n < 2:
+        raise ValueError(f"n is at least 2, for crops of another scene are one control; got {n}")
     dataset = held_out(n, config.legible_share)
     folder = out / "trajectories"
     folder.mkdir(exist_ok=True)

@@ -53,7 +53,7 @@ class RunConfig:
     """
 
     arm: str = "conditional"
-    steps: int = 240
+    steps: int = 100
     prompts: int = 8
     generations: int = 8
     learning_rate: float = 1e-3

@@ -220,6 +220,12 @@ def test_a_killed_evaluation_goes_on(run, scripted):
     assert repr(evaluate_run(run, n=4)) == repr(whole) and len(scripted) == 6
 
 
+def test_one_scene_is_too_few(run, scripted):
+    with pytest.raises(ValueError, match="n is at least 2.*got 1"):
+        evaluate_run(run, n=1)
+    assert scripted == []
+
+
 def test_trajectories_of_other_scenes_are_made_anew(run, scripted):
     evaluate_run(run, n=4)
     report = evaluate_run(run, n=5)

@@ -141,6 +141,6 @@ def test_demo_trains_evaluates_and_reports_and_the_second_time_has_nothing_to_do
 
 def test_evaluate_writes_table_and_report_of_a_finished_run(finished_run, tmp_path, capsys):
     out = shutil.copytree(finished_run, tmp_path / "run")
-    assert main(["evaluate", "--out", str(out), "--samples", "1"]) == 0
+    assert main(["evaluate", "--out", str(out), "--samples", "2"]) == 0
     text = capsys.readouterr().out
-    assert "1 held-out scenes" in text and f"report: {out}/report.html" in text
+    assert "2 held-out scenes" in text and f"report: {out}/report.html" in text
