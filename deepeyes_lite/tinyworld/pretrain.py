@@ -122,7 +122,7 @@ PLAN = (
         good=0.2,
     ),
 )
-QUICK = tuple(replace(stage, steps=12, scenes=4) for stage in PLAN)  # a smoke run
+QUICK = tuple(replace(stage, steps=9, scenes=4) for stage in PLAN)  # a smoke run
 CHECKPOINT_EVERY = 200
 
 
