@@ -137,7 +137,10 @@ def select(args) -> None:
     from deepeyes_lite.plots import pass_rate_bars, png
     from deepeyes_lite.policies import LocalPolicy
     from deepeyes_lite.tinyworld.model import load
+    from deepeyes_lite.training import claim
 
+    names = ("folder", "samples", "k", "spoiled", "model", "seed")
+    claim(args.out, {name: str(getattr(args, name)) for name in names})
     if args.folder:
         dataset, errors = from_folder(args.folder)
         for error in errors:
