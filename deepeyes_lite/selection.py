@@ -71,7 +71,7 @@ def difficulty(
     Args:
         dataset: in our schema.
         policy: who answers, with the tool as it is prompted.
-        k: episodes of each question; 8 as in the paper.
+        k: episodes of each question.
         seed: of the sampling.
         record: JSONL file of the measurements; a killed measurement goes on from it.
         progress: whether to show a bar.
