@@ -4,8 +4,8 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
+from deepeyes_lite.models import LORA_TARGETS
 from deepeyes_lite.tinyworld.model import load, patchify
-from deepeyes_lite.training import LORA_TARGETS
 from deepeyes_lite.vision_cache import cache_vision, vision_tower
 
 VIEWS = torch.randint(0, 256, (6, 96, 96, 3), generator=torch.manual_seed(0)).byte().numpy()
