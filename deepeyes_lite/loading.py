@@ -74,6 +74,7 @@ def load(
         ImportError: if bitsandbytes is missing.
         ValueError: for a family that is not known, or a name that neither is here nor on the hub.
     """
+    name = str(name)
     if _is_tiny(name):
         model, processor = tinyworld.load(name, remember)
         return model.to(device()), processor

@@ -43,6 +43,7 @@ class ModelSpec:
         max_pixels: greatest area of a view.
         max_new_tokens: of a turn.
         max_completion_length: of an episode; 0: room for every turn and crop.
+        batch_size: episodes that are rolled out side by side.
         chat_template: None for the checkpoint's own.
         response_template: how a reply is read back into a message.
         suffix: what follows the question, by whether the prompt offers the tool.
@@ -57,6 +58,7 @@ class ModelSpec:
     max_pixels: int
     max_new_tokens: int
     max_completion_length: int = 0
+    batch_size: int = 8
     chat_template: str | None = None
     response_template: dict = field(default_factory=lambda: prompts.RESPONSE_TEMPLATE)
     suffix: dict = field(
@@ -78,6 +80,7 @@ TINY_EYES = ModelSpec(
     max_pixels=96 * 104,
     max_new_tokens=40,  # a zoom call takes 18
     max_completion_length=480,  # six calls with their crops take 400
+    batch_size=64,
     chat_template=prompts.CHAT_TEMPLATE,
     suffix={True: "", False: ""},
 )

@@ -24,10 +24,12 @@ class Policy:
     Attributes:
         tool_class: makes the tool of an episode, in the frame that the model speaks.
         max_completion_length: tokens of an episode after its prompt.
+        batch_size: episodes that are rolled out side by side.
     """
 
     tool_class: Callable[..., ZoomTool] = ZoomTool
     max_completion_length: int = TINY_EYES.max_completion_length
+    batch_size: int = TINY_EYES.batch_size
 
     def __init__(self, processor, tools: bool = True):
         """Args: the model's processor; whether prompts offer the tool."""
@@ -37,6 +39,7 @@ class Policy:
         self.suffix = self.spec.suffix[tools]
         self.tool_class = tool_of(processor)
         self.max_completion_length = completion_length(processor)
+        self.batch_size = self.spec.batch_size
         # TRL and transformers make the schema from the method.
         self.tools = [self.tool_class().image_zoom_in_tool] if tools else None
 

@@ -23,7 +23,7 @@ def rollout(
     policy: Policy,
     tool: str = "on",
     seed: int = 0,
-    batch_size: int = 64,
+    batch_size: int | None = None,
     max_calls: int = MAX_CALLS,
     max_completion_length: int | None = None,
     progress: bool = True,
@@ -36,7 +36,7 @@ def rollout(
         tool: "on"; "off" (the policy cannot call and has to answer); "blank" (every crop is grey);
             "other" (every crop is cut out of the next sample's image).
         seed: of the sampling.
-        batch_size: episodes that run side by side.
+        batch_size: episodes that run side by side; None for the policy's own.
         max_calls: greatest number of turns with a call.
         max_completion_length: tokens after the prompt, observations included; None for the policy's own.
         progress: whether to show a bar.
@@ -47,6 +47,7 @@ def rollout(
     if tool not in TOOLS:
         raise ValueError(f"tool must be one of {', '.join(TOOLS)}, got {tool!r}")
     torch.manual_seed(seed)
+    batch_size = batch_size or policy.batch_size
     budget = max_completion_length or policy.max_completion_length
     samples = list(samples) if not hasattr(samples, "__getitem__") else samples
     if tool == "other" and len(samples) == 1:

@@ -6,6 +6,7 @@ another. Random weights never call the tool, so at the end of every turn a call 
 the bound on calls: turns, crops and with them time and memory are the greatest that the preset allows.
 """
 
+import gc
 import platform
 import tempfile
 import time
@@ -68,7 +69,9 @@ def smoke(name: str = "24GB", small: bool | None = None) -> dict:
         began = time.perf_counter()
         _roll_out(run)
         seconds["rollout"] = time.perf_counter() - began
+        _forget()
         first = _step(run, folder / "run", stop_after=1)
+        _forget()
         second = _step(run, folder / "run", stop_after=2)
     if not first["adapter"] != second["adapter"]:
         raise RuntimeError("the step after the checkpoint was loaded changed nothing")
@@ -83,6 +86,13 @@ def smoke(name: str = "24GB", small: bool | None = None) -> dict:
         "completion": second["completion"],
         "crops": second["crops"],
     }
+
+
+def _forget() -> None:
+    """Free the memory of the part before: trainer and model hold each other."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _roll_out(config: RunConfig) -> None:
@@ -138,6 +148,7 @@ def _step(config: RunConfig, out: Path, stop_after: int) -> dict:
         raise RuntimeError(f"step {stop_after} was not reached, but {trainer.state.global_step}")
     weights = [p for n, p in trainer.model.named_parameters() if p.requires_grad and "lora_B" in n]
     adapter = [float(weight.detach().float().abs().sum()) for weight in weights]
+    trainer.accelerator.free_memory()
     if not any(adapter):
         raise RuntimeError("the step changed no adapter")
     return {"step": clock.steps[-1], "peak": clock.peaks[-1], "adapter": adapter, **seen}
