@@ -56,6 +56,9 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--model", help="a folder, or a name of the hub")
         sub.add_argument("--data", help="dataset of `select`, instead of fresh scenes")
         sub.add_argument(
+            "--cold-start", type=int, help="steps of SFT on traces made of target boxes"
+        )
+        sub.add_argument(
             "--trl",
             action="append",
             default=[],
@@ -111,6 +114,7 @@ def _config(args):
     from deepeyes_lite.presets import options, preset
 
     names = ("arm", "bonus", "steps", "seed", "learning_rate", "legible_share", "model", "data")
+    names = (*names, "cold_start")
     changes = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     config = preset(args.preset, **changes)
     if args.trl:

@@ -36,6 +36,7 @@ class RunConfig:
         micro_batch: rollouts in one forward pass, the rest is accumulated; 0 for all at once.
         gradient_checkpointing: computes activations a second time instead of keeping them.
         quantise: the language model in 4 bits (QLoRA); needs bitsandbytes.
+        cold_start: steps of SFT on traces made of target boxes, before GRPO; 0 for none.
         trl: options of TRL's ``GRPOConfig``, passed on as they are.
     """
 
@@ -57,6 +58,7 @@ class RunConfig:
     micro_batch: int = 0
     gradient_checkpointing: bool = False
     quantise: bool = False
+    cold_start: int = 0
     trl: dict = field(default_factory=dict)
 
 

@@ -73,8 +73,9 @@ def smoke(name: str = "24GB", small: bool | None = None) -> dict:
         first = _step(run, folder / "run", stop_after=1)
         _forget()
         second = _step(run, folder / "run", stop_after=2)
-    if not first["adapter"] != second["adapter"]:
-        raise RuntimeError("the step after the checkpoint was loaded changed nothing")
+    # The first step warms up, at a rate of zero.
+    if first["adapter"] == second["adapter"]:
+        raise RuntimeError("two steps changed no adapter")
     return {
         "preset": name,
         "model": config.model,
@@ -149,8 +150,6 @@ def _step(config: RunConfig, out: Path, stop_after: int) -> dict:
     weights = [p for n, p in trainer.model.named_parameters() if p.requires_grad and "lora_B" in n]
     adapter = [float(weight.detach().float().abs().sum()) for weight in weights]
     trainer.accelerator.free_memory()
-    if not any(adapter):
-        raise RuntimeError("the step changed no adapter")
     return {"step": clock.steps[-1], "peak": clock.peaks[-1], "adapter": adapter, **seen}
 
 

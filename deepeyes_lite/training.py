@@ -119,17 +119,24 @@ def build_trainer(config: RunConfig, out: Path, stock: bool = False) -> GRPOTrai
         target_modules=spec.lora_targets,
         task_type="CAUSAL_LM",
     )
+    dataset = training_set(config, spec.suffix[weights.tool])
+    if config.cold_start:
+        from deepeyes_lite.cold_start import cold_start  # seconds of imports, for few runs
+
+        shared = ("use_cpu", "bf16", "gradient_checkpointing", "seed", "dataloader_pin_memory")
+        shared = {name: getattr(settings, name) for name in shared}
+        model = cold_start(model, processor, dataset, config.cold_start, lora, out, **shared)
     environment = tool_of(processor, (ZoomEnvironment, ViewZoomEnvironment))
     trainer = (GRPOTrainer if stock else ZoomTrainer)(
         model=model,
         args=settings,
         reward_funcs=history.reward,
-        train_dataset=training_set(config, spec.suffix[weights.tool]),
+        train_dataset=dataset,
         processing_class=processor,
         environment_factory=partial(environment, max_calls=config.max_calls)
         if weights.tool
         else NoTool,
-        peft_config=lora,
+        peft_config=None if config.cold_start else lora,
         callbacks=[
             history,
             CollapseAlarm(history, weights.bonus_if_correct),
