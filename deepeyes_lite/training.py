@@ -1,14 +1,13 @@
-"""A training run: the trainer's settings, checkpoints, resume.
+"""A training run: the trainer, checkpoints, resume.
 
-TRL trains. The configuration of a run is in `presets.py`. How the settings differ from the paper: LoRA on
-the language model instead of full training, 8 x 8 rollouts a step instead of 256 x 16, a rate of 1e-3
-(LoRA, small model) instead of 1e-6, rules instead of a judge.
+TRL trains. A run's configuration is in `presets.py`, and in TRL's terms in `settings.py`. How it differs
+from the paper's: LoRA on the language model instead of full training, 8 x 8 rollouts a step instead of
+256 x 16, a rate of 1e-3 (LoRA, small model) instead of 1e-6, rules instead of a judge.
 """
 
 import json
 import os
-import warnings
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
@@ -16,16 +15,17 @@ from datasets import load_from_disk
 from peft import LoraConfig, PeftModel
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 from transformers.utils.notebook import NotebookProgressCallback
-from trl import GRPOConfig, GRPOTrainer
+from trl import GRPOTrainer
 
 from deepeyes_lite.data import FEATURES, tiny_world
 from deepeyes_lite.doctor import precision
 from deepeyes_lite.environment import NoTool, ViewZoomEnvironment, ZoomEnvironment
 from deepeyes_lite.history import CollapseAlarm, History, Progress, read_history, write_history
 from deepeyes_lite.loading import device, load
-from deepeyes_lite.models import completion_length, spec_of, token_ids, tool_of
+from deepeyes_lite.models import spec_of, tool_of
 from deepeyes_lite.presets import PRESETS, RunConfig, preset  # noqa: F401
 from deepeyes_lite.rewards import Arm, arm
+from deepeyes_lite.settings import grpo_config
 from deepeyes_lite.tinyworld.scenes import World
 from deepeyes_lite.trainer import ZoomTrainer
 from deepeyes_lite.vision_cache import cache_vision
@@ -79,40 +79,7 @@ def build_trainer(config: RunConfig, out: Path, stock: bool = False) -> GRPOTrai
     )
     spec, weights = spec_of(processor), reward_arm(config)
     history = History(weights, processor.tokenizer, out / "history.csv")
-    cuda = device().type == "cuda"
-    settings = GRPOConfig(
-        **{
-            "output_dir": str(out / "checkpoints"),
-            **batches(config),
-            "num_generations": config.generations,
-            "max_steps": config.steps,
-            "learning_rate": config.learning_rate,
-            "lr_scheduler_type": "constant_with_warmup",
-            "warmup_steps": 5,
-            "max_completion_length": completion_length(
-                processor, config.max_calls, config.max_new_tokens
-            ),
-            "max_tool_calling_iterations": config.max_calls,
-            "temperature": 1.0,
-            "beta": 0.0,
-            "loss_type": "dapo",
-            "scale_rewards": "group",
-            "generation_kwargs": sampling(config, processor),
-            "use_cpu": not cuda,
-            "bf16": name == "bf16",
-            "gradient_checkpointing": config.gradient_checkpointing,
-            # Passes differ in number from process to process, so none may wait for another's buffers.
-            "ddp_broadcast_buffers": False,
-            "seed": config.seed,
-            "logging_steps": 1,
-            "logging_nan_inf_filter": False,
-            "save_steps": config.save_every,
-            "save_total_limit": 2,
-            "report_to": [],
-            "dataloader_pin_memory": cuda,
-            **trl_options(config.trl),
-        }
-    )
+    settings = grpo_config(config, processor, name, out)
     lora = LoraConfig(
         r=config.lora_rank,
         lora_alpha=2 * config.lora_rank,
@@ -150,61 +117,6 @@ def build_trainer(config: RunConfig, out: Path, stock: bool = False) -> GRPOTrai
     if not stock and not trainer.sharded:
         cache_vision(trainer.model)
     return trainer
-
-
-def batches(config: RunConfig) -> dict:
-    """How a step's rollouts are dealt out to processes and forward passes, in TRL's terms.
-
-    Raises:
-        ValueError: if they cannot be dealt out evenly.
-    """
-    world = int(os.environ.get("WORLD_SIZE", 1))
-    if config.prompts % world:
-        raise ValueError(
-            f"{config.prompts} prompts a step cannot be dealt out to {world} processes"
-        )
-    rollouts = config.prompts // world * config.generations
-    micro = config.micro_batch or rollouts
-    if rollouts % micro:
-        raise ValueError(
-            f"micro_batch must divide a process's {rollouts} rollouts "
-            f"({config.prompts // world} prompts x {config.generations}), got {micro}"
-        )
-    passes = rollouts // micro
-    return {"per_device_train_batch_size": micro, "gradient_accumulation_steps": passes}
-
-
-def sampling(config: RunConfig, processor) -> dict:
-    """What bounds a turn and keeps the reserved tokens out of it; vLLM has other names for both."""
-    spec = spec_of(processor)
-    length = config.max_new_tokens or spec.max_new_tokens
-    reserved = token_ids(processor.tokenizer, spec.reserved_tokens)
-    if not config.trl.get("use_vllm"):
-        return {"max_new_tokens": length, "suppress_tokens": reserved}
-    warnings.warn(
-        "TRL #6294: vLLM may expand the placeholders of an image a second time and then see another "
-        "prompt than the trainer does. Before trusting a run, compare its first rollouts with those of "
-        "a run without use_vllm.",
-        stacklevel=2,
-    )
-    return {"max_tokens": length, "logit_bias": dict.fromkeys(reserved, -100.0)}
-
-
-def trl_options(options: dict) -> dict:
-    """Options for ``GRPOConfig``, looked over.
-
-    Raises:
-        ValueError: for an option that TRL does not have, or one that is a run's own business.
-    """
-    ours = {"output_dir": "--out", "max_steps": "steps", "num_generations": "generations"}
-    ours |= {"per_device_train_batch_size": "micro_batch", "learning_rate": "learning_rate"}
-    ours |= {"gradient_accumulation_steps": "micro_batch", "seed": "seed"}
-    for name in options:
-        if name in ours:
-            raise ValueError(f"TRL's {name} follows from the run: set {ours[name]} instead")
-        if name not in {known.name for known in fields(GRPOConfig)}:
-            raise ValueError(f"TRL's GRPOConfig has no option {name!r}")
-    return options
 
 
 class MarkComplete(TrainerCallback):
@@ -272,7 +184,7 @@ def train(config: RunConfig, out: str | Path) -> Path:
 def _notes(config: RunConfig) -> None:
     """What somebody who trains a large model should not learn from a day of waiting."""
     if device().type == "cpu":
-        print(f"note: no GPU here; {config.model} on a CPU takes hours a step")
+        print("note: no GPU here; weights of Qwen-VL's size are out of a CPU's reach")
     if not config.data:
         print(
             "note: these are scenes of the tiny world, for which a large model needs no zoom; see --data"

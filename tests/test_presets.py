@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from deepeyes_lite import training
+from deepeyes_lite import settings, training
 from deepeyes_lite.__main__ import _config, _parser
 from deepeyes_lite.loading import StillQwen2_5VLProcessor, StillQwen3VLProcessor, ready
 from deepeyes_lite.models import completion_length, spec_of
@@ -67,7 +67,7 @@ def test_weights_and_cache_leave_a_fifth_of_the_memory(name):
 def test_a_gpu_preset_can_be_dealt_out(name):
     config = preset(name)
     assert config.generations >= 4 and config.gradient_checkpointing
-    dealt = training.batches(config)
+    dealt = settings.batches(config)
     rollouts = dealt["per_device_train_batch_size"] * dealt["gradient_accumulation_steps"]
     assert rollouts == config.prompts * config.generations
     assert json.loads(json.dumps(asdict(config))) == asdict(config)
@@ -77,14 +77,14 @@ def test_a_gpu_preset_can_be_dealt_out(name):
 
 def test_rollouts_are_dealt_out_to_processes(monkeypatch):
     config = RunConfig(prompts=4, generations=3)
-    assert training.batches(config)["per_device_train_batch_size"] == 12
+    assert settings.batches(config)["per_device_train_batch_size"] == 12
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert training.batches(config)["per_device_train_batch_size"] == 6
-    shares = training.batches(replace(config, micro_batch=2))
+    assert settings.batches(config)["per_device_train_batch_size"] == 6
+    shares = settings.batches(replace(config, micro_batch=2))
     assert shares == {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 3}
     monkeypatch.setenv("WORLD_SIZE", "3")
     with pytest.raises(ValueError, match="4 prompts a step cannot be dealt out to 3 processes"):
-        training.batches(config)
+        settings.batches(config)
 
 
 @pytest.mark.parametrize("text", ["", "beta", "=1"])
@@ -114,11 +114,11 @@ def test_options_reach_trl(random_eyes, tmp_path, monkeypatch):
 def test_vllm_comes_with_a_warning_and_its_own_words(processor):
     config = RunConfig(trl={"use_vllm": True}, max_new_tokens=9)
     with pytest.warns(UserWarning, match="TRL #6294: vLLM may expand the placeholders"):
-        words = training.sampling(config, processor)
+        words = settings.sampling(config, processor)
     assert words["max_tokens"] == 9
     assert set(words["logit_bias"].values()) == {-100.0}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        plain = training.sampling(RunConfig(), processor)
+        plain = settings.sampling(RunConfig(), processor)
     assert plain["max_new_tokens"] == 40
     assert list(words["logit_bias"]) == plain["suppress_tokens"]

@@ -1,5 +1,7 @@
 """smoke.py: the whole of ``doctor --gpu``, cut down, on a machine without a GPU."""
 
+import weakref
+
 import pytest
 import torch
 
@@ -24,11 +26,21 @@ def test_a_preset_runs_from_weights_to_resume(name, monkeypatch, capsys):
     assert rows["total"][1] == "-"  # no GPU, no figure
 
 
-def test_it_runs_in_bf16(monkeypatch):
+def test_it_runs_in_bf16_and_holds_one_model_at_a_time(monkeypatch):
+    built, alive = [], []
+
+    def build(*args):
+        alive.append(sum(model() is not None for model in built))
+        trainer = training.build_trainer(*args)
+        built.append(weakref.ref(trainer.model))
+        return trainer
+
+    monkeypatch.setattr(smoke, "build_trainer", build)
     for module in (doctor, training, smoke):
         monkeypatch.setattr(module, "precision", lambda: ("bf16", "a test"))
     found = smoke.smoke("16GB", small=True)
     assert found["crops"] == 1 and found["step"]["total"] > 0
+    assert alive == [0, 0]
 
 
 def test_a_preset_without_a_shape_is_refused(capsys):
@@ -39,7 +51,10 @@ def test_a_preset_without_a_shape_is_refused(capsys):
 @pytest.mark.parametrize("kind", ["qwen2_5_vl", "qwen3_vl"])
 def test_a_turn_ends_with_a_call_that_can_be_read(kind):
     tokenizer = tokenizer_of(kind)
-    stray = tokenizer("a <tool_call> b <think> c<|im_end|>", add_special_tokens=False)["input_ids"]
+    thought = "<think>" if kind == "qwen3_vl" else ""  # to the other it is plain text
+    stray = tokenizer(f"a <tool_call> b {thought} c<|im_end|>", add_special_tokens=False)[
+        "input_ids"
+    ]
     for ids in ([], stray, list(range(50, 900)), [10**6] * 30):
         turn = smoke.with_call(tokenizer, ids, length=64)
         text = tokenizer.decode(turn)

@@ -7,12 +7,12 @@ group differ in where they are cut off.
 import json
 import sys
 
-from deepeyes_lite import training
+from deepeyes_lite import settings, training
 from deepeyes_lite.history import History
 from deepeyes_lite.presets import RunConfig
 from deepeyes_lite.trainer import ZoomTrainer
 
-_reward, _turn, _sampling = History.reward, ZoomTrainer._generate_single_turn, training.sampling
+_reward, _turn, _sampling = History.reward, ZoomTrainer._generate_single_turn, settings.sampling
 
 
 def reward(self, completion_ids, **columns):
@@ -30,6 +30,6 @@ def turn(self, *args, has_tool_images=False, **kwargs):
 
 if __name__ == "__main__":
     History.reward, ZoomTrainer._generate_single_turn = reward, turn
-    training.sampling = lambda *args: {**_sampling(*args), "do_sample": False}
+    settings.sampling = lambda *args: {**_sampling(*args), "do_sample": False}
     training.precision = lambda: ("fp32", "a test")
     training.train(RunConfig(**json.loads(sys.argv[1])), sys.argv[2])
