@@ -5,6 +5,7 @@ import json
 import os
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 
@@ -45,20 +46,33 @@ def _parser() -> argparse.ArgumentParser:
     ):
         sub = command(name, run, text)
         sub.add_argument("--out", type=Path, help="run folder (default runs/PRESET-ARM-SEED)")
-        sub.add_argument("--preset", default="demo", help="demo or quick")
+        sub.add_argument("--preset", default="demo", help="demo, quick, or a GPU's memory: 24GB")
         sub.add_argument("--arm", help="a reward variant: conditional, none, …")
         sub.add_argument("--bonus", type=float, help="of a correct answer with a zoom")
         sub.add_argument("--steps", type=int)
         sub.add_argument("--seed", type=int)
         sub.add_argument("--learning-rate", type=float)
         sub.add_argument("--legible-share", type=float)
-        sub.add_argument("--model", help="folder of tiny-eyes")
+        sub.add_argument("--model", help="a folder, or a name of the hub")
         sub.add_argument("--data", help="dataset of `select`, instead of fresh scenes")
+        sub.add_argument(
+            "--cold-start", type=int, help="steps of SFT on traces made of target boxes"
+        )
+        sub.add_argument(
+            "--trl",
+            action="append",
+            default=[],
+            metavar="NAME=VALUE",
+            help="an option of TRL's GRPOConfig, passed on; may be given many times",
+        )
         if name == "demo":
             sub.add_argument("--samples", type=int, default=300, help="held-out scenes")
     sub = command("evaluate", evaluate, "evaluate a finished run and write its report")
     sub.add_argument("--out", type=Path, required=True, help="run folder")
     sub.add_argument("--samples", type=int, default=300, help="held-out scenes")
+    sub = command("merge", merge, "write a finished run as a whole model, for serving")
+    sub.add_argument("--out", type=Path, required=True, help="run folder")
+    sub.add_argument("--to", type=Path, required=True, help="folder to write")
     sub = command("rollout", rollout, "roll out a model on held-out scenes into a JSONL file")
     sub.add_argument("--out", type=Path, required=True, help="JSONL file to write")
     sub.add_argument("--run-folder", type=Path, help="a finished run; without it the base model")
@@ -90,16 +104,21 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("card", card, "measure tiny-eyes and write card.json beside it")
     sub.add_argument("--model", type=Path, default=Path("data/tiny-eyes"))
     sub.add_argument("--samples", type=int, default=600)
-    command("doctor", doctor, "check the machine, one line per requirement")
+    sub = command("doctor", doctor, "check the machine, one line per requirement")
+    sub.add_argument("--gpu", action="store_true", help="try a preset: a few minutes, no download")
+    sub.add_argument("--preset", default="24GB", help="which one: 8GB … 80GB")
     return parser
 
 
 def _config(args):
-    from deepeyes_lite.training import preset
+    from deepeyes_lite.presets import options, preset
 
     names = ("arm", "bonus", "steps", "seed", "learning_rate", "legible_share", "model", "data")
+    names = (*names, "cold_start")
     changes = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     config = preset(args.preset, **changes)
+    if args.trl:
+        config = replace(config, trl={**config.trl, **options(args.trl)})
     out = args.out or Path("runs") / f"{args.preset}-{config.arm}-{config.seed}"
     return config, out
 
@@ -125,11 +144,17 @@ def demo(args) -> None:
     evaluate(args)
 
 
+def merge(args) -> None:
+    from deepeyes_lite.publishing import merge as run
+
+    print(f"merged: {run(args.out, args.to)}")
+
+
 def rollout(args) -> None:
     from deepeyes_lite.evaluation import held_out
+    from deepeyes_lite.loading import load
     from deepeyes_lite.policies import LocalPolicy
     from deepeyes_lite.rollout import rollout as run
-    from deepeyes_lite.tinyworld.model import load
     from deepeyes_lite.training import RunConfig, load_trained
     from deepeyes_lite.trajectories import write_jsonl
 
@@ -145,9 +170,9 @@ def select(args) -> None:
     from deepeyes_lite import selection
     from deepeyes_lite.data import tiny_world
     from deepeyes_lite.folder import from_folder
+    from deepeyes_lite.loading import load
     from deepeyes_lite.plots import pass_rate_bars, png
     from deepeyes_lite.policies import LocalPolicy
-    from deepeyes_lite.tinyworld.model import load
     from deepeyes_lite.training import claim
 
     names = ("folder", "samples", "k", "spoiled", "model", "seed")
@@ -175,8 +200,8 @@ def select(args) -> None:
 
 
 def study(args) -> None:
+    from deepeyes_lite.presets import preset
     from deepeyes_lite.study import study as run
-    from deepeyes_lite.training import preset
 
     base = preset(args.preset, **({"model": args.model} if args.model else {}))
     run(args.out, args.records, base, args.only, args.samples)
@@ -208,6 +233,11 @@ def card(args) -> None:
 
 
 def doctor(args) -> int:
+    if args.gpu:
+        from deepeyes_lite.smoke import report, smoke
+
+        print(report(smoke(args.preset)))
+        return 0
     from deepeyes_lite.doctor import main as run
 
     return run()

@@ -38,7 +38,7 @@ def view_size(size: Size, min_pixels: int, max_pixels: int, factor: int = 28) ->
     width, height = size
     if width < 1 or height < 1:
         raise ValueError(f"an image needs at least 1 x 1 px, got {width} x {height}")
-    w, h = (max(factor, round(side / factor) * factor) for side in size)
+    w, h = (round(side / factor) * factor for side in size)  # 0 for a strip: too small, see below
     if w * h > max_pixels:
         scale = math.sqrt(width * height / max_pixels)
         w, h = (max(factor, math.floor(side / scale / factor) * factor) for side in size)

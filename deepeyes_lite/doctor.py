@@ -50,8 +50,13 @@ def precision() -> tuple[str, str]:
     """
     import torch
 
-    if torch.cuda.is_available() and torch.cuda.is_bf16_supported():
+    if torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False):
         return "bf16", torch.cuda.get_device_name()
+    if torch.cuda.is_available() and torch.cuda.is_bf16_supported():
+        return (
+            "bf16",
+            f"{torch.cuda.get_device_name()}, which emulates it: half the memory, but slow",
+        )
     if torch.cuda.is_available():
         return "fp32", f"{torch.cuda.get_device_name()} has no bf16"
     return "fp32", f"CPU with {torch.backends.cpu.get_cpu_capability()}"

@@ -7,7 +7,7 @@ do it: it cannot pass crops on to the loss (trl 1.16.0).
 
 from PIL import Image
 
-from deepeyes_lite.tools import ZoomTool
+from deepeyes_lite.tools import ViewZoomTool, ZoomTool
 
 
 class ZoomEnvironment(ZoomTool):
@@ -16,6 +16,10 @@ class ZoomEnvironment(ZoomTool):
     def reset(self, image: Image.Image, **row) -> None:
         """Start an episode on a row in our schema; the image is in the prompt already."""
         self._open(image)
+
+
+class ViewZoomEnvironment(ZoomEnvironment, ViewZoomTool):
+    """The same for a model that speaks ``box_view``."""
 
 
 class NoTool:

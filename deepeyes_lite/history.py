@@ -11,6 +11,7 @@ from collections import defaultdict
 from contextlib import nullcontext
 from pathlib import Path
 
+from accelerate.utils import gather_object
 from transformers import ProgressCallback, TrainerCallback
 
 from deepeyes_lite import prompts
@@ -87,8 +88,11 @@ class History(TrainerCallback):
                     ),
                 }
             )
+        rewards = [episode["reward"] for episode in episodes]
+        if int(os.environ.get("WORLD_SIZE", 1)) > 1:  # the record is of all processes
+            episodes = gather_object(episodes)
         self._step = summarise(episodes)
-        return [episode["reward"] for episode in episodes]
+        return rewards
 
     def on_step_begin(self, args, state, control, **kwargs):
         self._began = time.perf_counter()
@@ -109,7 +113,8 @@ class History(TrainerCallback):
             "step_time": time.perf_counter() - self._began,
         }
         self.rows.append(row)
-        write_history([row], self.path, append=True)
+        if state.is_world_process_zero:
+            write_history([row], self.path, append=True)
 
 
 def summarise(episodes: list[dict]) -> dict:
@@ -173,7 +178,7 @@ class CollapseAlarm(TrainerCallback):
         self.warned_at = -math.inf
 
     def on_step_end(self, args, state, control, **kwargs):
-        message = self.message()
+        message = self.message() if state.is_world_process_zero else None
         if message and state.global_step - self.warned_at >= self.window:
             self.warned_at = state.global_step
             print(f"step {state.global_step}: {message}", flush=True)

@@ -5,36 +5,48 @@ The prompts and observations it writes are, token for token, those of TRL's trai
 to it.
 """
 
-from collections.abc import Sequence
-from math import ceil, floor
+from collections.abc import Callable, Sequence
 
 import torch
 from PIL import Image
 
 from deepeyes_lite import prompts
-from deepeyes_lite.boxes import Box, Size, px_to_1000
+from deepeyes_lite.boxes import Box, Size
+from deepeyes_lite.models import TINY_EYES, completion_length, spec_of, spoken, token_ids, tool_of
 from deepeyes_lite.tools import ZoomTool, images_and_texts
 from deepeyes_lite.trajectories import Trajectory
 from deepeyes_lite.vision_cache import cache_vision
 
-MAX_NEW_TOKENS = 40  # a turn; a zoom call of tiny-eyes takes 18
-
-
-_TOOL = ZoomTool().image_zoom_in_tool  # TRL and transformers make the schema from it
-
 
 class Policy:
-    """Token ids of prompts and observations, and the reading of replies."""
+    """Token ids of prompts and observations, and the reading of replies.
+
+    Attributes:
+        tool_class: makes the tool of an episode, in the frame that the model speaks.
+        max_completion_length: tokens of an episode after its prompt.
+        batch_size: episodes that are rolled out side by side.
+    """
+
+    tool_class: Callable[..., ZoomTool] = ZoomTool
+    max_completion_length: int = TINY_EYES.max_completion_length
+    batch_size: int = TINY_EYES.batch_size
 
     def __init__(self, processor, tools: bool = True):
         """Args: the model's processor; whether prompts offer the tool."""
         self.processor = processor
         self.tokenizer = processor.tokenizer
-        self.tools = [_TOOL] if tools else None
+        self.spec = spec_of(processor)
+        self.suffix = self.spec.suffix[tools]
+        self.tool_class = tool_of(processor)
+        self.max_completion_length = completion_length(processor)
+        self.batch_size = self.spec.batch_size
+        # TRL and transformers make the schema from the method.
+        self.tools = [self.tool_class().image_zoom_in_tool] if tools else None
 
     def prompt_ids(self, question: str, image: Image.Image) -> list[int]:
         """Ids of the prompt: tool section, image, question, opening of the reply."""
-        return self._ids(prompts.user_message(question), [image], tools=self.tools)
+        message = prompts.user_message(question, self.suffix)
+        return self._ids(message, [image], tools=self.tools)
 
     def observation_ids(self, contents: list[list[dict] | str]) -> list[int]:
         """Ids between two turns: the tool's answers and the opening of the next reply."""
@@ -116,12 +128,21 @@ class ScriptedPolicy(Policy):
 class LocalPolicy(Policy):
     """A transformers model on this machine, sampled as in training."""
 
-    def __init__(self, model, processor, tools: bool = True, temperature: float = 1.0):
+    def __init__(
+        self,
+        model,
+        processor,
+        tools: bool = True,
+        temperature: float = 1.0,
+        max_new_tokens: int | None = None,
+    ):
         """Args: a Qwen-VL model with or without adapters; its processor; whether prompts offer the
-        tool; the sampling temperature, where 0 takes the likeliest token."""
+        tool; the sampling temperature, where 0 takes the likeliest token; tokens of a turn, None for
+        the family's."""
         super().__init__(processor, tools)
         self.model = model.eval()
         self.temperature = temperature
+        self.max_new_tokens = max_new_tokens or self.spec.max_new_tokens
         cache_vision(model)
 
     @torch.no_grad()
@@ -138,7 +159,7 @@ class LocalPolicy(Policy):
             "mm_token_type_ids": (ids == self.processor.image_token_id).long(),
             **pixels,
         }
-        forbidden = [*prompts.RESERVED_TOKENS, *([] if allow_calls else ["<tool_call>"])]
+        forbidden = [*self.spec.reserved_tokens, *([] if allow_calls else ["<tool_call>"])]
         sampling = (
             {"do_sample": True, "temperature": self.temperature, "top_k": 0, "top_p": 1.0}
             if self.temperature > 0
@@ -147,8 +168,9 @@ class LocalPolicy(Policy):
         output = self.model.generate(
             **{name: value.to(self.model.device) for name, value in inputs.items()},
             **sampling,
-            max_new_tokens=MAX_NEW_TOKENS,
-            suppress_tokens=self.tokenizer.convert_tokens_to_ids(forbidden),
+            repetition_penalty=1.0,  # Qwen2.5-VL's own settings have 1.05, which training has not
+            max_new_tokens=self.max_new_tokens,
+            suppress_tokens=token_ids(self.tokenizer, forbidden),
         )
         replies = output[:, longest:].tolist()
         end = self.tokenizer.eos_token_id
@@ -165,6 +187,7 @@ class ShownTargets(Policy):
         """Args: who answers."""
         super().__init__(policy.processor)
         self.policy = policy
+        self.max_completion_length = policy.max_completion_length
 
     def reply(self, trajectories: list[Trajectory], allow_calls: bool = True) -> list[list[int]]:
         replies: list[list[int]] = []
@@ -179,9 +202,7 @@ class ShownTargets(Policy):
         return replies
 
     def _call(self, box_px: Box, size: Size) -> list[int]:
-        x1, y1, x2, y2 = (value / 10 for value in px_to_1000(tuple(box_px), size))
-        # Outward to steps of 10, the only ones that tiny-eyes speaks.
-        box_1000 = [10 * v for v in (floor(x1), floor(y1), ceil(x2), ceil(y2))]
-        call = prompts.tool_call({"bbox_2d": box_1000, "label": "target"})
+        box = spoken(self.processor, box_px, size)
+        call = prompts.tool_call({"bbox_2d": box, "label": "target"})
         text = f"<think>I need to zoom in.</think>{call}{prompts.TURN_END}"
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]

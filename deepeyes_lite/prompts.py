@@ -42,6 +42,49 @@ CHAT_TEMPLATE = (
     '{%- if add_generation_prompt -%}<|im_start|>assistant{{ "\n" }}{%- endif -%}'
 )
 
+# What DeepEyes asks for, in the user's turn and again after every crop (``USER_PROMPT_V2``).
+FORMAT = (
+    "\nThink first, call **image_zoom_in_tool** if needed, then answer. Format strictly as:  "
+    "<think>...</think>  <tool_call>...</tool_call> (if tools needed)  <answer>...</answer> "
+)
+FORMAT_WITHOUT_TOOL = (
+    "\nThink first, then answer. Format strictly as:  <think>...</think>  <answer>...</answer> "
+)
+
+# Qwen2.5-VL's own template has no tool section. This is DeepEyes' (``SYSTEM_PROMPT_V2`` of the public
+# code) around the schema of our tool; theirs requires ``bbox``, a property that it does not have.
+DEEPEYES_TEMPLATE = (
+    _CONTENT + "{%- if messages[0].role == 'system' or messages[0].role == 'user' -%}"
+    '<|im_start|>system{{ "\n" }}'
+    "{%- if messages[0].role == 'system' -%}{{ content(messages[0].content) }}"
+    "{%- else -%}You are a helpful assistant.{%- endif -%}"
+    "{%- if tools -%}"
+    '{{ "\n\n# Tools\nYou may call one or more functions to assist with the user query.\n'
+    'You are provided with function signatures within <tools></tools> XML tags:\n<tools>" }}'
+    '{%- for tool in tools -%}{{ "\n" }}{{ tool | tojson }}{%- endfor -%}'
+    '{{ "\n</tools>\n\n# How to call a tool\nReturn a json object with function name and arguments '
+    "within <tool_call></tool_call> XML tags:\n<tool_call>\n"
+    '{\\"name\\": <function-name>, \\"arguments\\": <args-json-object>}\n</tool_call>\n\n'
+    "**Example**:  \n<tool_call>  \n"
+    f'{{\\"name\\": \\"{ZOOM}\\", \\"arguments\\": {{\\"bbox_2d\\": [10, 20, 100, 200], '
+    '\\"label\\": \\"the apple on the desk\\"}}  \n</tool_call>" }}'
+    '{%- endif -%}<|im_end|>{{ "\n" }}'
+    "{%- endif -%}"
+    "{%- for m in messages -%}"
+    "{%- if m.role == 'tool' -%}"
+    '<|im_start|>user{{ "\n" }}<tool_response>{{ content(m.content) }}'
+    "{{ " + json.dumps(FORMAT) + ' }}</tool_response><|im_end|>{{ "\n" }}'
+    "{%- elif m.role != 'system' -%}"
+    '<|im_start|>{{ m.role }}{{ "\n" }}{{ content(m.content) }}'
+    "{%- for call in m.tool_calls or [] -%}"
+    '{{ "\n<tool_call>\n" }}{"name": "{{ call.function.name }}", "arguments": '
+    '{{ call.function.arguments | tojson }}}{{ "\n</tool_call>" }}'
+    '{%- endfor -%}<|im_end|>{{ "\n" }}'
+    "{%- endif -%}"
+    "{%- endfor -%}"
+    '{%- if add_generation_prompt -%}<|im_start|>assistant{{ "\n" }}{%- endif -%}'
+)
+
 # How transformers and TRL read a reply back into a message (``tokenizer.response_template``).
 RESPONSE_TEMPLATE = {
     "defaults": {"role": "assistant"},
@@ -86,15 +129,16 @@ def markup_in(question: str) -> str | None:
     return next((token for token in (*RESERVED_TOKENS, TURN_END) if token in question), None)
 
 
-def user_message(question: str) -> list[dict]:
-    """The opening of an episode: one image, one question.
+def user_message(question: str, suffix: str = "") -> list[dict]:
+    """The opening of an episode: one image, one question, and what the family asks for after it.
 
     Raises:
         ValueError: if the question contains a token of the markup.
     """
     if token := markup_in(question):
         raise ValueError(f"the question contains {token}, which only the template may write")
-    return [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}]
+    text = {"type": "text", "text": question + suffix}
+    return [{"role": "user", "content": [{"type": "image"}, text]}]
 
 
 def tool_call(arguments: dict) -> str:

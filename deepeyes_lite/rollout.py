@@ -11,14 +11,11 @@ import torch
 from tqdm.auto import tqdm
 
 from deepeyes_lite.policies import Policy
-from deepeyes_lite.tools import MAX_CALLS, BlankTool, ZoomTool, answer_call, images_and_texts
+from deepeyes_lite.tools import MAX_CALLS, ZoomTool, answer_call, images_and_texts
 from deepeyes_lite.trajectories import Trajectory, Turn
 from deepeyes_lite.verifiers import extract_answer, is_correct, well_formed
 
-MAX_COMPLETION_LENGTH = (
-    480  # tokens after the prompt; six calls of tiny-eyes with their crops take 400
-)
-TOOLS = {"on": ZoomTool, "off": ZoomTool, "blank": BlankTool, "other": ZoomTool}
+TOOLS = ("on", "off", "blank", "other")
 
 
 def rollout(
@@ -26,9 +23,9 @@ def rollout(
     policy: Policy,
     tool: str = "on",
     seed: int = 0,
-    batch_size: int = 64,
+    batch_size: int | None = None,
     max_calls: int = MAX_CALLS,
-    max_completion_length: int = MAX_COMPLETION_LENGTH,
+    max_completion_length: int | None = None,
     progress: bool = True,
 ) -> list[Trajectory]:
     """One episode per sample.
@@ -39,9 +36,9 @@ def rollout(
         tool: "on"; "off" (the policy cannot call and has to answer); "blank" (every crop is grey);
             "other" (every crop is cut out of the next sample's image).
         seed: of the sampling.
-        batch_size: episodes that run side by side.
+        batch_size: episodes that run side by side; None for the policy's own.
         max_calls: greatest number of turns with a call.
-        max_completion_length: tokens after the prompt, observations included.
+        max_completion_length: tokens after the prompt, observations included; None for the policy's own.
         progress: whether to show a bar.
 
     Raises:
@@ -50,6 +47,8 @@ def rollout(
     if tool not in TOOLS:
         raise ValueError(f"tool must be one of {', '.join(TOOLS)}, got {tool!r}")
     torch.manual_seed(seed)
+    batch_size = batch_size or policy.batch_size
+    budget = max_completion_length or policy.max_completion_length
     samples = list(samples) if not hasattr(samples, "__getitem__") else samples
     if tool == "other" and len(samples) == 1:
         raise ValueError("tool 'other' crops the next sample's image, and there is one sample only")
@@ -63,14 +62,16 @@ def rollout(
             after = samples[(start + len(rows)) % len(samples)]["image"]
             sizes = [image.size for image in images]  # boxes are in pixels of one's own image
             images = [image.resize(size) for image, size in zip([*images[1:], after], sizes)]
-        zooms = [TOOLS[tool](image, max_calls) for image in images]
+        zooms = [policy.tool_class(image, max_calls) for image in images]
+        for zoom in zooms:
+            zoom.blank = tool == "blank"
         active = list(range(len(batch)))
         for turns_left in range(max_calls, -1, -1):
             replies = policy.reply([batch[i] for i in active], allow_calls=tool != "off")
             active = [
                 i
                 for i, ids in zip(active, replies)
-                if _advance(batch[i], zooms[i], ids, policy, max_completion_length, turns_left > 0)
+                if _advance(batch[i], zooms[i], ids, policy, budget, turns_left > 0)
             ]
             if not active:
                 break

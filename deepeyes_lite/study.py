@@ -22,11 +22,11 @@ from deepeyes_lite.data import tiny_world
 from deepeyes_lite.evaluation import evaluate_run, held_out, summarise, write_episodes
 from deepeyes_lite.files import whole
 from deepeyes_lite.history import read_history
+from deepeyes_lite.loading import load
 from deepeyes_lite.policies import LocalPolicy
 from deepeyes_lite.rewards import arm
 from deepeyes_lite.rollout import rollout
 from deepeyes_lite.tinyworld.card import grounding
-from deepeyes_lite.tinyworld.model import load
 from deepeyes_lite.tinyworld.questions import SPOILS
 from deepeyes_lite.tinyworld.scenes import World
 from deepeyes_lite.training import RunConfig, load_trained, read_config, train

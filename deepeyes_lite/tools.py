@@ -10,11 +10,12 @@ instead of failing.
 """
 
 import math
+from collections.abc import Callable
 from numbers import Real
 
 from PIL import Image
 
-from deepeyes_lite.boxes import Box, clamp, pad_to_square, px_from_1000
+from deepeyes_lite.boxes import Box, Size, clamp, pad_to_square, rescale
 
 ZOOM = "image_zoom_in_tool"
 MIN_CROP_SIDE = 28  # px of the original image; DeepEyes' own lower bound (one Qwen2.5-VL token)
@@ -90,13 +91,17 @@ def zoom(image: Image.Image, box_px: Box) -> tuple[Image.Image, Box]:
 class ZoomTool:
     """The tool bound to one image: what `rollout.py` and the TRL environment both call.
 
-    TRL takes every public method for a tool and its docstring for the schema, so there is one.
+    It takes boxes in the frame ``box_1000``; `ViewZoomTool` takes them in ``box_view``. TRL takes every
+    public method for a tool and its docstring for the schema, so there is one.
 
     Attributes:
         boxes_px: for each answered call, the box asked for, inside the image (``box_px``). IoU is
             measured on it; the crop is a square around it.
         refused: how many calls came back as an error.
+        blank: control, answers every call with a grey crop. What is left of the gain is not the crop's.
     """
+
+    blank = False
 
     def __init__(self, image: Image.Image | None = None, max_calls: int = MAX_CALLS):
         self.max_calls = max_calls
@@ -106,12 +111,10 @@ class ZoomTool:
         self.image = image
         self.boxes_px: list[Box] = []
         self.refused = 0
-        # What each image of the conversation shows of the original: all of it, then the crops.
+        # What each image of the conversation shows of the original, all of it, then the crops; and its
+        # own size, which differs where a large crop was reduced.
         self._windows_px = [(0.0, 0.0, *map(float, image.size))] if image else []
-
-    def _alter(self, crop: Image.Image) -> Image.Image:
-        """Hook for controls such as the blank crop; the tool itself alters nothing."""
-        return crop
+        self._sizes = [image.size] if image else []
 
     def image_zoom_in_tool(self, bbox_2d: list[float], label: str = "", image: int = 0) -> list:
         """Zoom in on a region of an image: returns the crop, enlarged.
@@ -134,23 +137,64 @@ class ZoomTool:
             return [{"type": "text", "text": f"Error: {error}"}]
         self.boxes_px.append(clamp(box_px, self.image.size))
         self._windows_px.append(window_px)
-        return [{"type": "image", "image": self._alter(crop)}]
+        self._sizes.append(crop.size)
+        if self.blank:
+            crop = Image.new("RGB", crop.size, (128, 128, 128))
+        return [{"type": "image", "image": crop}]
 
-    def _in_original(self, box_1000: Box, image: object) -> Box:
+    def _frame(self, size: Size) -> Size:
+        """Width and height of an image of this size in the frame that the model speaks."""
+        return (1000, 1000)
+
+    def _in_original(self, box: Box, image: object) -> Box:
         """The box on one of the images, in pixels of the original; a crop has more to it than it shows."""
         last = len(self._windows_px) - 1
         if isinstance(image, bool) or not isinstance(image, int) or not 0 <= image <= last:
             raise ToolError(f"image must be a whole number from 0 to {last}")
         x1, y1, x2, y2 = self._windows_px[image]
-        box_px = px_from_1000(box_1000, (x2 - x1, y2 - y1))
+        box_px = rescale(box, self._frame(self._sizes[image]), (x2 - x1, y2 - y1))
         return tuple(value + origin for value, origin in zip(box_px, (x1, y1, x1, y1)))
 
 
-class BlankTool(ZoomTool):
-    """Control: answers every call with a grey crop. What is left of the gain is not the crop's."""
+class ViewZoomTool(ZoomTool):
+    """The tool for a model that speaks ``box_view``, pixels of the view: Qwen2.5-VL.
 
-    def _alter(self, crop: Image.Image) -> Image.Image:
-        return Image.new("RGB", crop.size, (128, 128, 128))
+    The public DeepEyes code cuts such a box out of the original as it stands (DeepEyes issue #141). Here
+    it is mapped from the view that the model saw, whose size comes from the model's own processor.
+    """
+
+    def __init__(
+        self,
+        image: Image.Image | None = None,
+        max_calls: int = MAX_CALLS,
+        *,
+        view: Callable[[Size], Size],
+    ):
+        """Args: the original; the bound on calls; the size of the view of an image of a size."""
+        self.view = view
+        super().__init__(image, max_calls)
+
+    def image_zoom_in_tool(self, bbox_2d: list[float], label: str = "", image: int = 0) -> list:
+        """Zoom in on a specific region of an image by cropping it based on a bounding box (bbox) and an optional object label.
+
+        Args:
+            bbox_2d: The bounding box of the region to zoom in, as [x1, y1, x2, y2] in pixels of that image, where (x1, y1) is the top-left corner and (x2, y2) is the bottom-right corner.
+            label: The name or label of the object in the specified bounding box (optional).
+            image: Which image: 0 is the original, 1 the first crop, and so on.
+
+        Returns:
+            The crop.
+        """  # noqa: E501
+        return super().image_zoom_in_tool(bbox_2d, label, image)
+
+    def _frame(self, size: Size) -> Size:
+        return self.view(size)
+
+
+class BlankTool(ZoomTool):
+    """`ZoomTool` with ``blank`` crops."""
+
+    blank = True
 
 
 def answer_call(tool: ZoomTool, function: dict) -> list[dict] | str:

@@ -3,19 +3,22 @@
 What is spared leaves the gradient as it is, up to rounding:
 
 - prompts: the rollouts of a group share theirs; it is rendered, and its image processed, once;
-- generation: the adapters are merged into the weights meanwhile (a third of the multiplications less);
+- generation: the adapters are merged into the weights meanwhile (a third of the multiplications less),
+  if these are fp32: in bf16 the sum would be rounded, and a quantised layer cannot take it;
 - update: an episode with advantage 0 (its whole group got one reward) has no gradient, so it is left out;
   short and long episodes are computed apart, so that no short one is padded to the longest.
 
 The features of the frozen vision tower are spared in `vision_cache.py`. TRL itself spares the second
-forward for old log-probabilities where ``num_iterations`` is 1.
+forward for old log-probabilities where ``num_iterations`` is 1. Where the weights are cut up among
+processes (FSDP, DeepSpeed), all of them have to make the same passes, so only prompts are spared there.
 """
 
 from collections.abc import Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 import torch
+from accelerate.utils import DistributedType
 from peft.tuners.lora import LoraLayer
 from torch import nn
 from trl import GRPOTrainer
@@ -28,6 +31,21 @@ class ImagesDropped(RuntimeError):
 
 class ZoomTrainer(GRPOTrainer):
     """GRPOTrainer for episodes with crops; see the module for what differs."""
+
+    @property
+    def sharded(self) -> bool:
+        """Whether the weights are cut up among processes."""
+        return self.accelerator.distributed_type in (
+            DistributedType.FSDP,
+            DistributedType.DEEPSPEED,
+        )
+
+    @property
+    def _separable(self) -> bool:
+        """Whether the loss is a sum over episodes in which one without advantage counts for nothing."""
+        plain = self.beta == 0.0 and self.loss_type == "dapo" and self.top_entropy_quantile == 1.0
+        extra = self._entropy_bonus_enabled or self.aux_loss_enabled
+        return plain and not extra and not self.sharded
 
     def _tokenize_prompts(self, prompts):
         # The rollouts of a group share their prompt. TRL renders it, and processes its image, once per
@@ -64,11 +82,11 @@ class ZoomTrainer(GRPOTrainer):
         return output
 
     def _generate_single_turn(self, *args, **kwargs):
-        with merged_adapters(self.model):
+        with nullcontext() if self.sharded else merged_adapters(self.model):
             return super()._generate_single_turn(*args, **kwargs)
 
     def _compute_loss(self, model, inputs):
-        if self.beta != 0.0 or self.loss_type != "dapo":  # then every episode counts
+        if not self._separable:
             return super()._compute_loss(model, inputs)
         # DAPO divides by the number of tokens of the whole batch, so parts of the loss simply add up.
         counts = torch.tensor(inputs["num_images"])
@@ -113,9 +131,11 @@ def merged_adapters(model: nn.Module):
     """Inside, the LoRA adapters are part of the weights; afterwards the weights are what they were.
 
     Unmerging subtracts what was added and leaves a rounding error, which would pile up over the steps
-    of a run, so the weights are put back from a copy.
+    of a run, so the weights are put back from a copy. Weights in another precision than fp32 stay apart
+    from their adapters.
     """
     layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
+    layers = [m for m in layers if m.get_base_layer().weight.dtype == torch.float32]
     weights = [layer.get_base_layer().weight for layer in layers]
     with torch.no_grad():
         kept = [weight.clone() for weight in weights]

@@ -1,77 +1,35 @@
-"""A training run: presets, the trainer's settings, checkpoints, resume.
+"""A training run: the trainer, checkpoints, resume.
 
-TRL trains. How the settings differ from the paper: LoRA on the language model instead of full training,
-8 x 8 rollouts a step instead of 256 x 16, a rate of 1e-3 (LoRA, small model) instead of 1e-6, rules
-instead of a judge.
+TRL trains. A run's configuration is in `presets.py`, and in TRL's terms in `settings.py`. How it differs
+from the paper's: LoRA on the language model instead of full training, 8 x 8 rollouts a step instead of
+256 x 16, a rate of 1e-3 (LoRA, small model) instead of 1e-6, rules instead of a judge.
 """
 
 import json
 import os
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
-import torch
 from datasets import load_from_disk
 from peft import LoraConfig, PeftModel
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 from transformers.utils.notebook import NotebookProgressCallback
-from trl import GRPOConfig, GRPOTrainer
+from trl import GRPOTrainer
 
-from deepeyes_lite import prompts
 from deepeyes_lite.data import FEATURES, tiny_world
 from deepeyes_lite.doctor import precision
-from deepeyes_lite.environment import NoTool, ZoomEnvironment
+from deepeyes_lite.environment import NoTool, ViewZoomEnvironment, ZoomEnvironment
 from deepeyes_lite.files import whole
 from deepeyes_lite.history import CollapseAlarm, History, Progress, read_history, write_history
-from deepeyes_lite.policies import MAX_NEW_TOKENS
+from deepeyes_lite.loading import device, load
+from deepeyes_lite.models import spec_of, tool_of
+from deepeyes_lite.presets import PRESETS, RunConfig, preset  # noqa: F401
 from deepeyes_lite.rewards import Arm, arm
-from deepeyes_lite.rollout import MAX_COMPLETION_LENGTH
-from deepeyes_lite.tinyworld.model import load
+from deepeyes_lite.settings import grpo_config
 from deepeyes_lite.tinyworld.scenes import World
-from deepeyes_lite.tools import MAX_CALLS
 from deepeyes_lite.trainer import ZoomTrainer
 from deepeyes_lite.vision_cache import cache_vision
-
-LORA_TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
-
-
-@dataclass(frozen=True)
-class RunConfig:
-    """Everything that decides what a run does; written to ``config.json``.
-
-    Attributes:
-        arm: reward variant, a key of ``rewards.ARMS``.
-        bonus: for a correct answer with a zoom, instead of the arm's; None for the arm's own.
-        steps: optimizer steps.
-        prompts: different questions a step.
-        generations: rollouts of each question, the group of GRPO.
-        learning_rate: constant after five steps of warm-up.
-        lora_rank: rank of the adapters; alpha is twice the rank.
-        legible_share: share of details that the view shows.
-        seed: of scenes, adapters and sampling.
-        model: folder of tiny-eyes.
-        data: folder of a dataset in our schema, as `select` writes it; empty for the tiny world.
-        save_every: steps between checkpoints.
-    """
-
-    arm: str = "conditional"
-    bonus: float | None = None
-    steps: int = 100
-    prompts: int = 8
-    generations: int = 8
-    learning_rate: float = 1e-3
-    lora_rank: int = 16
-    legible_share: float = 0.5
-    seed: int = 0
-    model: str = "data/tiny-eyes"
-    data: str = ""
-    save_every: int = 10
-
-
-PRESETS = {
-    "demo": RunConfig(),
-    "quick": RunConfig(steps=2, prompts=2, generations=4, save_every=1),  # does it run at all?
-}
 
 
 def reward_arm(config: RunConfig) -> Arm:
@@ -80,8 +38,12 @@ def reward_arm(config: RunConfig) -> Arm:
     return named if config.bonus is None else replace(named, bonus_if_correct=config.bonus)
 
 
-def training_set(config: RunConfig):
+def training_set(config: RunConfig, suffix: str = ""):
     """The questions of a run, in TRL's columns: those of ``config.data``, or fresh scenes for every seed.
+
+    Args:
+        config: the run.
+        suffix: what the model's family asks for after every question.
 
     Raises:
         FileNotFoundError: if ``config.data`` holds no dataset.
@@ -100,7 +62,7 @@ def training_set(config: RunConfig):
         n = min(config.steps * config.prompts, 1000)
         world = World(legible_share=config.legible_share)
         dataset = tiny_world("train", n, world, start=config.seed * 1000)
-    prompt = [[{"role": "user", "content": question}] for question in dataset["question"]]
+    prompt = [[{"role": "user", "content": text + suffix}] for text in dataset["question"]]
     return dataset.add_column("prompt", prompt)
 
 
@@ -112,55 +74,37 @@ def build_trainer(config: RunConfig, out: Path, stock: bool = False) -> GRPOTrai
         out: its folder.
         stock: TRL as it is, with nothing of ours but environment and reward: for comparison.
     """
-    model, processor = load(config.model, remember=not stock)
-    weights = reward_arm(config)
-    history = History(weights, processor.tokenizer, out / "history.csv")
-    cuda = torch.cuda.is_available()
-    rollouts = config.prompts * config.generations
-    tokens = [*prompts.RESERVED_TOKENS]
-    settings = GRPOConfig(
-        output_dir=str(out / "checkpoints"),
-        per_device_train_batch_size=rollouts,
-        num_generations=config.generations,
-        max_steps=config.steps,
-        learning_rate=config.learning_rate,
-        lr_scheduler_type="constant_with_warmup",
-        warmup_steps=5,
-        max_completion_length=MAX_COMPLETION_LENGTH,
-        max_tool_calling_iterations=MAX_CALLS,
-        temperature=1.0,
-        beta=0.0,
-        loss_type="dapo",
-        scale_rewards="group",
-        generation_kwargs={
-            "max_new_tokens": MAX_NEW_TOKENS,
-            "suppress_tokens": processor.tokenizer.convert_tokens_to_ids(tokens),
-        },
-        use_cpu=not cuda,
-        bf16=precision()[0] == "bf16",
-        gradient_checkpointing=False,
-        seed=config.seed,
-        logging_steps=1,
-        logging_nan_inf_filter=False,
-        save_steps=config.save_every,
-        save_total_limit=2,
-        report_to=[],
-        dataloader_pin_memory=cuda,
+    name, _ = precision()
+    model, processor = load(
+        config.model, config.quantise, config.max_pixels, precision=name, remember=not stock
     )
+    spec, weights = spec_of(processor), reward_arm(config)
+    history = History(weights, processor.tokenizer, out / "history.csv")
+    settings = grpo_config(config, processor, name, out)
     lora = LoraConfig(
         r=config.lora_rank,
         lora_alpha=2 * config.lora_rank,
-        target_modules=LORA_TARGETS,
+        target_modules=spec.lora_targets,
         task_type="CAUSAL_LM",
     )
+    dataset = training_set(config, spec.suffix[weights.tool])
+    if config.cold_start:
+        from deepeyes_lite.cold_start import cold_start  # seconds of imports, for few runs
+
+        shared = ("use_cpu", "bf16", "gradient_checkpointing", "seed", "dataloader_pin_memory")
+        shared = {name: getattr(settings, name) for name in shared}
+        model = cold_start(model, processor, dataset, config.cold_start, lora, out, **shared)
+    environment = tool_of(processor, (ZoomEnvironment, ViewZoomEnvironment))
     trainer = (GRPOTrainer if stock else ZoomTrainer)(
         model=model,
         args=settings,
         reward_funcs=history.reward,
-        train_dataset=training_set(config),
+        train_dataset=dataset,
         processing_class=processor,
-        environment_factory=ZoomEnvironment if weights.tool else NoTool,
-        peft_config=lora,
+        environment_factory=partial(environment, max_calls=config.max_calls)
+        if weights.tool
+        else NoTool,
+        peft_config=None if config.cold_start else lora,
         callbacks=[
             history,
             CollapseAlarm(history, weights.bonus_if_correct),
@@ -171,7 +115,7 @@ def build_trainer(config: RunConfig, out: Path, stock: bool = False) -> GRPOTrai
         trainer.remove_callback(noisy)
     trainer.add_callback(Progress(history))
     trainer.history = history
-    if not stock:
+    if not stock and not trainer.sharded:
         cache_vision(trainer.model)
     return trainer
 
@@ -182,6 +126,8 @@ class MarkComplete(TrainerCallback):
     NAME = "complete"
 
     def on_save(self, args, state, control, **kwargs):
+        if not state.is_world_process_zero:
+            return
         (Path(args.output_dir) / f"checkpoint-{state.global_step}" / self.NAME).touch()
 
 
@@ -204,7 +150,9 @@ def train(config: RunConfig, out: str | Path) -> Path:
         ImagesDropped, FloatingPointError: see `ZoomTrainer` and `History`.
     """
     out = Path(out)
-    claim(out, asdict(config))
+    main = int(os.environ.get("RANK", 0)) == 0  # of several processes the first one writes
+    if main:
+        claim(out, asdict(config))
     adapter = out / "adapter"
     if adapter.exists():
         return out
@@ -215,12 +163,33 @@ def train(config: RunConfig, out: str | Path) -> Path:
     done = int(checkpoint.name.split("-")[1]) if checkpoint else 0
     rows = [r for r in read_history(path) if r["step"] <= done] if path.exists() else []
     trainer.history.rows = rows
-    write_history(rows, path)
-    print("training in {} ({}), from step {} to {}".format(*precision(), done, config.steps))
+    trainer.accelerator.wait_for_everyone()
+    if main:
+        write_history(rows, path)
+        print("training in {} ({}), from step {} to {}".format(*precision(), done, config.steps))
+        if spec_of(trainer.processing_class).family != "tiny-eyes":
+            _notes(config)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    with whole(adapter) as aside:  # the adapter's folder stands for "this run is done"
-        trainer.model.save_pretrained(aside)
+    # Saved aside and renamed: the adapter's folder stands for "this run is done".
+    if trainer.sharded:
+        trainer.save_model(str(out / "adapter.tmp"))  # every process has a part
+    elif main:
+        trainer.model.save_pretrained(out / "adapter.tmp")
+    trainer.accelerator.wait_for_everyone()
+    if main:
+        os.replace(out / "adapter.tmp", adapter)
+    trainer.accelerator.wait_for_everyone()
     return out
+
+
+def _notes(config: RunConfig) -> None:
+    """What somebody who trains a large model should not learn from a day of waiting."""
+    if device().type == "cpu":
+        print("note: no GPU here; weights of Qwen-VL's size are out of a CPU's reach")
+    if not config.data:
+        print(
+            "note: these are scenes of the tiny world, for which a large model needs no zoom; see --data"
+        )
 
 
 def claim(out: Path, config: dict) -> None:
@@ -258,7 +227,7 @@ def read_config(out: str | Path) -> RunConfig:
 
 
 def load_trained(out: str | Path):
-    """Model with its adapter merged, and the processor, from a run folder.
+    """Model with its adapter (merged, unless in 4 bits), and the processor, from a run folder.
 
     Raises:
         FileNotFoundError: if the run is not done.
@@ -266,18 +235,8 @@ def load_trained(out: str | Path):
     out = Path(out)
     if not (out / "adapter").exists():
         raise FileNotFoundError(f"no adapter in {out}; finish the run with `train --out {out}`")
-    model, processor = load(read_config(out).model)
-    return PeftModel.from_pretrained(model, out / "adapter").merge_and_unload(), processor
-
-
-def preset(name: str, **changes) -> RunConfig:
-    """A preset with some of its values changed.
-
-    Raises:
-        ValueError: naming the presets there are.
-    """
-    if name not in PRESETS:
-        raise ValueError(f"unknown preset {name!r}; there are {', '.join(PRESETS)}")
-    config = replace(PRESETS[name], **changes)
-    arm(config.arm)
-    return config
+    config = read_config(out)
+    model, processor = load(config.model, config.quantise, config.max_pixels)
+    model = PeftModel.from_pretrained(model, out / "adapter")
+    # Four bits cannot take the sum.
+    return (model if config.quantise else model.merge_and_unload()), processor

@@ -11,6 +11,8 @@ import torch
 import xxhash
 from torch import nn
 
+MAX_BYTES = 256_000_000  # of features; an image of tiny-eyes takes 55 kB, one of 1280 tokens 9 MB
+
 
 def vision_tower(model: nn.Module) -> nn.Module:
     """The vision tower of a Qwen-VL model, with or without adapters around it."""
@@ -19,11 +21,11 @@ def vision_tower(model: nn.Module) -> nn.Module:
 
 
 def cache_vision(model: nn.Module, limit: int = 2048) -> None:
-    """Let the model's vision tower remember its last ``limit`` images; calling it twice is harmless.
+    """Let the model's vision tower remember its last images; calling it twice is harmless.
 
     Args:
         model: a Qwen-VL model, with or without adapters.
-        limit: images kept; one of tiny-eyes takes 55 kB.
+        limit: images kept, if ``MAX_BYTES`` holds as many. They lie where the model is.
     """
     visual = vision_tower(model)
     if "forward" in vars(visual):
@@ -48,12 +50,14 @@ def cache_vision(model: nn.Module, limit: int = 2048) -> None:
             pooled = torch.split(new.pooler_output, tokens)
             deepstack = [torch.split(level, tokens) for level in _levels(new)]
             for n, key in enumerate(missing):
-                store[key] = (pooled[n], [level[n] for level in deepstack])
+                # Copies, for a part of a batch would keep the whole batch in memory.
+                store[key] = (pooled[n].clone(), [level[n].clone() for level in deepstack])
         found = [store[key] for key in keys]
         for key in keys:
             store.move_to_end(key)
-        while len(store) > limit:
-            store.popitem(last=False)
+        held = sum(map(_bytes, store.values())) if missing else 0
+        while len(store) > limit or held > MAX_BYTES:
+            held -= _bytes(store.popitem(last=False)[1])
         output = _Output(pooler_output=torch.cat([image for image, _ in found]))
         output.deepstack_features = [
             torch.cat(level) for level in zip(*(levels for _, levels in found))
@@ -69,6 +73,10 @@ class _Output:
     def __init__(self, pooler_output: torch.Tensor):
         self.pooler_output = pooler_output
         self.deepstack_features: list[torch.Tensor] = []
+
+
+def _bytes(features: tuple[torch.Tensor, list[torch.Tensor]]) -> int:
+    return sum(part.nbytes for part in (features[0], *features[1]))
 
 
 def _levels(output) -> list[torch.Tensor]:

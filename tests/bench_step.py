@@ -8,74 +8,15 @@ slows down slows both. The first step of each turn warms up and is not counted.
 import argparse
 import json
 import tempfile
-import time
-from collections import defaultdict
-from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
-from unittest.mock import patch
 
 import torch
-from transformers import TrainerCallback
 
-from deepeyes_lite.training import build_trainer, preset
-from deepeyes_lite.vision_cache import vision_tower
-
-PHASES = ["prompts", "generation", "reward", "forward", "backward", "rest"]
-INSIDE = ["vision tower", "image processor"]
-
-
-class Clock(TrainerCallback):
-    """Seconds of every step, by phase; "inside" phases overlap the others."""
-
-    def __init__(self, trainer):
-        self.steps: list[dict] = []
-        self.patches = ExitStack()
-        self._now: dict = defaultdict(float)
-        self._depth: dict = defaultdict(int)
-        self._began = 0.0
-        for name, owner, method in (
-            ("prompts", trainer, "_tokenize_prompts"),
-            ("generation", trainer, "_generate_single_turn"),
-            ("reward", trainer, "_calculate_rewards"),
-            ("forward", trainer, "compute_loss"),
-            ("backward", trainer.accelerator, "backward"),
-            ("vision tower", vision_tower(trainer.model), "forward"),
-            # On the class: the processor writes its own attributes into every checkpoint.
-            ("image processor", type(trainer.processing_class.image_processor), "preprocess"),
-        ):
-            self.patches.enter_context(
-                patch.object(owner, method, self._timed(name, getattr(owner, method)))
-            )
-
-    def _timed(self, name: str, method):
-        def timed(*args, **kwargs):
-            with self._phase(name):
-                return method(*args, **kwargs)
-
-        return timed
-
-    @contextmanager
-    def _phase(self, name: str):
-        began = time.perf_counter()
-        self._depth[name] += 1
-        try:
-            yield
-        finally:
-            self._depth[name] -= 1
-            if not self._depth[name]:
-                self._now[name] += time.perf_counter() - began
-
-    def on_step_begin(self, args, state, control, **kwargs):
-        self._now.clear()
-        self._began = time.perf_counter()
-
-    def on_step_end(self, args, state, control, **kwargs):
-        total = time.perf_counter() - self._began
-        row = {name: self._now[name] for name in [*PHASES, *INSIDE]}
-        row["rest"] = total - sum(row[name] for name in PHASES if name != "rest")
-        self.steps.append({**row, "total": total})
+from deepeyes_lite.clock import INSIDE, PHASES, Clock
+from deepeyes_lite.presets import preset
+from deepeyes_lite.training import build_trainer
 
 
 def measure(config, stock: bool) -> tuple[list[dict], list[dict]]:

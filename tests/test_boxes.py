@@ -22,7 +22,7 @@ SIZES = st.tuples(SIDES, SIDES)
 
 
 @given(
-    size=st.tuples(st.integers(32, 4000), st.integers(32, 4000)),
+    size=SIZES.filter(lambda size: max(size) <= 200 * min(size)),  # narrower ones are refused there
     factor=st.sampled_from([16, 28, 32]),
     tokens=st.tuples(st.integers(1, 64), st.integers(64, 4096)),
 )

@@ -133,7 +133,9 @@ def test_a_refused_call_is_an_attempt_and_no_call(history):
     error = OBSERVATION.replace(prompts.IMAGE, "Error: no")
     texts = [CALL + OBSERVATION + CALL + error + right, CALL + error + right]
     assert scored(history, *texts, calls=(1, 0)) == pytest.approx([2.0, 0.8])
-    history.on_log(None, SimpleNamespace(global_step=1), None, logs={"loss": 0.0})
+    history.on_log(
+        None, SimpleNamespace(is_world_process_zero=True, global_step=1), None, logs={"loss": 0.0}
+    )
     (row,) = history.rows
     assert row["valid_call_rate"] == pytest.approx(1 / 3)
     assert (row["call_rate"], row["calls_per_episode"]) == (0.5, 0.5)
@@ -162,7 +164,7 @@ def test_a_step_is_written_when_trl_logs_its_loss(history):
         prompts.answer("!", "L"),
         calls=(1, 0),
     )
-    state = SimpleNamespace(global_step=3)
+    state = SimpleNamespace(is_world_process_zero=True, global_step=3)
     history.on_step_begin(None, state, None)
     history.on_log(None, state, None, logs={"train_runtime": 5.0})
     assert not history.path.exists()
@@ -190,7 +192,9 @@ def test_a_loss_that_is_no_number_stops_the_run_in_words(history, logs):
     scored(history, prompts.answer("!", "K"))
     message = "step 7: loss .* gradient norm .* lower learning_rate"
     with pytest.raises(FloatingPointError, match=message):
-        history.on_log(None, SimpleNamespace(global_step=7), None, logs=logs)
+        history.on_log(
+            None, SimpleNamespace(is_world_process_zero=True, global_step=7), None, logs=logs
+        )
     assert history.rows == [] and not history.path.exists()
 
 
@@ -298,6 +302,6 @@ def test_the_alarm_is_silent_otherwise(call_rates):
 def test_the_alarm_is_given_once_in_a_window(capsys):
     bell = alarm([0.4] * 5 + [0.1] * 5)
     for step in range(10, 17):
-        bell.on_step_end(None, SimpleNamespace(global_step=step), None)
+        bell.on_step_end(None, SimpleNamespace(is_world_process_zero=True, global_step=step), None)
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in lines] == ["step 10", "step 15"]

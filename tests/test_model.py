@@ -129,8 +129,9 @@ def test_what_a_caller_does_to_its_patches_stays_with_the_caller(stock):
     )
 
 
-def test_memory_has_a_limit(monkeypatch, stock):
-    monkeypatch.setattr(RememberingImageProcessor, "LIMIT", 2)
+@pytest.mark.parametrize("limit", [("LIMIT", 2), ("MAX_BYTES", 500_000)])  # an image takes 221 kB
+def test_memory_has_a_limit(limit, monkeypatch, stock):
+    monkeypatch.setattr(RememberingImageProcessor, *limit)
     ours = RememberingImageProcessor(**SETTINGS)
     for images in (IMAGES, IMAGES[3:], [IMAGES[0]]):
         assert_same(

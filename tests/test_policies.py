@@ -5,8 +5,9 @@ import torch
 from PIL import Image
 
 from deepeyes_lite import prompts
-from deepeyes_lite.policies import MAX_NEW_TOKENS, LocalPolicy, Policy, ScriptedPolicy
-from deepeyes_lite.rollout import MAX_COMPLETION_LENGTH, rollout
+from deepeyes_lite.models import LORA_TARGETS, TINY_EYES
+from deepeyes_lite.policies import LocalPolicy, Policy, ScriptedPolicy
+from deepeyes_lite.rollout import rollout
 from deepeyes_lite.tinyworld.model import load
 from deepeyes_lite.trajectories import Trajectory
 
@@ -83,7 +84,7 @@ def test_with_the_tool_off_no_call_is_opened(eyes, samples, preferring, allowed)
 def test_a_reply_ends_with_its_end_of_turn_or_at_the_limit(eyes, samples, preferring):
     policy = LocalPolicy(*eyes)
     rows = list(samples)[:3]
-    assert all(len(ids) <= MAX_NEW_TOKENS for ids in policy.reply(opened(policy, rows)))
+    assert all(len(ids) <= TINY_EYES.max_new_tokens for ids in policy.reply(opened(policy, rows)))
     preferring(prompts.TURN_END)
     assert policy.reply(opened(policy, rows)) == [[policy.tokenizer.eos_token_id]] * 3
 
@@ -109,8 +110,6 @@ def test_sampling_follows_the_seed(eyes, samples):
 
 def test_a_fresh_adapter_changes_nothing_and_needs_no_other_code(random_eyes, eyes, samples):
     from peft import LoraConfig, get_peft_model
-
-    from deepeyes_lite.training import LORA_TARGETS
 
     model, processor = load(random_eyes)
     wrapped = get_peft_model(model, LoraConfig(r=4, target_modules=LORA_TARGETS))
@@ -196,7 +195,7 @@ def test_episodes_of_random_weights_are_whole(eyes, samples, preferring):
     preferring("<tool_call>", prompts.TURN_END, by=2.0)
     for tool in ("on", "off", "blank"):
         for t in rollout(samples, LocalPolicy(model, processor), tool=tool, progress=False):
-            assert len(t.loss_mask) == len(t.completion_ids) <= MAX_COMPLETION_LENGTH
+            assert len(t.loss_mask) == len(t.completion_ids) <= TINY_EYES.max_completion_length
             assert t.completion_ids.count(processor.image_token_id) == 36 * (len(t.images) - 1)
             assert 1 <= len(t.turns) <= 7
             assert len(t.images) == 1 + len(t.boxes_px)

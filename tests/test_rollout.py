@@ -45,7 +45,7 @@ def trainer(random_eyes, tmp_path_factory):
     return build_trainer(config, tmp_path_factory.mktemp("run"))
 
 
-def trl_episode(trainer, row, script, monkeypatch):
+def trl_episode(trainer, row, script, monkeypatch, suffix=""):
     """The episode as TRL's trainer builds it, with generation replaced by the script."""
     tokenizer = trainer.processing_class.tokenizer
     turns = iter(script)
@@ -57,7 +57,7 @@ def trl_episode(trainer, row, script, monkeypatch):
         return torch.cat([input_ids, torch.tensor([new, new])], dim=1)
 
     monkeypatch.setattr(trainer.model, "generate", generate)
-    row = {**row, "prompt": [{"role": "user", "content": row["question"]}]}
+    row = {**row, "prompt": [{"role": "user", "content": row["question"] + suffix}]}
     trainer.model.train()
     output = trainer._generate_and_score_completions([row, dict(row)])
     kept = output["completion_mask"][0].bool()

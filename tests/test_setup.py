@@ -28,7 +28,8 @@ def pins_in(text):
 
 
 def test_pins_are_exact():
-    for requirement in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["dev"]:
+    optional = [pin for pins in PROJECT["optional-dependencies"].values() for pin in pins]
+    for requirement in PROJECT["dependencies"] + optional:
         assert re.fullmatch(r"[a-z][a-z0-9-]*==\d+(\.\d+)+", requirement), requirement
     assert not set(PINS) & set(DEV_PINS)
 

@@ -4,8 +4,9 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
+from deepeyes_lite import vision_cache
+from deepeyes_lite.models import LORA_TARGETS
 from deepeyes_lite.tinyworld.model import load, patchify
-from deepeyes_lite.training import LORA_TARGETS
 from deepeyes_lite.vision_cache import cache_vision, vision_tower
 
 VIEWS = torch.randint(0, 256, (6, 96, 96, 3), generator=torch.manual_seed(0)).byte().numpy()
@@ -88,6 +89,16 @@ def test_the_memory_holds_the_images_last_seen(random_eyes):
     cached.see(0), cached.see(2)
     assert cached.computed == 3
     cached.see(1)
+    assert cached.computed == 4
+
+
+def test_the_memory_is_bounded_in_bytes(cached, monkeypatch):
+    one = sum(features.nbytes for features in cached.see(0))
+    monkeypatch.setattr(vision_cache, "MAX_BYTES", 2 * one + 1)
+    for view in (1, 2, 1, 2):  # 0 goes, for three do not fit
+        cached.see(view)
+    assert cached.computed == 3
+    cached.see(0)
     assert cached.computed == 4
 
 

@@ -86,7 +86,8 @@ def train_tokenizer(corpus: Iterable[str], vocab_size: int = 1024) -> PreTrained
 class RememberingImageProcessor(Qwen2VLImageProcessorPil):
     """Remembers the patches of its last images: a rollout processes the same scene many times."""
 
-    LIMIT = 1024  # images; 221 kB each
+    LIMIT = 1024  # images; of tiny-eyes 221 kB each
+    MAX_BYTES = 1_000_000_000  # a view of 1280 tokens of Qwen2.5-VL takes 24 MB
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
@@ -109,10 +110,15 @@ class RememberingImageProcessor(Qwen2VLImageProcessorPil):
         found = [self._patches[key] for key in keys]
         for key in keys:
             self._patches.move_to_end(key)
-        while len(self._patches) > self.LIMIT:
-            self._patches.popitem(last=False)
+        held = sum(_bytes(one) for one in self._patches.values())
+        while len(self._patches) > self.LIMIT or held > self.MAX_BYTES:
+            held -= _bytes(self._patches.popitem(last=False)[1])
         data = {name: np.concatenate([one[name] for one in found]) for name in found[0]}
         return BatchFeature(data=data, tensor_type=return_tensors)
+
+
+def _bytes(patches: dict[str, np.ndarray]) -> int:
+    return sum(array.nbytes for array in patches.values())
 
 
 class TinyEyesProcessor(Qwen3VLProcessor):
