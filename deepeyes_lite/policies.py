@@ -1,4 +1,4 @@
-"""Who continues the conversation: a local transformers model or a script.
+"""Who continues the conversation: a local transformers model or a script; `endpoint_policy` has one more.
 
 A policy turns conversations into token ids and back with its processor, and continues a batch of them.
 The prompts and observations it writes are, token for token, those of TRL's trainer; a test holds both
@@ -6,6 +6,7 @@ to it.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from math import ceil, floor
 
 import torch
@@ -21,6 +22,19 @@ MAX_NEW_TOKENS = 40  # a turn; a zoom call of tiny-eyes takes 18
 
 
 _TOOL = ZoomTool().image_zoom_in_tool  # TRL and transformers make the schema from it
+
+
+@dataclass(frozen=True)
+class TextReply:
+    """A turn of a policy that has no token ids: a served model.
+
+    Attributes:
+        text: what the model wrote.
+        error: why the conversation ends here, "" if it need not.
+    """
+
+    text: str
+    error: str = ""
 
 
 class Policy:
@@ -87,6 +101,9 @@ class Policy:
 
     def reply(self, trajectories: list[Trajectory], allow_calls: bool = True) -> list[list[int]]:
         """The next turn of every conversation, as token ids up to and with the end of turn.
+
+        A policy without token ids returns `TextReply` instead; `text` and `calls` then take one, and
+        `prompt_ids` and `observation_ids` are empty.
 
         Args:
             trajectories: unfinished episodes.

@@ -125,3 +125,57 @@ def answer(thought: str, text: str) -> str:
     '<think>I can see it.</think><answer>K</answer>'
     """
     return f"<think>{thought}</think><answer>{text}</answer>"
+
+
+# DeepEyes' own prompt, as its weights know it (public code, Apache-2.0, ``eval/eval_vstar.py``), with one
+# slip mended: theirs requires "bbox", a property that does not exist.
+_DEEPEYES_TOOL = {
+    "type": "function",
+    "function": {
+        "name": ZOOM,
+        "description": "Zoom in on a specific region of an image by cropping it based on a bounding box "
+        "(bbox) and an optional object label.",
+        "parameters": {
+            "type": "object",
+            "properties": {
+                "bbox_2d": {
+                    "type": "array",
+                    "items": {"type": "number"},
+                    "minItems": 4,
+                    "maxItems": 4,
+                    "description": "The bounding box of the region to zoom in, as [x1, y1, x2, y2], "
+                    "where (x1, y1) is the top-left corner and (x2, y2) is the bottom-right corner.",
+                },
+                "label": {
+                    "type": "string",
+                    "description": "The name or label of the object in the specified bounding box "
+                    "(optional).",
+                },
+            },
+            "required": ["bbox_2d"],
+        },
+    },
+}
+DEEPEYES_SYSTEM = f"""You are a helpful assistant.
+
+# Tools
+You may call one or more functions to assist with the user query.
+You are provided with function signatures within <tools></tools> XML tags:
+<tools>
+{json.dumps(_DEEPEYES_TOOL, separators=(",", ":"))}
+</tools>
+
+# How to call a tool
+Return a json object with function name and arguments within <tool_call></tool_call> XML tags:
+<tool_call>
+{{"name": <function-name>, "arguments": <args-json-object>}}
+</tool_call>
+
+**Example**:\x20\x20
+<tool_call>\x20\x20
+{{"name": "{ZOOM}", "arguments": {{"bbox_2d": [10, 20, 100, 200], "label": "the apple on the desk"}}}}\x20\x20
+</tool_call>"""
+DEEPEYES_SUFFIX = (  # of the question, and of every crop
+    f"\nThink first, call **{ZOOM}** if needed, then answer. Format strictly as:  <think>...</think>  "
+    "<tool_call>...</tool_call> (if tools needed)  <answer>...</answer> "
+)
