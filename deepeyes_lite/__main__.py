@@ -65,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--samples", type=int, default=20)
     sub.add_argument("--folder", type=Path, help="your own pictures, instead of held-out scenes")
     sub.add_argument("--tool", default="on", help="on, off, blank or other")
-    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--seed", type=int, default=0, help="of local sampling")
     _add_endpoint(sub)
     sub = command("ask", ask, "ask a question about a picture, and see the episode")
     sub.add_argument("photo", type=Path)

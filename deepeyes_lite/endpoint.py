@@ -11,6 +11,7 @@ import re
 import time
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from threading import Semaphore
 from urllib.parse import urlsplit
 
 import httpx2
@@ -46,7 +47,7 @@ class Endpoint:
         concurrency: int = 8,
     ):
         """Args: address, with or without ``/v1``; name of the model, needed where several are served;
-        seconds for one answer; further attempts; greatest number of requests at a time. A key is read
+        seconds for one answer; further attempts; requests at a time, of all threads together. A key is read
         from the environment (``KEY``).
 
         Raises:
@@ -64,6 +65,7 @@ class Endpoint:
         path = parts.path.rstrip("/").removesuffix("/chat/completions")
         self.url = f"{parts.scheme}://{parts.netloc}{path or '/v1'}"
         self.timeout, self.retries, self.concurrency = timeout, retries, concurrency
+        self._slots = Semaphore(concurrency)
         # A compressed answer could grow without bound while it is unpacked.
         headers = {"Accept-Encoding": "identity"}
         if key := os.environ.get(KEY, "").strip():
@@ -136,15 +138,18 @@ class Endpoint:
 
     def _request(self, method: str, path: str, body: dict | None = None):
         """Status, headers and body, within the bounds of time and size."""
-        deadline = time.monotonic() + self.timeout
         data = bytearray()
-        with self._client.stream(method, self.url + path, json=body) as response:
-            for chunk in response.iter_raw():
-                data += chunk
-                if len(data) > MAX_BODY_BYTES:
-                    raise ConversationError(f"{self.url} sends more than {MAX_BODY_BYTES} bytes")
-                if time.monotonic() > deadline:  # httpx2 bounds each chunk only
-                    raise httpx2.ReadTimeout("too slow")
+        with self._slots:
+            deadline = time.monotonic() + self.timeout
+            with self._client.stream(method, self.url + path, json=body) as response:
+                for chunk in response.iter_raw():
+                    data += chunk
+                    if len(data) > MAX_BODY_BYTES:
+                        raise ConversationError(
+                            f"{self.url} sends more than {MAX_BODY_BYTES} bytes"
+                        )
+                    if time.monotonic() > deadline:  # httpx2 bounds each chunk only
+                        raise httpx2.ReadTimeout("too slow")
         return response.status_code, response.headers, bytes(data)
 
     def _refusal(self, status: int, said: str) -> EndpointError:
@@ -157,7 +162,8 @@ class Endpoint:
             return EndpointError(
                 f"{self.url} refuses the key ({said}); put it into the environment variable {KEY}"
             )
-        if status == 404 or (status == 400 and self.model in said):
+        named = re.search(f"['\"`]{re.escape(self.model)}['\"`]", said)
+        if status == 404 or (status == 400 and named):
             served = ", ".join(self.models()) or "no list"
             return EndpointError(
                 f"{self.url} does not serve {self.model!r} ({said}); it serves: {served}"

@@ -105,9 +105,8 @@ class Judge:
         if self.cache:
             self.cache.parent.mkdir(parents=True, exist_ok=True)
             line = {"key": key, "model": self.endpoint.model, "verdict": verdict}
-            # The line break comes first, so that it also ends a line that a kill left half written.
             with self.cache.open("a", encoding="utf-8") as file:
-                file.write("\n" + json.dumps(line))
+                file.write(json.dumps(line) + "\n")
 
 
 def messages(question: str, answer: str, truth: str) -> list[dict]:
@@ -148,14 +147,17 @@ def _plain(text: str) -> str:
 
 
 def _read(cache: Path | None) -> dict[str, bool]:
-    """Verdicts by key; lines that are none, such as one that a kill cut short, are passed over."""
+    """Verdicts by key. Lines that are none are passed over; one that a kill cut short is ended."""
     known = {}
-    if cache and cache.exists():
-        for line in cache.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                row = json.loads(line)
-                if isinstance(row["key"], str) and isinstance(row["verdict"], bool):
-                    known[row["key"]] = row["verdict"]
-            except (ValueError, RecursionError, TypeError, KeyError):
-                continue
+    text = cache.read_text(encoding="utf-8", errors="replace") if cache and cache.exists() else ""
+    for line in text.splitlines():
+        try:
+            row = json.loads(line)
+            if isinstance(row["key"], str) and isinstance(row["verdict"], bool):
+                known[row["key"]] = row["verdict"]
+        except (ValueError, RecursionError, TypeError, KeyError):
+            continue
+    if text and not text.endswith("\n"):
+        with cache.open("a", encoding="utf-8") as file:
+            file.write("\n")
     return known

@@ -128,7 +128,7 @@ class Handler(BaseHTTPRequestHandler):
                 )
             case "goes-on":
                 self.send(200, completion(content=f"<answer>K</answer><|im_end|>\n{ANSWER}"))
-            case "crowd":
+            case "crowd" | "queue":
                 time.sleep(0.1)
                 self.send(200, completion(content=ANSWER))
             case "stops" if number == 4:

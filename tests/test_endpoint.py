@@ -171,8 +171,8 @@ def test_bounds_have_their_least(bound):
         Endpoint("http://h", "m", **bound)
 
 
-def test_threads_share_one_client(to, asked):
-    endpoint = to("crowd-of-threads")
+def test_threads_share_one_client_and_its_bound(to, asked):
+    endpoint = to("queue", concurrency=2)
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda _: endpoint.complete(HELLO)["content"], range(32)))
-    assert len(found) == len(asked("crowd-of-threads")["requests"]) == 32
+        found = list(pool.map(lambda _: endpoint.complete(HELLO)["role"], range(12)))
+    assert len(found) == len(asked("queue")["requests"]) == 12 and asked("queue")["most"] == 2

@@ -20,11 +20,11 @@ from deepeyes_lite.endpoint import Endpoint, EndpointError
 from deepeyes_lite.endpoint_policy import MAX_REPLY_CHARS, EndpointPolicy, written
 from deepeyes_lite.policies import LocalPolicy, TextReply
 from deepeyes_lite.rollout import rollout, rollout_to_file
-from deepeyes_lite.tools import MAX_CALLS, zoom
+from deepeyes_lite.tinyworld.model import load
+from deepeyes_lite.tools import MAX_CALLS, ZoomTool, answer_call, zoom
 from deepeyes_lite.trajectories import Trajectory, Turn, read_jsonl, write_jsonl
 
 ROOT = Path(__file__).parents[1]
-EYES = "data/tiny-eyes"
 
 
 @pytest.fixture
@@ -55,13 +55,25 @@ def sent_image(part):
 
 
 @pytest.fixture(scope="module")
-def served_eyes(tmp_path_factory):
-    """Address of `transformers serve` with the shipped tiny-eyes, a process of its own."""
+def eager_eyes(tmp_path_factory):
+    """tiny-eyes nudged towards the zoom, which without training and at temperature 0 it never takes."""
+    folder = tmp_path_factory.mktemp("eager") / "eyes"
+    model, processor = load(ROOT / "data" / "tiny-eyes")
+    thought = processor.tokenizer("I need to zoom in.", add_special_tokens=False)["input_ids"]
+    model.generation_config.sequence_bias = [[thought, 1.5]]
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def served_eyes(eager_eyes):
+    """Address of `transformers serve` with tiny-eyes, a process of its own, and the model's name."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "tests/serve_tiny_eyes.py", EYES, str(port)]
-    log = tmp_path_factory.mktemp("served") / "log"
+    command = [sys.executable, "tests/serve_tiny_eyes.py", str(eager_eyes), str(port)]
+    log = eager_eyes.with_suffix(".log")
     with (
         log.open("w") as out,
         subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=out) as server,
@@ -74,17 +86,16 @@ def served_eyes(tmp_path_factory):
                     break
                 except OSError:
                     time.sleep(0.5)
-            yield f"http://127.0.0.1:{port}/v1"
+            yield f"http://127.0.0.1:{port}/v1", str(eager_eyes)
         finally:
             server.kill()
 
 
 @pytest.fixture(scope="module")
-def local_episodes():
-    from deepeyes_lite.tinyworld.model import load
-
-    samples = tiny_world("test", 32)
-    return samples, rollout(samples, LocalPolicy(*load(ROOT / EYES), temperature=0), progress=False)
+def local_episodes(eager_eyes):
+    samples = tiny_world("test", 24)
+    policy = LocalPolicy(*load(eager_eyes), temperature=0)
+    return samples, rollout(samples, policy, progress=False)
 
 
 def test_the_same_episode_locally_and_served(served_eyes, local_episodes):
@@ -93,9 +104,7 @@ def test_the_same_episode_locally_and_served(served_eyes, local_episodes):
     direct = [i for i, t in enumerate(local) if not t.called][:3]
     assert called and direct
     rows = [samples[i] for i in called + direct]
-    served = rollout(
-        rows, EndpointPolicy(Endpoint(served_eyes, EYES), max_tokens=40), progress=False
-    )
+    served = rollout(rows, EndpointPolicy(Endpoint(*served_eyes), max_tokens=40), progress=False)
     for i, theirs in zip(called + direct, served, strict=True):
         ours = local[i]
         assert theirs.turns == ours.turns
@@ -111,7 +120,7 @@ def test_the_tool_switched_off_with_a_real_server(served_eyes, local_episodes):
     i = next(i for i, t in enumerate(local) if t.called)
     (off,) = rollout(
         [samples[i]],
-        EndpointPolicy(Endpoint(served_eyes, EYES), max_tokens=40),
+        EndpointPolicy(Endpoint(*served_eyes), max_tokens=40),
         tool="off",
         progress=False,
     )
@@ -119,10 +128,8 @@ def test_the_tool_switched_off_with_a_real_server(served_eyes, local_episodes):
 
 
 def test_the_wrong_model_with_a_real_server(served_eyes):
-    policy = EndpointPolicy(Endpoint(served_eyes, "Qwen/Qwen3-VL-4B-Instruct", retries=0))
-    with pytest.raises(
-        EndpointError, match="does not serve 'Qwen.*Server is pinned to 'data/tiny-"
-    ):
+    policy = EndpointPolicy(Endpoint(served_eyes[0], "Qwen/Qwen3-VL-4B-Instruct", retries=0))
+    with pytest.raises(EndpointError, match="does not serve 'Qwen.*Server is pinned to '/"):
         rollout([tiny_world("test", 1)[0]], policy, progress=False)
 
 
@@ -252,8 +259,6 @@ def test_the_tool_answers_impossible_boxes(box, image, policy):
     )
     found = Trajectory({}, [Image.new("RGB", (64, 64))])
     (call,) = policy("-", frame="box_view").calls(found, TextReply(text))
-    from deepeyes_lite.tools import ZoomTool, answer_call
-
     (answer,) = answer_call(ZoomTool(found.images[0]), call)
     assert answer["text"].startswith("Error: ")
 
@@ -293,8 +298,6 @@ def test_a_parsed_call_with_broken_arguments_is_answered(policy, samples):
     calls = [{"function": {"name": "image_zoom_in_tool", "arguments": '{"bbox_2d": [1,'}}]
     text = written({"tool_calls": calls})
     (call,) = policy("-").calls(Trajectory({}, [samples[0]["image"]]), TextReply(text))
-    from deepeyes_lite.tools import ZoomTool, answer_call
-
     assert "error" in answer_call(ZoomTool(samples[0]["image"]), call)
 
 

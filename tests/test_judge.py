@@ -88,7 +88,7 @@ def test_verdicts_are_remembered_across_kills(judge, requests, tmp_path):
     first = judge(cache=path)
     assert first(QUESTION, "red", "red") is True and first(QUESTION, "hm", "red") is None
     with path.open("a") as file:
-        file.write('\n{"key": "ab')  # killed while writing
+        file.write('{"key": "ab')  # killed while writing
     second, before = judge(cache=path), len(requests())
     assert second(QUESTION, "red", "red") is True and len(requests()) == before
     assert second(QUESTION, "blue", "red") is False
