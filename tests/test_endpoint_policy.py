@@ -60,7 +60,7 @@ def eager_eyes(tmp_path_factory):
     folder = tmp_path_factory.mktemp("eager") / "eyes"
     model, processor = load(ROOT / "data" / "tiny-eyes")
     thought = processor.tokenizer("I need to zoom in.", add_special_tokens=False)["input_ids"]
-    model.generation_config.sequence_bias = [[thought, 1.5]]
+    model.generation_config.sequence_bias = [[thought, 2.0]]
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
@@ -93,25 +93,21 @@ def served_eyes(eager_eyes):
 
 @pytest.fixture(scope="module")
 def local_episodes(eager_eyes):
-    samples = tiny_world("test", 24)
+    samples = tiny_world("test", 8)
     policy = LocalPolicy(*load(eager_eyes), temperature=0)
     return samples, rollout(samples, policy, progress=False)
 
 
 def test_the_same_episode_locally_and_served(served_eyes, local_episodes):
     samples, local = local_episodes
-    called = [i for i, t in enumerate(local) if t.called][:3]
-    direct = [i for i, t in enumerate(local) if not t.called][:3]
-    assert called and direct
-    rows = [samples[i] for i in called + direct]
-    served = rollout(rows, EndpointPolicy(Endpoint(*served_eyes), max_tokens=40), progress=False)
-    for i, theirs in zip(called + direct, served, strict=True):
-        ours = local[i]
-        assert theirs.turns == ours.turns
-        assert (theirs.answer, theirs.correct, theirs.well_formed, theirs.sample) == (
-            (ours.answer, ours.correct, ours.well_formed, ours.sample)
-        )
-        assert [c.tobytes() for c in theirs.images] == [c.tobytes() for c in ours.images]
+    policy = EndpointPolicy(Endpoint(*served_eyes), max_tokens=40)
+    served = rollout(samples, policy, progress=False)
+    assert sum(ours.called for ours in local) >= 4
+    for ours, theirs in zip(local, served, strict=True):
+        assert theirs.turns == ours.turns and theirs.sample == ours.sample
+        assert (theirs.answer, theirs.correct) == (ours.answer, ours.correct)
+        assert theirs.well_formed == ours.well_formed
+        assert [i.tobytes() for i in theirs.images] == [i.tobytes() for i in ours.images]
         assert theirs.prompt_ids == theirs.completion_ids == theirs.loss_mask == []
 
 
