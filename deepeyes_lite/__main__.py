@@ -77,8 +77,16 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--out", type=Path, required=True, help="JSONL file to write")
     sub.add_argument("--run-folder", type=Path, help="a finished run; without it the base model")
     sub.add_argument("--samples", type=int, default=20)
+    sub.add_argument("--folder", type=Path, help="your own pictures, instead of held-out scenes")
     sub.add_argument("--tool", default="on", help="on, off, blank or other")
-    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--seed", type=int, default=0, help="of local sampling")
+    _add_endpoint(sub)
+    sub = command("ask", ask, "ask a question about a picture, and see the episode")
+    sub.add_argument("photo", type=Path)
+    sub.add_argument("question")
+    sub.add_argument("--run-folder", type=Path, help="a finished run; without it the base model")
+    sub.add_argument("--out", type=Path, default=Path("ask.html"), help="page to write")
+    _add_endpoint(sub)
     sub = command("select", select, "filter questions by what the base model makes of them")
     sub.add_argument("--out", type=Path, required=True, help="folder to write")
     sub.add_argument("--folder", type=Path, help="your own pictures; without it the tiny world")
@@ -108,6 +116,39 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--gpu", action="store_true", help="try a preset: a few minutes, no download")
     sub.add_argument("--preset", default="24GB", help="which one: 8GB … 80GB")
     return parser
+
+
+def _add_endpoint(sub: argparse.ArgumentParser) -> None:
+    group = sub.add_argument_group("a served model")
+    group.add_argument("--endpoint", help="address of an OpenAI-compatible server")
+    group.add_argument("--model", help="the model's name there")
+    group.add_argument("--prompt", default="tools", help="tools, or deepeyes for its own weights")
+    group.add_argument("--frame", help="box_1000 or box_view, if not that of the prompt")
+    group.add_argument("--max-pixels", type=int, help="greatest area of a view")
+    group.add_argument("--timeout", type=float, default=120, help="seconds for one answer")
+    group.add_argument("--concurrency", type=int, default=8, help="requests at a time")
+
+
+def _served(args):
+    from deepeyes_lite.endpoint import Endpoint
+    from deepeyes_lite.endpoint_policy import MAX_PIXELS, EndpointPolicy
+
+    if args.run_folder:
+        raise ValueError("--run-folder and --endpoint are two models; choose one")
+    endpoint = Endpoint(args.endpoint, args.model, args.timeout, concurrency=args.concurrency)
+    pixels = args.max_pixels or MAX_PIXELS
+    return EndpointPolicy(endpoint, args.prompt, args.frame, max_pixels=pixels)
+
+
+def _local(args, temperature: float):
+    from deepeyes_lite.loading import load
+    from deepeyes_lite.policies import LocalPolicy
+    from deepeyes_lite.training import RunConfig, load_trained
+
+    if args.model:
+        raise ValueError("--model names a model of --endpoint; a trained one is --run-folder")
+    model = load_trained(args.run_folder) if args.run_folder else load(RunConfig.model)
+    return LocalPolicy(*model, temperature=temperature)
 
 
 def _config(args):
@@ -152,18 +193,47 @@ def merge(args) -> None:
 
 def rollout(args) -> None:
     from deepeyes_lite.evaluation import held_out
-    from deepeyes_lite.loading import load
-    from deepeyes_lite.policies import LocalPolicy
+    from deepeyes_lite.folder import from_folder
     from deepeyes_lite.rollout import rollout as run
-    from deepeyes_lite.training import RunConfig, load_trained
+    from deepeyes_lite.rollout import rollout_to_file
+    from deepeyes_lite.training import claim
     from deepeyes_lite.trajectories import write_jsonl
 
-    model = load_trained(args.run_folder) if args.run_folder else load(RunConfig.model)
-    episodes = run(held_out(args.samples), LocalPolicy(*model), tool=args.tool, seed=args.seed)
-    write_jsonl(episodes, args.out)
+    dataset, errors = from_folder(args.folder) if args.folder else (held_out(args.samples), [])
+    for error in errors:
+        print(error)
+    if args.endpoint:
+        policy = _served(args)
+        # Beside the file, so that a stopped batch does not go on with another model or prompt.
+        settings = {name: str(getattr(args, name)) for name in ("folder", "tool", "endpoint")}
+        settings |= {"model": policy.endpoint.model, "prompt": policy.prompt}
+        settings |= {"frame": policy.frame, "max_pixels": policy.max_pixels}
+        claim(Path(f"{args.out}.settings"), settings)
+        episodes = rollout_to_file(dataset, policy, args.out, args.tool, args.concurrency)
+    else:
+        episodes = run(dataset, _local(args, 1.0), tool=args.tool, seed=args.seed)
+        write_jsonl(episodes, args.out)
     right = sum(episode.correct for episode in episodes)
     calls = sum(episode.called for episode in episodes)
     print(f"{right} of {len(episodes)} right, {calls} with a zoom: {args.out}")
+    if ended := [t.turns[-1].errors[0] for t in episodes if t.turns[-1].errors]:
+        print(f"{len(ended)} ended by the server and counted wrong: {ended[0]}")
+
+
+def ask(args) -> int:
+    from deepeyes_lite.folder import read_photo
+    from deepeyes_lite.report import episode_text, write_episode
+    from deepeyes_lite.rollout import rollout as run
+
+    sample = {"id": args.photo.name, "image": read_photo(args.photo), "question": args.question}
+    policy = _served(args) if args.endpoint else _local(args, 0.0)
+    (episode,) = run([sample | {"answer": ""}], policy, progress=False)
+    print(episode_text(episode))
+    if not args.endpoint:
+        print("tiny-eyes knows only its own world of coloured shapes; larger models: --endpoint")
+    who = policy.endpoint.model if args.endpoint else args.run_folder or "tiny-eyes"
+    print(f"page: {write_episode(episode, args.out, str(who))}")
+    return int(bool(episode.turns[-1].errors))  # the server ended it
 
 
 def select(args) -> None:

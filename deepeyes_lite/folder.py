@@ -88,6 +88,18 @@ def from_folder(folder: str | Path, table: str = "questions.csv") -> tuple[Datas
     return build(samples), errors
 
 
+def read_photo(path: str | Path) -> Image.Image:
+    """One picture of one's own, checked as those of a folder are: upright, RGB, whole.
+
+    Raises:
+        ValueError: with the reason, for a file that is no such picture.
+    """
+    if not Path(path).is_file():  # a pipe or a device would be read for ever
+        raise ValueError(f"no file {reprlib.repr(str(path))}")
+    data, *_ = _read_image(Path(path))
+    return Image.open(io.BytesIO(data), formats=FORMATS).convert("RGB")
+
+
 def _records(path: Path) -> list[tuple[int, dict | str]]:
     """Row numbers, each with a dict or with the message that says why there is none."""
     readers = {".csv": _csv_records, ".jsonl": _jsonl_records}

@@ -1,4 +1,4 @@
-"""Who continues the conversation: a local transformers model or a script.
+"""Who continues the conversation: a local transformers model or a script; `endpoint_policy` has one more.
 
 A policy turns conversations into token ids and back with its processor, and continues a batch of them.
 The prompts and observations it writes are, token for token, those of TRL's trainer; a test holds both
@@ -6,6 +6,7 @@ to it.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from PIL import Image
@@ -16,6 +17,19 @@ from deepeyes_lite.models import TINY_EYES, completion_length, spec_of, spoken, 
 from deepeyes_lite.tools import ZoomTool, images_and_texts
 from deepeyes_lite.trajectories import Trajectory
 from deepeyes_lite.vision_cache import cache_vision
+
+
+@dataclass(frozen=True)
+class TextReply:
+    """A turn of a policy that has no token ids: a served model.
+
+    Attributes:
+        text: what the model wrote.
+        error: why the conversation ends here, "" if it need not.
+    """
+
+    text: str
+    error: str = ""
 
 
 class Policy:
@@ -99,6 +113,9 @@ class Policy:
 
     def reply(self, trajectories: list[Trajectory], allow_calls: bool = True) -> list[list[int]]:
         """The next turn of every conversation, as token ids up to and with the end of turn.
+
+        A policy without token ids returns `TextReply` instead; `text` and `calls` then take one, and
+        `prompt_ids` and `observation_ids` are empty.
 
         Args:
             trajectories: unfinished episodes.

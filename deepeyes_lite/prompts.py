@@ -44,30 +44,45 @@ CHAT_TEMPLATE = (
 
 # What DeepEyes asks for, in the user's turn and again after every crop (``USER_PROMPT_V2``).
 FORMAT = (
-    "\nThink first, call **image_zoom_in_tool** if needed, then answer. Format strictly as:  "
+    f"\nThink first, call **{ZOOM}** if needed, then answer. Format strictly as:  "
     "<think>...</think>  <tool_call>...</tool_call> (if tools needed)  <answer>...</answer> "
 )
 FORMAT_WITHOUT_TOOL = (
     "\nThink first, then answer. Format strictly as:  <think>...</think>  <answer>...</answer> "
 )
 
-# Qwen2.5-VL's own template has no tool section. This is DeepEyes' (``SYSTEM_PROMPT_V2`` of the public
-# code) around the schema of our tool; theirs requires ``bbox``, a property that it does not have.
+# DeepEyes' system prompt (``SYSTEM_PROMPT_V2`` of the public code, Apache-2.0), around the tools' schemas.
+_ASSISTANT = "You are a helpful assistant."
+_BEFORE_SCHEMAS = """
+
+# Tools
+You may call one or more functions to assist with the user query.
+You are provided with function signatures within <tools></tools> XML tags:
+<tools>
+"""
+_AFTER_SCHEMAS = f"""
+</tools>
+
+# How to call a tool
+Return a json object with function name and arguments within <tool_call></tool_call> XML tags:
+<tool_call>
+{{"name": <function-name>, "arguments": <args-json-object>}}
+</tool_call>
+
+**Example**:\x20\x20
+<tool_call>\x20\x20
+{{"name": "{ZOOM}", "arguments": {{"bbox_2d": [10, 20, 100, 200], "label": "the apple on the desk"}}}}\x20\x20
+</tool_call>"""
+
+# Qwen2.5-VL's own template has no tool section. This one has DeepEyes', around the schema of our tool.
 DEEPEYES_TEMPLATE = (
     _CONTENT + "{%- if messages[0].role == 'system' or messages[0].role == 'user' -%}"
     '<|im_start|>system{{ "\n" }}'
     "{%- if messages[0].role == 'system' -%}{{ content(messages[0].content) }}"
-    "{%- else -%}You are a helpful assistant.{%- endif -%}"
-    "{%- if tools -%}"
-    '{{ "\n\n# Tools\nYou may call one or more functions to assist with the user query.\n'
-    'You are provided with function signatures within <tools></tools> XML tags:\n<tools>" }}'
-    '{%- for tool in tools -%}{{ "\n" }}{{ tool | tojson }}{%- endfor -%}'
-    '{{ "\n</tools>\n\n# How to call a tool\nReturn a json object with function name and arguments '
-    "within <tool_call></tool_call> XML tags:\n<tool_call>\n"
-    '{\\"name\\": <function-name>, \\"arguments\\": <args-json-object>}\n</tool_call>\n\n'
-    "**Example**:  \n<tool_call>  \n"
-    f'{{\\"name\\": \\"{ZOOM}\\", \\"arguments\\": {{\\"bbox_2d\\": [10, 20, 100, 200], '
-    '\\"label\\": \\"the apple on the desk\\"}}  \n</tool_call>" }}'
+    "{%- else -%}" + _ASSISTANT + "{%- endif -%}"
+    "{%- if tools -%}{{ " + json.dumps(_BEFORE_SCHEMAS) + " }}"
+    '{%- for tool in tools -%}{{ tool | tojson }}{%- if not loop.last -%}{{ "\n" }}{%- endif -%}'
+    "{%- endfor -%}{{ " + json.dumps(_AFTER_SCHEMAS) + " }}"
     '{%- endif -%}<|im_end|>{{ "\n" }}'
     "{%- endif -%}"
     "{%- for m in messages -%}"
@@ -169,3 +184,40 @@ def answer(thought: str, text: str) -> str:
     '<think>I can see it.</think><answer>K</answer>'
     """
     return f"<think>{thought}</think><answer>{text}</answer>"
+
+
+# The schema of DeepEyes' own tool, as its weights know it (public code, Apache-2.0, ``eval/eval_vstar.py``),
+# with one slip mended: theirs requires "bbox", a property that does not exist.
+_DEEPEYES_TOOL = {
+    "type": "function",
+    "function": {
+        "name": ZOOM,
+        "description": "Zoom in on a specific region of an image by cropping it based on a bounding box "
+        "(bbox) and an optional object label.",
+        "parameters": {
+            "type": "object",
+            "properties": {
+                "bbox_2d": {
+                    "type": "array",
+                    "items": {"type": "number"},
+                    "minItems": 4,
+                    "maxItems": 4,
+                    "description": "The bounding box of the region to zoom in, as [x1, y1, x2, y2], "
+                    "where (x1, y1) is the top-left corner and (x2, y2) is the bottom-right corner.",
+                },
+                "label": {
+                    "type": "string",
+                    "description": "The name or label of the object in the specified bounding box "
+                    "(optional).",
+                },
+            },
+            "required": ["bbox_2d"],
+        },
+    },
+}
+DEEPEYES_SYSTEM = (
+    _ASSISTANT
+    + _BEFORE_SCHEMAS
+    + json.dumps(_DEEPEYES_TOOL, separators=(",", ":"))
+    + _AFTER_SCHEMAS
+)

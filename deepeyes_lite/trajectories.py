@@ -37,7 +37,7 @@ class Trajectory:
     Attributes:
         sample: the row it belongs to (id, question, answer, boxes_px, kind, legible, source), no image.
         images: the original, then every crop, in the order of their placeholders.
-        prompt_ids: token ids of the prompt.
+        prompt_ids: token ids of the prompt; like the next two, empty if a served model played.
         completion_ids: token ids after the prompt: the model's turns and the observations.
         loss_mask: as long as ``completion_ids``; 1 on tokens the model wrote, 0 on observations.
         turns: the same as text.
@@ -85,9 +85,14 @@ def write_jsonl(trajectories: Iterable[Trajectory], path: str | Path) -> None:
     """One episode a line, without images."""
     with Path(path).open("w", encoding="utf-8") as file:
         for trajectory in trajectories:
-            row = asdict(Trajectory(**{**vars(trajectory), "images": []}))
-            del row["images"]
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            file.write(jsonl_line(trajectory))
+
+
+def jsonl_line(trajectory: Trajectory) -> str:
+    """One episode as a line of JSON, without images."""
+    row = asdict(Trajectory(**{**vars(trajectory), "images": []}))
+    del row["images"]
+    return json.dumps(row, ensure_ascii=False) + "\n"
 
 
 def read_jsonl(path: str | Path, images: dict[str, Image.Image] | None = None) -> list[Trajectory]:

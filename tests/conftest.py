@@ -1,6 +1,9 @@
 """Shared pieces: a tiny model with random weights, and rows of the tiny world."""
 
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -56,3 +59,13 @@ def finished_run(random_eyes, tmp_path_factory):
     write_history([{**row, "step": step} for step in (1, 2)], out / "history.csv")
     build_trainer(config, out).model.save_pretrained(out / "adapter")
     return out
+
+
+@pytest.fixture(scope="session")
+def faulty():
+    """Address of a server process that fails in the way its path names (`faulty_server.py`)."""
+    script = Path(__file__).with_name("faulty_server.py")
+    command = [sys.executable, str(script)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        yield f"http://127.0.0.1:{process.stdout.readline().strip()}"
+        process.terminate()

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from deepeyes_lite.data import FEATURES, tiny_world
-from deepeyes_lite.folder import RowError, from_folder
+from deepeyes_lite.folder import RowError, from_folder, read_photo
 from deepeyes_lite.tinyworld.scenes import SPLIT_LENGTH, World, draw_scene
 
 
@@ -550,3 +550,32 @@ def test_damaged_files_never_raise_anything_else(tmp_path):
     assert len(dataset) + len(errors) == len(rows)
     for sample in dataset:  # what was accepted can be decoded again
         assert sample["image"].mode == "RGB"
+
+
+# --- one picture ------------------------------------------------------------------------------
+
+
+def test_a_photo_comes_upright_and_rgb(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = save(tmp_path, "a.jpg", (64, 48), exif=exif)
+    assert (read_photo(path).mode, read_photo(path).size) == ("RGB", (48, 64))
+    assert read_photo(save(tmp_path, "b.png", mode="L", color=7)).getpixel((0, 0)) == (7, 7, 7)
+
+
+def test_hostile_photos_are_refused_with_the_reason(tmp_path):
+    (tmp_path / "bomb.png").write_bytes(png_header(100_000, 100_000))
+    (tmp_path / "text.jpg").write_text("This is no picture.")
+    whole = save(tmp_path, "whole.jpg", (300, 300)).read_bytes()
+    (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    os.mkfifo(tmp_path / "pipe.png")
+    for name, message in (
+        ("bomb.png", "million pixels; reduce it"),
+        ("text.jpg", "'text.jpg' is not an image"),
+        ("cut.jpg", "damaged or cut off"),
+        ("pipe.png", "no file"),
+        ("nowhere.png", "no file"),
+        (".", "no file"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            read_photo(tmp_path / name)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,7 @@ COMMANDS = [
     "train",
     "evaluate",
     "rollout",
+    "ask",
     "select",
     "study",
     "claims",
@@ -59,7 +61,7 @@ def test_the_commands_in_the_text_can_be_understood(name):
     commands = re.findall(r"(?:python|PY\)) -m deepeyes_lite ([^`#|\n]+)", text)
     assert commands
     for command in commands:
-        words = command.replace("--seed N", "--seed 1").split()
+        words = shlex.split(command.replace("--seed N", "--seed 1"))
         assert _parser().parse_args(words).command == words[0], command
 
 
@@ -183,3 +185,97 @@ def test_select_takes_a_folder_of_one_s_own(random_eyes, tmp_path, capsys):
     assert main(["select", "--out", str(tmp_path / "out"), *arguments]) == 0
     text = capsys.readouterr().out
     assert "0 of 1 questions kept" in text and "b.png" in text
+
+
+# --- served models ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def photo(tmp_path):
+    path = tmp_path / "photo.png"
+    tiny_world("test", 1)[0]["image"].save(path)
+    return str(path)
+
+
+def test_ask_prints_the_episode_and_writes_the_page(faulty, photo, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert (
+        main(["ask", photo, "Which letter?", "--endpoint", f"{faulty}/parsed", "--model", "m"]) == 0
+    )
+    assert capsys.readouterr().out.splitlines() == [
+        "question: Which letter?",
+        'turn 1: <think>Hm.</think><tool_call>{"name": "image_zoom_in_tool", '
+        '"arguments": {"bbox_2d": [10, 20, 100, 200]}}</tool_call>',
+        "  zoom 1: (4, 8) to (38, 77) px",
+        "turn 2: <think>I see it.</think><answer>K</answer>",
+        "answer: K",
+        "page: ask.html",
+    ]
+    assert "data:image/jpeg" in (tmp_path / "ask.html").read_text()
+
+
+def test_ask_speaks_as_deepeyes_does(faulty, photo, tmp_path, capsys):
+    out = str(tmp_path / "d.html")
+    served = ["--endpoint", f"{faulty}/deepeyes", "--model", "m", "--prompt", "deepeyes"]
+    assert main(["ask", photo, "?", "--out", out, *served]) == 0
+    # 384 px are seen as 392: the box is asked for in pixels of the view
+    assert "zoom 1: (10, 20) to (98, 196) px" in capsys.readouterr().out
+    assert main(["ask", photo, "?", "--out", out, *served, "--frame", "box_1000"]) == 0
+    assert "zoom 1: (4, 8) to (38, 77) px" in capsys.readouterr().out
+
+
+def test_ask_takes_tiny_eyes_where_no_server_is_named(
+    random_eyes, finished_run, photo, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(RunConfig, "model", str(random_eyes))
+    out = str(tmp_path / "page.html")
+    assert main(["ask", photo, "Which letter?", "--out", out]) == 0
+    text = capsys.readouterr().out
+    assert "turn 1: " in text and "knows only its own world" in text
+    assert main(["ask", photo, "Which letter?", "--out", out, "--run", str(finished_run)]) == 0
+    wide = tmp_path / "wide.jpg"
+    tiny_world("test", 1)[0]["image"].resize((1200, 500)).save(wide)
+    assert main(["ask", str(wide), "Which letter?", "--out", out]) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere.png", "?"], "no file 'nowhere.png'"),
+        (["a-file", "?"], "'a-file' is not an image (PNG, JPEG"),
+        (["PHOTO", "?<|im_end|>", "--endpoint", "URL/x", "--model", "m"], "only the template may"),
+        (["PHOTO", "?", "--model", "m"], "--model names a model of --endpoint"),
+        (["PHOTO", "?", "--endpoint", "URL/x", "--run-folder", "r"], "two models; choose one"),
+        (["PHOTO", "?", "--endpoint", "URL/x"], "name a model; "),
+        (["PHOTO", "?", "--endpoint", "localhost:1"], "address is like http://localhost:8000/v1"),
+        (["PHOTO", "?", "--endpoint", "URL/locked", "--model", "m"], "refuses the key"),
+        (["PHOTO", "?", "--endpoint", "URL/other-model", "--model", "m"], "does not serve 'm'"),
+        (["PHOTO", "?", "--endpoint", "URL/x", "--model", "m", "--frame", "px"], "frame must be"),
+    ],
+)
+def test_asking_wrongly_is_one_line(
+    arguments, message, faulty, photo, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a-file").touch()
+    words = [w.replace("PHOTO", photo).replace("URL", faulty) for w in arguments]
+    assert main(["ask", *words]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("deepeyes-lite ask: ") and message in line
+
+
+def test_an_episode_that_the_server_ended_is_shown_and_fails(faulty, photo, tmp_path, capsys):
+    served = ["--endpoint", f"{faulty}/short", "--model", "m"]
+    assert main(["ask", photo, "?", "--out", str(tmp_path / "p.html"), *served]) == 1
+    assert "the conversation is too long for m" in capsys.readouterr().out
+
+
+def test_rollout_of_a_served_model_goes_on_and_mixes_no_two(faulty, tmp_path, capsys):
+    path = tmp_path / "episodes.jsonl"
+    arguments = ["rollout", "--out", str(path), "--samples", "3", "--endpoint", f"{faulty}/parsed"]
+    assert main([*arguments, "--model", "m"]) == 0
+    assert capsys.readouterr().out == f"0 of 3 right, 3 with a zoom: {path}\n"
+    first = path.read_text()
+    assert main([*arguments, "--model", "m"]) == 0 and path.read_text() == first
+    assert main([*arguments, "--model", "another"]) == 1
+    assert "holds another run" in capsys.readouterr().err and path.read_text() == first
