@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from deepeyes_lite.policies import Policy
 from deepeyes_lite.tools import MAX_CALLS, BlankTool, ZoomTool, answer_call, images_and_texts
 from deepeyes_lite.trajectories import Trajectory, Turn
-from deepeyes_lite.verifiers import extract_answer, is_correct, well_formed
+from deepeyes_lite.verifiers import Judge, check_answer, extract_answer, well_formed
 
 MAX_COMPLETION_LENGTH = (
     480  # tokens after the prompt; six calls of tiny-eyes with their crops take 400
@@ -30,6 +30,7 @@ def rollout(
     max_calls: int = MAX_CALLS,
     max_completion_length: int = MAX_COMPLETION_LENGTH,
     progress: bool = True,
+    judge: Judge | None = None,
 ) -> list[Trajectory]:
     """One episode per sample.
 
@@ -43,6 +44,7 @@ def rollout(
         max_calls: greatest number of turns with a call.
         max_completion_length: tokens after the prompt, observations included.
         progress: whether to show a bar.
+        judge: asked where the rules of `verifiers.check_answer` cannot tell.
 
     Raises:
         ValueError: for an unknown ``tool``, or "other" where there is one sample only.
@@ -75,7 +77,7 @@ def rollout(
             if not active:
                 break
         for trajectory in batch:
-            _close(trajectory)
+            _close(trajectory, judge)
         trajectories += batch
         bar.update(len(batch))
     bar.close()
@@ -118,9 +120,9 @@ def _advance(
     return True
 
 
-def _close(trajectory: Trajectory) -> None:
+def _close(trajectory: Trajectory, judge: Judge | None) -> None:
     """Read the answer and judge it."""
     texts = [turn.text for turn in trajectory.turns]
     trajectory.answer = extract_answer(texts[-1])
-    trajectory.correct = is_correct(trajectory.answer, trajectory.sample["answer"])
+    trajectory.correct = check_answer(trajectory.answer, trajectory.sample, judge)
     trajectory.well_formed = well_formed(texts)
