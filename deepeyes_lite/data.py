@@ -140,7 +140,8 @@ def _parts(samples: Iterable[dict]) -> Iterator[Dataset]:
     # An Arrow byte column ends at 2 GB, so it is built in parts.
     part, size = [], 0
     for sample in samples:
-        part.append({**DEFAULTS, **sample})
+        whole = {**DEFAULTS, **sample}
+        part.append({name: whole[name] for name in FEATURES})
         size += len(sample["image"]["bytes"])
         if size > PART_BYTES:
             yield Dataset.from_list(part, features=FEATURES)

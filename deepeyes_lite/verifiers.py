@@ -182,7 +182,7 @@ def _equal(truth: str, answer: str) -> bool:
     from math_verify import LatexExtractionConfig, parse, verify
 
     # Its time-outs are signals, which only the main thread gets; elsewhere it warns at every call.
-    seconds = 3 if threading.current_thread() is threading.main_thread() else None
+    seconds = 10 if threading.current_thread() is threading.main_thread() else None
     for name in ("parser", "grader"):
         logging.getLogger(f"math_verify.{name}").setLevel(logging.CRITICAL)
     # As LaTeX only: its reader of plain expressions ends in Python's eval.

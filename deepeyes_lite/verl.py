@@ -1,4 +1,4 @@
-"""DeepEyes' and verl's parquet, read and written; and our rewards under the name that verl calls.
+"""DeepEyes' and verl's parquet, read and written.
 
 Whoever outgrows one machine takes selected questions to the engines that train on many: DeepEyes' own
 fork, verl, ms-swift. The columns are those of ``ChenShawn/DeepEyes-Datasets-47k`` and nothing else,
@@ -7,7 +7,6 @@ because verl concatenates training files and refuses other columns. Target boxes
 
 import json
 import os
-import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -15,13 +14,12 @@ from datasets import Dataset, Features, IterableDataset, List, Value
 from datasets import Image as ImageFeature
 from transformers.utils import get_json_schema
 
-from deepeyes_lite.choices import LETTERS, split_options
+from deepeyes_lite.choices import split_options
 from deepeyes_lite.folder import BadRow, read_text
 from deepeyes_lite.images import read_image
-from deepeyes_lite.prompts import markup_in, split_turns
-from deepeyes_lite.rewards import Arm, arm, reward
+from deepeyes_lite.prompts import markup_in
 from deepeyes_lite.tools import ZoomTool
-from deepeyes_lite.verifiers import check_answer, extract_answer, normalise, well_formed
+from deepeyes_lite.verl_reward import MATH, VISUAL, verifier_of
 
 VERL_FEATURES = Features(
     {
@@ -39,10 +37,6 @@ VERL_FEATURES = Features(
         },
     }
 )
-# The public reward is chosen by data_source: these three, each one of the set's parquet files. The
-# third has its own reward and no tool.
-VISUAL, MATH = ("vstar", "chart"), "thinklite_eureka"
-MATH_REWARD = Arm(accuracy=1.2, format=0.4, tool=False)  # compute_score_math of the public code
 TOOL_ENVIRONMENT = "visual_toolbox_v2"
 USER_SUFFIX = (
     "\nThink first, call **image_zoom_in_tool** if needed, then answer. Format strictly as:  "
@@ -95,7 +89,7 @@ def from_verl(name: int, row: dict) -> dict:
         "legible": -1,
         "source": "DeepEyes-47k",
         "options": options,
-        "verifier": _verifier(kind, answer, options),
+        "verifier": verifier_of(kind, answer, options),
     }
 
 
@@ -109,17 +103,6 @@ def _question(extra: dict, prompt: object) -> str:
         text = turns[-1] if turns else ""
     bare = str(text or "").replace("<image>", "").split(USER_SUFFIX[1:50])[0]
     return read_text({"question": bare}, "question")
-
-
-def _verifier(kind: str, answer: str, options: list[str]) -> str:
-    letter = normalise(answer).upper()
-    if options and (
-        letter in LETTERS[: len(options)] or letter in [normalise(o).upper() for o in options]
-    ):
-        return "choice"
-    if kind == MATH:
-        return "math"
-    return "number" if re.fullmatch(r"[-+]?\d[\d,]*(\.\d+)?\s*%?", answer) else "text"
 
 
 # --- out ----------------------------------------------------------------------------------------
@@ -199,47 +182,3 @@ def _system() -> str:
         "with function name and arguments within <tool_call></tool_call> XML tags:\n<tool_call>\n"
         '{"name": <function-name>, "arguments": <args-json-object>}\n</tool_call>'
     )
-
-
-# --- the reward ---------------------------------------------------------------------------------
-
-# What verl puts between two turns, with or without the special tokens.
-_OBSERVATION = re.compile(
-    r"(?:<\|im_end\|>)?\s*(?:<\|im_start\|>|\n)user\n\s*"
-    r"(<tool_response>|Error).*?(?:<\|im_end\|>)?\s*(?:<\|im_start\|>)?assistant\n",
-    re.DOTALL,
-)
-
-
-def compute_score(
-    data_source: str,
-    solution_str: str,
-    ground_truth: str,
-    extra_info: dict | None = None,
-    arm_name: str = "conditional",
-    **_,
-) -> float:
-    """Our reward under verl's signature, for ``custom_reward_function.path`` and ``.name``.
-
-    Rules instead of a 72B judge (`verifiers`). An answered call is an observation that opens with
-    ``<tool_response>``; verl does not keep a policy from writing one itself, so look at its episodes.
-
-    Args:
-        data_source: as `to_verl` writes it.
-        solution_str: the decoded response, observations included.
-        ground_truth: the answer.
-        extra_info: its ``question`` holds the options, where there are any.
-        arm_name: a key of ``rewards.ARMS``; by ``custom_reward_function.reward_kwargs``.
-
-    >>> compute_score("vstar", "<think>!</think><answer>red</answer>", "red")
-    0.8
-    """
-    question = str((extra_info or {}).get("question") or "")
-    options = split_options(question)[1]
-    sample = {"question": question, "answer": ground_truth, "options": options}
-    sample["verifier"] = _verifier(data_source, ground_truth, options)
-    calls = sum(match[1] != "Error" for match in _OBSERVATION.finditer(solution_str))
-    turns = split_turns(_OBSERVATION.sub("<|im_start|>assistant\n", solution_str))
-    correct = check_answer(extract_answer(turns[-1]), sample)
-    weights = MATH_REWARD if data_source == MATH else arm(arm_name)
-    return float(reward(weights, correct, well_formed(turns), calls))

@@ -1,7 +1,9 @@
-"""verl.py: DeepEyes' schema in and out, and the reward under verl's name."""
+"""verl.py and verl_reward.py: DeepEyes' schema in and out, and the reward under verl's name."""
 
 import io
 import json
+import subprocess
+import sys
 
 import pytest
 from datasets import Dataset, load_dataset, load_from_disk
@@ -13,16 +15,8 @@ from deepeyes_lite.folder import BadRow
 from deepeyes_lite.images import BadImage
 from deepeyes_lite.public import write
 from deepeyes_lite.tools import ZOOM
-from deepeyes_lite.verl import (
-    MATH,
-    USER_SUFFIX,
-    VERL_FEATURES,
-    _system,
-    compute_score,
-    export,
-    from_verl,
-    to_verl,
-)
+from deepeyes_lite.verl import USER_SUFFIX, VERL_FEATURES, _system, export, from_verl, to_verl
+from deepeyes_lite.verl_reward import MATH, compute_score
 
 CALL = "<think>?</think>" + prompts.tool_call({"bbox_2d": [100, 200, 300, 400]})
 CROP = (
@@ -214,3 +208,12 @@ def test_the_reward_of_math_has_no_tool_and_another_arm_another_bonus():
 def test_the_reward_finds_the_options_in_the_question():
     info = {"question": "Is it red?\nA. yes\nB. no"}
     assert compute_score("vstar", prompts.answer("!", "(B) no"), "B", info) == 0.8
+
+
+def test_the_reward_needs_no_datasets_and_no_torch():
+    code = (
+        "import sys, deepeyes_lite.verl_reward\n"
+        "print({'datasets', 'torch', 'transformers', 'math_verify'} & set(sys.modules))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert found.stdout == "set()\n", found.stderr
