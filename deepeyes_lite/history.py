@@ -56,22 +56,34 @@ class History(TrainerCallback):
         self._began = 0.0
 
     def reward(
-        self, completion_ids, id, answer, boxes_px, legible, environments, **columns
+        self,
+        completion_ids,
+        id,
+        answer,
+        boxes_px,
+        legible,
+        environments,
+        options=None,
+        verifier=None,
+        **_,
     ) -> list[float]:
         """TRL's reward function: one reward per episode; what it saw is kept for the record."""
-        asked = ("question", "options", "verifier")  # what a check needs besides the answer
-        checked = zip(answer, *(columns.get(name) or [""] * len(id) for name in asked), strict=True)
+        checks = [
+            {"answer": truth, "options": shown, "verifier": name}
+            for truth, shown, name in zip(
+                answer, options or [()] * len(id), verifier or [""] * len(id), strict=True
+            )
+        ]
         texts = self.tokenizer.batch_decode(completion_ids, skip_special_tokens=False)
         groups = defaultdict(list)
         for question, zoom in zip(id, environments, strict=True):
             groups[question].append(bool(zoom.boxes_px))
         episodes = []
         for text, ids, question, check, targets, seen, zoom in zip(
-            texts, completion_ids, id, checked, boxes_px, legible, environments, strict=True
+            texts, completion_ids, id, checks, boxes_px, legible, environments, strict=True
         ):
             turns = prompts.split_turns(text)
-            sample = dict(zip(("answer", *asked), check))
-            correct = check_answer(extract_answer(turns[-1]), sample)
+            correct = check_answer(extract_answer(turns[-1]), check)
             formed = well_formed(turns)
             calls, overlap = len(zoom.boxes_px), best_iou(zoom.boxes_px, targets)
             episodes.append(

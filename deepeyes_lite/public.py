@@ -8,6 +8,7 @@ stand below the question, as a model is asked, and once more in the column ``opt
 import base64
 import binascii
 import csv
+import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -26,7 +27,8 @@ from deepeyes_lite.images import MAX_FILE_BYTES, BadImage, read_image, read_imag
 from deepeyes_lite.prompts import markup_in
 from deepeyes_lite.verl import from_verl
 
-Row = tuple[int | str, dict]  # number or name for messages, and the columns
+# Number or name for messages, and the columns; or what is wrong with it.
+Row = tuple[int | str, dict | str]
 VSTAR_SPLITS = (
     "direct_attributes",
     "relative_position",
@@ -83,6 +85,8 @@ def write(
     def samples() -> Iterator[dict]:
         for number, row in tqdm(rows, desc=name, total=limit, disable=not progress):
             try:
+                if isinstance(row, str):
+                    raise BadRow(row)
                 sample = entry.sample(number, row)
             except (BadRow, BadImage) as error:
                 errors.append(RowError(number, str(error)))
@@ -145,10 +149,21 @@ def _table_rows(files: list[str]) -> Iterable[Row]:
 
 
 def _tsv_rows(files: list[str]) -> Iterator[Row]:
-    csv.field_size_limit(MAX_FILE_BYTES * 4 // 3 + 4)  # an image is one field, in base64
     for path in files:
-        with open(path, newline="", encoding="utf-8") as file:
-            yield from enumerate(csv.DictReader(file, delimiter="\t"), start=2)
+        with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
+            reader = csv.DictReader(file, delimiter="\t")
+            for number in itertools.count(2):
+                # An image is one field, in base64; the limit is the csv module's, for everybody.
+                before = csv.field_size_limit(MAX_FILE_BYTES * 4 // 3 + 4)
+                try:
+                    row = next(reader)
+                except StopIteration:
+                    break
+                except csv.Error as error:
+                    row = f"not valid TSV ({error})"
+                finally:
+                    csv.field_size_limit(before)
+                yield number, row
 
 
 def _vstar_rows(files: list[str]) -> Iterator[Row]:
@@ -216,7 +231,8 @@ def _hrbench_sample(size: str, number: int, row: dict) -> dict:
 
     Each question comes four times, its options moved on by one (``cycle_category``).
     """
-    options = [" ".join(str(row[c]).split()) for c in "ABCD" if row.get(c) not in (None, "")]
+    given = [c for c in "ABCD" if str(row.get(c) or "").strip()]
+    options = [" ".join(read_text(row, c).split()) for c in given]
     answer = read_text(row, "answer").upper()
     if len(options) < 2 or answer not in list(LETTERS[: len(options)]):
         raise BadRow(f"answer {answer[:20]!r} is none of {len(options)} options")

@@ -54,7 +54,6 @@ PUBLISHED = [
     Figure("V* Bench", "Qwen2.5-VL-3B", "74.2", _UNSAID, "ViGoRL paper"),
     Figure("V* Bench", "ViGoRL-3B", "81.2", _UNSAID, "ViGoRL paper"),
     Figure("V* Bench", "Mini-o3-7B", "88.2", _MINI, "Mini-o3 README"),
-    Figure("V* Bench", "Pixel Reasoner-7B", "84.3", _UNSAID, _V2),
     Figure("V* Bench", "DeepEyesV2-7B", "81.8", _UNSAID, _V2),
     Figure("V* Bench", "o3", "95.7", _UNSAID, _PAGE),
     *(

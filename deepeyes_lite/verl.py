@@ -42,6 +42,9 @@ USER_SUFFIX = (
     "\nThink first, call **image_zoom_in_tool** if needed, then answer. Format strictly as:  "
     "<think>...</think>  <tool_call>...</tool_call> (if tools needed)  <answer>...</answer> "
 )
+MATH_SUFFIX = (
+    "\nThink first, then put the final answer into \\boxed{}."  # where that reward looks for it
+)
 
 
 # --- in -----------------------------------------------------------------------------------------
@@ -101,7 +104,7 @@ def _question(extra: dict, prompt: object) -> str:
             m.get("content") for m in prompt if isinstance(m, dict) and m.get("role") == "user"
         ]
         text = turns[-1] if turns else ""
-    bare = str(text or "").replace("<image>", "").split(USER_SUFFIX[1:50])[0]
+    bare = str(text or "").replace("<image>", "").split(USER_SUFFIX[1:50])[0].split(MATH_SUFFIX)[0]
     return read_text({"question": bare}, "question")
 
 
@@ -123,7 +126,10 @@ def to_verl(sample: dict) -> dict:
         "data_source": kind,
         "prompt": [
             {"role": "system", "content": _system() if tool else "You are a helpful assistant."},
-            {"role": "user", "content": f"<image>\n{question}{USER_SUFFIX if tool else ''}"},
+            {
+                "role": "user",
+                "content": f"<image>\n{question}{USER_SUFFIX if tool else MATH_SUFFIX}",
+            },
         ],
         "images": [{"bytes": sample["image"]["bytes"], "path": None}],
         "ability": sample["kind"],

@@ -61,8 +61,17 @@ def compute_score(
     options = split_options(question)[1]
     sample = {"question": question, "answer": ground_truth, "options": options}
     sample["verifier"] = verifier_of(data_source, ground_truth, options)
+    if data_source == MATH:
+        return _math_score(solution_str, sample)
     calls = sum(match[1] != "Error" for match in _OBSERVATION.finditer(solution_str))
     turns = split_turns(_OBSERVATION.sub("<|im_start|>assistant\n", solution_str))
     correct = check_answer(extract_answer(turns[-1]), sample)
-    weights = MATH_REWARD if data_source == MATH else arm(arm_name)
-    return float(reward(weights, correct, well_formed(turns), calls))
+    return float(reward(arm(arm_name), correct, well_formed(turns), calls))
+
+
+def _math_score(text: str, sample: dict) -> float:
+    """The answer is in the last box after the thought; no box is a format error, as in the public code."""
+    after = text.rpartition("</think>")[2]
+    boxed = after[after.rfind(r"\boxed{") :] if r"\boxed{" in after else None
+    formed = boxed is not None and text.count("<think>") == text.count("</think>")
+    return float(reward(MATH_REWARD, check_answer(boxed, sample), formed, calls=0))

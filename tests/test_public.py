@@ -152,7 +152,7 @@ def hrbench(path, *changes):
     if path.suffix == ".parquet":
         Dataset.from_list(rows).to_parquet(str(path))
     else:
-        with path.open("w", newline="", encoding="utf-8") as file:
+        with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
             writer = csv.DictWriter(file, list(HRBENCH), delimiter="\t")
             writer.writeheader()
             writer.writerows(rows)
@@ -189,12 +189,24 @@ def test_a_folder_holds_the_file_of_its_name(tmp_path):
         ({"image": base64.b64encode(bomb()).decode()}, "million pixels"),
         ({"A": "", "B": "", "C": ""}, "none of 1 options"),
         ({"question": " "}, "question is empty"),
+        ({"C": "caf\udce9"}, "C is not UTF-8"),
     ],
 )
 def test_a_bad_row_of_hrbench_costs_only_itself(tmp_path, change, message):
     path = hrbench(tmp_path / "hr_bench_4k.tsv", {}, change)
     dataset, (error,) = read("hrbench-4k", tmp_path, path)
     assert len(dataset) == 1 and error.row == 3 and message in error.message
+
+
+def test_a_table_that_is_broken_in_one_place_is_read_on(tmp_path, monkeypatch):
+    path = hrbench(tmp_path / "hr_bench_4k.tsv", {}, {"question": "x" * 9000}, {})
+    monkeypatch.setattr(
+        public, "MAX_FILE_BYTES", 3000
+    )  # a field that is longer than an image may be
+    before = csv.field_size_limit()
+    dataset, (error,) = read("hrbench-4k", tmp_path, path)
+    assert len(dataset) == 2 and "not valid TSV" in error.message
+    assert csv.field_size_limit() == before
 
 
 # --- POPE ---------------------------------------------------------------------------------------

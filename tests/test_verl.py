@@ -15,7 +15,15 @@ from deepeyes_lite.folder import BadRow
 from deepeyes_lite.images import BadImage
 from deepeyes_lite.public import write
 from deepeyes_lite.tools import ZOOM
-from deepeyes_lite.verl import USER_SUFFIX, VERL_FEATURES, _system, export, from_verl, to_verl
+from deepeyes_lite.verl import (
+    MATH_SUFFIX,
+    USER_SUFFIX,
+    VERL_FEATURES,
+    _system,
+    export,
+    from_verl,
+    to_verl,
+)
 from deepeyes_lite.verl_reward import MATH, compute_score
 
 CALL = "<think>?</think>" + prompts.tool_call({"bbox_2d": [100, 200, 300, 400]})
@@ -41,7 +49,10 @@ def official(
         "data_source": source,
         "prompt": [
             {"role": "system", "content": _system() if tool else "You are a helpful assistant."},
-            {"role": "user", "content": f"<image>\n{question}{USER_SUFFIX if tool else ''}"},
+            {
+                "role": "user",
+                "content": f"<image>\n{question}{USER_SUFFIX if tool else MATH_SUFFIX}",
+            },
         ],
         "images": [{"bytes": picture(), "path": None}],
         "ability": source,
@@ -79,10 +90,10 @@ def test_the_verifier_follows_the_reward_of_the_row():
     assert from_verl(0, ROWS[2])["options"] == ["30", "45"]
 
 
-def test_a_question_is_found_in_the_prompt_without_placeholder_and_suffix():
-    row = official(extra_info=None)
-    sample = from_verl(3, row)
-    assert (sample["question"], sample["id"]) == ("Is the flag red or white?", "vstar-3")
+@pytest.mark.parametrize("source", ["vstar", MATH])
+def test_a_question_is_found_in_the_prompt_without_placeholder_and_suffix(source):
+    sample = from_verl(3, official(source=source, extra_info=None))
+    assert (sample["question"], sample["id"]) == ("Is the flag red or white?", f"{source}-3")
 
 
 @pytest.mark.parametrize(
@@ -197,10 +208,24 @@ def test_the_reward_is_that_of_the_arm(response, score, shown):
     assert compute_score("vstar", shown(response), "white", info) == pytest.approx(score)
 
 
-def test_the_reward_of_math_has_no_tool_and_another_arm_another_bonus():
-    answer = prompts.answer("!", "0.75")
-    assert compute_score(MATH, answer, r"\frac{3}{4}", {}) == pytest.approx(1.2)
-    assert compute_score(MATH, "0.75", r"\frac{3}{4}") == pytest.approx(-0.4)
+@pytest.mark.parametrize(
+    ("response", "score"),
+    [
+        (r"<think>x</think>\boxed{0.75}", 1.2),
+        (r"<think>\boxed{1}</think>It is \boxed{\frac{3}{4}}.", 1.2),
+        (r"<think>x</think>\boxed{1} or \boxed{3/4}", 1.2),
+        (r"<think>x</think>\boxed{0.5}", 0.0),
+        (r"<think>x\boxed{0.75}", 0.8),
+        (r"<think>\boxed{0.75}</think>", -0.4),
+        ("<think>x</think>0.75", -0.4),
+        ("", -0.4),
+    ],
+)
+def test_the_reward_of_math_looks_into_the_box(response, score):
+    assert compute_score(MATH, response, r"\frac{3}{4}", {}) == pytest.approx(score)
+
+
+def test_another_arm_has_another_bonus():
     with_call = CALL + CROP + WRONG
     assert compute_score("chart", with_call, "white", arm_name="unconditional") == 0.4
 
