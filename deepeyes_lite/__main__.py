@@ -171,17 +171,15 @@ def data(args) -> None:
 
 
 def export(args) -> None:
-    from datasets import load_from_disk
-
+    from deepeyes_lite.data import load
     from deepeyes_lite.verl import export as run
 
-    print(f"{run(load_from_disk(args.data), args.out)} rows: {args.out}")
+    print(f"{run(load(args.data), args.out)} rows: {args.out}")
 
 
 def select(args) -> None:
-    from datasets import load_from_disk
-
     from deepeyes_lite import selection
+    from deepeyes_lite.data import load as load_data
     from deepeyes_lite.data import tiny_world
     from deepeyes_lite.folder import from_folder
     from deepeyes_lite.plots import pass_rate_bars, png
@@ -196,7 +194,7 @@ def select(args) -> None:
         for error in errors:
             print(error)
     elif args.data:
-        dataset = load_from_disk(args.data)
+        dataset = load_data(args.data)
     else:
         spoiled = {"wrong label": args.spoiled, "unanswerable": args.spoiled}
         dataset = tiny_world("train", args.samples, spoiled=spoiled)
@@ -216,9 +214,8 @@ def select(args) -> None:
 
 
 def benchmark(args) -> None:
-    from datasets import load_from_disk
-
     from deepeyes_lite import benchmarks
+    from deepeyes_lite.data import load as load_data
     from deepeyes_lite.policies import LocalPolicy
     from deepeyes_lite.tinyworld.model import load
     from deepeyes_lite.training import RunConfig, claim, load_trained
@@ -227,13 +224,13 @@ def benchmark(args) -> None:
         args.temperature = 0.0 if args.k == 1 else 1.0
     if args.k > 1 and args.temperature <= 0:
         raise ValueError("at temperature 0 all k answers are one; set --k 1 or a temperature")
+    dataset = load_data(args.data)
     names = ("data", "model", "run_folder", "no_tool", "k", "temperature", "seed")
     claim(args.out, {name: str(getattr(args, name)) for name in names})
     model = (
         load_trained(args.run_folder) if args.run_folder else load(args.model or RunConfig.model)
     )
     policy = LocalPolicy(*model, tools=not args.no_tool, temperature=args.temperature)
-    dataset = load_from_disk(args.data)
     print(benchmarks.table(benchmarks.benchmark(dataset, policy, args.out, args.k, args.seed)))
     if args.against:
         print(f"\n{args.out} minus {args.against}")

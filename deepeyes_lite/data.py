@@ -114,7 +114,7 @@ def save(samples: Iterable[dict], out: str | Path) -> Dataset:
     """`build` on the disk, for sets that do not fit into memory: written part by part, all or nothing.
 
     Returns:
-        The dataset, which stays on the disk; ``load_from_disk(out)`` opens it again.
+        The dataset, which stays on the disk; `load` opens it again.
 
     Raises:
         FileExistsError: if there is something at ``out`` already.
@@ -134,6 +134,19 @@ def save(samples: Iterable[dict], out: str | Path) -> Dataset:
         concatenate_datasets(parts).save_to_disk(f"{folder}/all")
         os.replace(f"{folder}/all", out)
     return load_from_disk(out)
+
+
+def load(folder: str | Path) -> Dataset:
+    """A dataset that `save` or `select` wrote.
+
+    Raises:
+        FileNotFoundError: if the folder holds no dataset.
+        ValueError: if it is not in our schema.
+    """
+    dataset = load_from_disk(str(folder))
+    if missing := set(FEATURES) - set(dataset.column_names):
+        raise ValueError(f"{folder} lacks the columns {sorted(missing)}; make it with `data`")
+    return dataset
 
 
 def _parts(samples: Iterable[dict]) -> Iterator[Dataset]:

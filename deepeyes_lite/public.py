@@ -63,7 +63,7 @@ def write(
 
     Args:
         name: a key of ``SETS``.
-        out: folder to write; ``load_from_disk``, `train --data` and `benchmark --data` take it.
+        out: folder to write; `data.load`, `train --data` and `benchmark --data` take it.
         source: a file or folder of the set's own files on this machine; without it, from the hub.
         limit: read so many rows at most.
         progress: whether to show a bar.

@@ -1,4 +1,4 @@
-"""data.py and folder.py: the tiny world as a dataset, and a folder of one's own with hostile rows."""
+"""data.py, images.py, folder.py: the tiny world as a dataset; a folder of one's own with hostile rows."""
 
 import csv
 import io

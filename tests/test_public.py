@@ -309,3 +309,21 @@ def test_the_command_counts_what_it_left_out_and_does_not_overwrite(tmp_path, ca
     assert main(["export", "--data", str(tmp_path / "set"), "--out", str(out)]) == 0
     assert capsys.readouterr().out == f"1 rows: {out}\n"
     assert main(["export", "--data", str(tmp_path), "--out", str(out)]) == 1
+
+
+def test_what_was_written_can_be_trained_on_and_selected_from(tmp_path, random_eyes, capsys):
+    from deepeyes_lite.training import RunConfig, training_set
+
+    for i in range(2):
+        vstar(tmp_path / "v", f"sa_{i}", options=["white", "red"])
+    read("vstar", tmp_path, tmp_path / "v")
+    rows = training_set(RunConfig(data=str(tmp_path / "set"), prompts=2))
+    assert rows["options"][0] == ["white", "red"] and rows["verifier"][0] == "choice"
+    assert rows["prompt"][0][0]["content"] == rows["question"][0]
+    arguments = ["--data", str(tmp_path / "set"), "--model", str(random_eyes), "--k", "1"]
+    assert main(["select", "--out", str(tmp_path / "selection"), *arguments]) == 0
+    assert "of 2 questions kept" in capsys.readouterr().out
+    Dataset.from_list([{"question": "?"}]).save_to_disk(tmp_path / "other")
+    arguments[1] = str(tmp_path / "other")
+    assert main(["select", "--out", str(tmp_path / "no"), *arguments]) == 1
+    assert "lacks the columns" in capsys.readouterr().err
