@@ -87,14 +87,33 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--run-folder", type=Path, help="a finished run; without it the base model")
     sub.add_argument("--out", type=Path, default=Path("ask.html"), help="page to write")
     _add_endpoint(sub)
+    sub = command("data", data, "read a public set into a dataset for train, select and benchmark")
+    sub.add_argument("name", help="deepeyes, vstar, hrbench-4k, hrbench-8k, pope, …")
+    sub.add_argument("--from", dest="source", type=Path, help="its files on this machine")
+    sub.add_argument("--out", type=Path, required=True, help="folder to write")
+    sub.add_argument("--limit", type=int, help="read so many rows at most")
+    sub = command("export", export, "write a dataset as DeepEyes' parquet, for verl or ms-swift")
+    sub.add_argument("--data", type=Path, required=True, help="dataset of `data` or `select`")
+    sub.add_argument("--out", type=Path, required=True, help="parquet file to write")
     sub = command("select", select, "filter questions by what the base model makes of them")
     sub.add_argument("--out", type=Path, required=True, help="folder to write")
     sub.add_argument("--folder", type=Path, help="your own pictures; without it the tiny world")
+    sub.add_argument("--data", type=Path, help="dataset of `data`, instead of a folder")
     sub.add_argument("--samples", type=int, default=200, help="questions of the tiny world")
     sub.add_argument("--k", type=int, default=8, help="episodes of each question")
     sub.add_argument("--spoiled", type=float, default=0.1, help="share of each kind of planted row")
     sub.add_argument("--model", type=Path, default=Path("data/tiny-eyes"))
     sub.add_argument("--seed", type=int, default=0)
+    sub = command("benchmark", benchmark, "ask V* Bench, HR-Bench or another dataset of `data`")
+    sub.add_argument("--data", type=Path, required=True, help="dataset of `data`")
+    sub.add_argument("--out", type=Path, required=True, help="folder of the records")
+    sub.add_argument("--model", help="folder of tiny-eyes")
+    sub.add_argument("--run-folder", type=Path, help="a finished run, instead of a model")
+    sub.add_argument("--no-tool", action="store_true", help="prompts that offer no tool")
+    sub.add_argument("--k", type=int, default=1, help="episodes of each question: Avg@k")
+    sub.add_argument("--temperature", type=float, help="default 0 for k = 1, else 1")
+    sub.add_argument("--seed", type=int, default=0, help="of the options' order and the sampling")
+    sub.add_argument("--against", type=Path, help="records of another run, for a paired test")
     sub = command("study", study, "run the study's plan, or go on with it")
     sub.add_argument("--out", type=Path, default=Path("runs/study"), help="folder of the runs")
     sub.add_argument("--records", type=Path, default=Path("data/runs/study"), help="what is kept")
@@ -221,7 +240,7 @@ def rollout(args) -> None:
 
 
 def ask(args) -> int:
-    from deepeyes_lite.folder import read_photo
+    from deepeyes_lite.images import read_photo
     from deepeyes_lite.report import episode_text, write_episode
     from deepeyes_lite.rollout import rollout as run
 
@@ -236,8 +255,26 @@ def ask(args) -> int:
     return int(bool(episode.turns[-1].errors))  # the server ended it
 
 
+def data(args) -> None:
+    from deepeyes_lite.folder import summary
+    from deepeyes_lite.public import write
+
+    dataset, errors = write(args.name, args.out, args.source, args.limit)
+    for line in summary(errors):
+        print(line)
+    print(f"{len(dataset)} questions, {len(errors)} rows left out: {args.out}")
+
+
+def export(args) -> None:
+    from deepeyes_lite.data import load
+    from deepeyes_lite.verl import export as run
+
+    print(f"{run(load(args.data), args.out)} rows: {args.out}")
+
+
 def select(args) -> None:
     from deepeyes_lite import selection
+    from deepeyes_lite.data import load as load_data
     from deepeyes_lite.data import tiny_world
     from deepeyes_lite.folder import from_folder
     from deepeyes_lite.loading import load
@@ -245,12 +282,14 @@ def select(args) -> None:
     from deepeyes_lite.policies import LocalPolicy
     from deepeyes_lite.training import claim
 
-    names = ("folder", "samples", "k", "spoiled", "model", "seed")
+    names = ("folder", "data", "samples", "k", "spoiled", "model", "seed")
     claim(args.out, {name: str(getattr(args, name)) for name in names})
     if args.folder:
         dataset, errors = from_folder(args.folder)
         for error in errors:
             print(error)
+    elif args.data:
+        dataset = load_data(args.data)
     else:
         spoiled = {"wrong label": args.spoiled, "unanswerable": args.spoiled}
         dataset = tiny_world("train", args.samples, spoiled=spoiled)
@@ -267,6 +306,31 @@ def select(args) -> None:
     (args.out / "pass_rates.png").write_bytes(png(pass_rate_bars(dataset["pass_rate"])))
     print(selection.table(found))
     print(f"the questions that are kept: {args.out / 'selected'}")
+
+
+def benchmark(args) -> None:
+    from deepeyes_lite import benchmarks
+    from deepeyes_lite.data import load as load_data
+    from deepeyes_lite.loading import load
+    from deepeyes_lite.policies import LocalPolicy
+    from deepeyes_lite.training import RunConfig, claim, load_trained
+
+    if args.temperature is None:
+        args.temperature = 0.0 if args.k == 1 else 1.0
+    if args.k > 1 and args.temperature <= 0:
+        raise ValueError("at temperature 0 all k answers are one; set --k 1 or a temperature")
+    dataset = load_data(args.data)
+    names = ("data", "model", "run_folder", "no_tool", "k", "temperature", "seed")
+    claim(args.out, {name: str(getattr(args, name)) for name in names})
+    model = (
+        load_trained(args.run_folder) if args.run_folder else load(args.model or RunConfig.model)
+    )
+    policy = LocalPolicy(*model, tools=not args.no_tool, temperature=args.temperature)
+    print(benchmarks.table(benchmarks.benchmark(dataset, policy, args.out, args.k, args.seed)))
+    if args.against:
+        print(f"\n{args.out} minus {args.against}")
+        found = benchmarks.compare(args.out, args.against)
+        print("\n".join(benchmarks.differences_table(found)))
 
 
 def study(args) -> None:

@@ -5,7 +5,6 @@ small models (3B and less) often have one, and without it some never write a cal
 trace zooms to every target box and then gives the answer; nothing but the model's own turns is learned.
 """
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from peft import LoraConfig, PeftModel
 from trl import SFTConfig, SFTTrainer
 
 from deepeyes_lite import prompts
+from deepeyes_lite.files import whole
 from deepeyes_lite.models import spoken
 from deepeyes_lite.policies import ScriptedPolicy
 from deepeyes_lite.rollout import rollout
@@ -109,8 +109,8 @@ def cold_start(
         )
         trainer.train()
         if trainer.accelerator.is_main_process:
-            trainer.model.save_pretrained(out / "cold_start.tmp")
-            os.replace(out / "cold_start.tmp", folder)
+            with whole(folder) as aside:
+                trainer.model.save_pretrained(aside)
         trainer.accelerator.wait_for_everyone()
         model = trainer.model.unload()
     return PeftModel.from_pretrained(model, folder, is_trainable=True)

@@ -57,6 +57,7 @@ class EndpointPolicy(Policy):
         frame = frame or FRAMES[prompt]
         if frame not in FRAMES.values():
             raise ValueError(f"frame must be one of {', '.join(FRAMES.values())}, got {frame!r}")
+        self.tools = [ZoomTool().image_zoom_in_tool]
         self.endpoint, self.prompt, self.frame = endpoint, prompt, frame
         self.temperature, self.max_tokens, self.max_pixels = temperature, max_tokens, max_pixels
 

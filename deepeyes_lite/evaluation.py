@@ -106,10 +106,16 @@ def paired_difference(a: list[Trajectory], b: list[Trajectory], seed: int = 0) -
     """
     if [t.sample["id"] for t in a] != [t.sample["id"] for t in b]:
         raise ValueError("a paired test needs the same samples in the same order")
-    difference = np.array([float(y.correct) - float(x.correct) for x, y in zip(a, b)])
-    rng = np.random.default_rng(seed)
+    return paired([float(t.correct) for t in a], [float(t.correct) for t in b], seed)
+
+
+def paired(a: list[float], b: list[float], seed: int = 0) -> dict:
+    """Mean of ``b - a``, pair by pair: bootstrap interval, sign-flip p; NaN without pairs."""
+    difference = np.subtract(b, a)
     figures = average(difference.tolist(), seed)
-    signs = rng.choice([-1.0, 1.0], (2000, len(difference)))
+    if not len(difference):
+        return {**figures, "p": math.nan}
+    signs = np.random.default_rng(seed).choice([-1.0, 1.0], (2000, len(difference)))
     flipped = np.abs((signs * difference).mean(1)) >= abs(difference.mean()) - 1e-12
     return {**figures, "p": float((flipped.sum() + 1) / (len(flipped) + 1))}
 

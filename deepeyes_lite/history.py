@@ -18,7 +18,7 @@ from deepeyes_lite import prompts
 from deepeyes_lite.files import whole
 from deepeyes_lite.rewards import Arm, least_bonus, reward
 from deepeyes_lite.trajectories import best_iou
-from deepeyes_lite.verifiers import extract_answer, is_correct, well_formed
+from deepeyes_lite.verifiers import check_answer, extract_answer, well_formed
 
 HISTORY_COLUMNS = [
     "step",
@@ -59,19 +59,34 @@ class History(TrainerCallback):
         self._began = 0.0
 
     def reward(
-        self, completion_ids, id, answer, boxes_px, legible, environments, **_
+        self,
+        completion_ids,
+        id,
+        answer,
+        boxes_px,
+        legible,
+        environments,
+        options=None,
+        verifier=None,
+        **_,
     ) -> list[float]:
         """TRL's reward function: one reward per episode; what it saw is kept for the record."""
+        checks = [
+            {"answer": truth, "options": shown, "verifier": name}
+            for truth, shown, name in zip(
+                answer, options or [()] * len(id), verifier or [""] * len(id), strict=True
+            )
+        ]
         texts = self.tokenizer.batch_decode(completion_ids, skip_special_tokens=False)
         groups = defaultdict(list)
         for question, zoom in zip(id, environments, strict=True):
             groups[question].append(bool(zoom.boxes_px))
         episodes = []
-        for text, ids, question, truth, targets, seen, zoom in zip(
-            texts, completion_ids, id, answer, boxes_px, legible, environments, strict=True
+        for text, ids, question, check, targets, seen, zoom in zip(
+            texts, completion_ids, id, checks, boxes_px, legible, environments, strict=True
         ):
             turns = prompts.split_turns(text)
-            correct = is_correct(extract_answer(turns[-1]), truth)
+            correct = check_answer(extract_answer(turns[-1]), check)
             formed = well_formed(turns)
             calls, overlap = len(zoom.boxes_px), best_iou(zoom.boxes_px, targets)
             episodes.append(

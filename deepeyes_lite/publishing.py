@@ -1,7 +1,6 @@
 """A finished run as a model to serve: weights merged, files of the base model, a card of its own figures."""
 
 import json
-import os
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -10,6 +9,7 @@ from huggingface_hub import snapshot_download
 from peft import PeftModel
 
 from deepeyes_lite.evaluation import table
+from deepeyes_lite.files import whole
 from deepeyes_lite.history import read_history
 from deepeyes_lite.loading import load
 from deepeyes_lite.models import spec_of
@@ -41,24 +41,22 @@ def merge(out: str | Path, to: str | Path) -> Path:
         raise FileNotFoundError(f"no adapter in {out}; finish the run with `train --out {out}`")
     if to.exists():
         raise FileExistsError(f"{to} is there already; choose another folder or delete it")
-    aside = to.with_name(to.name + ".tmp")
-    shutil.rmtree(aside, ignore_errors=True)
     model, processor = load(config.model, max_pixels=config.max_pixels)
     model = PeftModel.from_pretrained(model, out / "adapter").merge_and_unload()
     base = Path(config.model)
     if not base.exists():
         base = Path(snapshot_download(config.model, allow_patterns=FILES))
-    aside.mkdir(parents=True)
-    for pattern in FILES:
-        for path in base.glob(pattern):
-            if not any(path.match(name) for name in NOT_FILES):
-                shutil.copy(path, aside / path.name)
-    model.save_pretrained(aside)
-    # With the family's own template a server offers the tool as the training did.
-    template = spec_of(processor).chat_template or processor.chat_template
-    (aside / "chat_template.jinja").write_text(template, encoding="utf-8")
-    (aside / "README.md").write_text(card(out), encoding="utf-8")
-    os.replace(aside, to)
+    with whole(to) as aside:
+        aside.mkdir()
+        for pattern in FILES:
+            for path in base.glob(pattern):
+                if not any(path.match(name) for name in NOT_FILES):
+                    shutil.copy(path, aside / path.name)
+        model.save_pretrained(aside)
+        # With the family's own template a server offers the tool as the training did.
+        template = spec_of(processor).chat_template or processor.chat_template
+        (aside / "chat_template.jinja").write_text(template, encoding="utf-8")
+        (aside / "README.md").write_text(card(out), encoding="utf-8")
     return to
 
 

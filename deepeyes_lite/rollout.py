@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from deepeyes_lite.policies import Policy, TextReply
 from deepeyes_lite.tools import MAX_CALLS, ZoomTool, answer_call, images_and_texts
 from deepeyes_lite.trajectories import Trajectory, Turn, jsonl_line, read_jsonl
-from deepeyes_lite.verifiers import extract_answer, is_correct, well_formed
+from deepeyes_lite.verifiers import Judge, check_answer, extract_answer, well_formed
 
 TOOLS = ("on", "off", "blank", "other")
 
@@ -31,6 +31,7 @@ def rollout(
     max_calls: int = MAX_CALLS,
     max_completion_length: int | None = None,
     progress: bool = True,
+    judge: Judge | None = None,
 ) -> list[Trajectory]:
     """One episode per sample.
 
@@ -45,6 +46,7 @@ def rollout(
         max_completion_length: tokens after the prompt, observations included; None for the policy's own. A
             served model's context bounds its own.
         progress: whether to show a bar.
+        judge: asked where the rules of `verifiers.check_answer` cannot tell.
 
     Raises:
         ValueError: for an unknown ``tool``, or "other" where there is one sample only.
@@ -81,7 +83,7 @@ def rollout(
             if not active:
                 break
         for trajectory in batch:
-            _close(trajectory)
+            _close(trajectory, judge)
         trajectories += batch
         bar.update(len(batch))
     bar.close()
@@ -195,9 +197,9 @@ def _advance(
     return True
 
 
-def _close(trajectory: Trajectory) -> None:
+def _close(trajectory: Trajectory, judge: Judge | None) -> None:
     """Read the answer and judge it."""
     texts = [turn.text for turn in trajectory.turns]
     trajectory.answer = extract_answer(texts[-1])
-    trajectory.correct = is_correct(trajectory.answer, trajectory.sample["answer"])
+    trajectory.correct = check_answer(trajectory.answer, trajectory.sample, judge)
     trajectory.well_formed = well_formed(texts)

@@ -15,7 +15,6 @@ is dropped is not measured again, so filters chain:
     report(dataset), kept(dataset)
 """
 
-import json
 import math
 import re
 from collections import Counter
@@ -23,10 +22,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from datasets import Dataset
-from tqdm.auto import tqdm
 
-from deepeyes_lite.files import whole
+from deepeyes_lite.choices import LETTERS, split_options
 from deepeyes_lite.policies import Policy, ShownTargets
+from deepeyes_lite.records import measure
 from deepeyes_lite.rollout import rollout
 from deepeyes_lite.verifiers import normalise
 
@@ -188,7 +187,6 @@ def table(found: dict) -> str:
 
 # --- multiple choice, rewritten -----------------------------------------------------------------
 
-_OPTION = re.compile(r"(?:^|\s)\(?([A-H])[.):]\s+(.+?)(?=\s*(?:\s\(?[A-H][.):]\s|$))", re.DOTALL)
 _LEANS_ON_OPTIONS = re.compile(r"\b(which of|of the following|the options?|these)\b", re.IGNORECASE)
 
 
@@ -198,11 +196,15 @@ def open_ended(dataset: Dataset) -> Dataset:
     An open question cannot be guessed by elimination. Questions without options stay as they are; one
     that makes no sense without its options is dropped.
     """
-    texts, answers, reasons = [], [], []
-    for question, answer in zip(dataset["question"], dataset["answer"]):
-        text, truth, reason = _opened(question, answer)
-        texts.append(text), answers.append(truth), reasons.append(reason)
-    changed = _with(dataset, {"question": texts, "answer": answers})
+    columns, reasons = {"question": [], "answer": [], "options": [], "verifier": []}, []
+    for row in dataset.remove_columns("image"):
+        text, truth, reason = _opened(row["question"], row["answer"])
+        if text != row["question"]:
+            row = {**row, "question": text, "answer": truth, "options": [], "verifier": "text"}
+        for name, values in columns.items():
+            values.append(row[name])
+        reasons.append(reason)
+    changed = _with(dataset, columns)
     return _drop(changed.select_columns(dataset.column_names), reasons)
 
 
@@ -214,15 +216,13 @@ def _opened(question: str, answer: str) -> tuple[str, str, str]:
     >>> _opened("Which of these is red? (A) the cup (B) the hat", "(A)")[2]
     'makes no sense without its options'
     """
-    found = list(_OPTION.finditer(question))
-    options = {match[1]: match[2].strip(" .;,\n") for match in found}
-    if len(options) < 2 or list(options) != list("ABCDEFGH"[: len(options)]):
+    stem, options = split_options(question)
+    if not options:
         return question, answer, ""
-    stem = question[: found[0].start()].strip()
-    letter = normalise(answer).upper()[:1]
-    truth = options.get(letter) if len(normalise(answer)) == 1 else None
+    letter = normalise(answer).upper()
+    truth = dict(zip(LETTERS, options)).get(letter)
     if truth is None:  # the answer may be the option's text already
-        same = [text for text in options.values() if normalise(text) == normalise(answer)]
+        same = [text for text in options if normalise(text) == normalise(answer)]
         truth = same[0] if same else None
     if truth is None:
         return question, answer, "answer is none of the options"
@@ -247,9 +247,10 @@ def _drop(dataset: Dataset, reasons: list[str]) -> Dataset:
 
 def _with(dataset: Dataset, columns: dict[str, list]) -> Dataset:
     """The dataset with these columns, new or anew."""
+    known = dataset.features  # a column of empty lists has lost its type otherwise
     dataset = dataset.remove_columns([name for name in columns if name in dataset.column_names])
     for name, values in columns.items():
-        dataset = dataset.add_column(name, values)
+        dataset = dataset.add_column(name, values, feature=known.get(name))
     return dataset
 
 
@@ -262,55 +263,18 @@ def _measure(
     record: str | Path | None,
     progress: bool,
 ) -> Dataset:
-    """Add the columns that ``figures(rows, seed)`` gives, ``chunk`` rows at a time.
+    """Add the columns that ``figures(rows, seed)`` gives, ``chunk`` rows at a time (`records.measure`).
 
-    A chunk's seed is that of its place, so a killed measurement ends where the undisturbed one ends.
     Rows that are dropped already are not measured and get ``unmeasured``.
     """
     alive = [i for i, reason in enumerate(_reasons(dataset)) if not reason]
+
+    def work(start: int, stop: int, seed: int) -> list[dict]:
+        return figures([dataset[i] for i in alive[start:stop]], seed)
+
     ids = [dataset[i]["id"] for i in alive]
-    record = Path(record) if record else None
-    found = _read_record(record, identity, ids)
-    if len(found) < len(ids):  # a chunk that a kill left half written is measured anew
-        found = found[: len(found) // chunk * chunk]
-    if record:
-        record.parent.mkdir(parents=True, exist_ok=True)
-        _write_lines(record, [identity, *found])
-    bar = tqdm(total=len(alive), initial=len(found), desc=identity["filter"], disable=not progress)
-    for start in range(len(found), len(alive), chunk):
-        rows = [dataset[i] for i in alive[start : start + chunk]]
-        new = figures(rows, identity["seed"] * 1_000_000 + start)
-        new = [{"id": row["id"], **values} for row, values in zip(rows, new, strict=True)]
-        if record:
-            with record.open("a", encoding="utf-8") as file:
-                file.write("".join(json.dumps(line) + "\n" for line in new))
-        found += new
-        bar.update(len(new))
-    bar.close()
+    found = measure(ids, work, chunk, identity, record, progress, identity["filter"])
     values = [dict(unmeasured) for _ in range(len(dataset))]
     for i, line in zip(alive, found):
         values[i] = line
     return _with(dataset, {name: [row[name] for row in values] for name in unmeasured})
-
-
-def _read_record(record: Path | None, identity: dict, ids: list[str]) -> list[dict]:
-    """The measurements in a record, without a last line that a kill cut short."""
-    if record is None or not record.exists():
-        return []
-    text = record.read_text(encoding="utf-8")
-    try:
-        lines = [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
-    except ValueError:
-        lines = ["no JSON lines"]
-    if not lines:
-        return []
-    if lines[0] != identity or [line["id"] for line in lines[1:]] != ids[: len(lines) - 1]:
-        raise ValueError(
-            f"{record} holds another measurement ({lines[0]}); choose another file or delete it"
-        )
-    return lines[1:]
-
-
-def _write_lines(path: Path, lines: list[dict]) -> None:
-    with whole(path) as aside:
-        aside.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")

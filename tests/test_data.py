@@ -1,4 +1,4 @@
-"""data.py and folder.py: the tiny world as a dataset, and a folder of one's own with hostile rows."""
+"""data.py, images.py, folder.py: the tiny world as a dataset; a folder of one's own with hostile rows."""
 
 import csv
 import io
@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from deepeyes_lite.data import FEATURES, tiny_world
-from deepeyes_lite.folder import RowError, from_folder, read_photo
+from deepeyes_lite.folder import RowError, from_folder
+from deepeyes_lite.images import read_photo
 from deepeyes_lite.tinyworld.scenes import SPLIT_LENGTH, World, draw_scene
 
 

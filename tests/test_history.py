@@ -85,7 +85,7 @@ def history(processor, tmp_path):
     return History(arm("conditional"), processor.tokenizer, tmp_path / "history.csv")
 
 
-def scored(history, *texts, calls=(), truth="K", legible=1):
+def scored(history, *texts, calls=(), truth="K", legible=1, **columns):
     """Rewards of these completions; ``calls`` are the answered calls of each."""
     tokenizer = history.tokenizer
     target = (0.0, 0.0, 96.0, 96.0)
@@ -102,6 +102,7 @@ def scored(history, *texts, calls=(), truth="K", legible=1):
         legible=[legible] * len(texts),
         environments=zooms,
         further="ignored",
+        **{name: [value] * len(texts) for name, value in columns.items()},
     )
 
 
@@ -126,6 +127,13 @@ def test_rewards_are_read_off_the_tokens(history):
     ]
     rewards = scored(history, *texts, calls=(0, 1, 1, 0, 0, 1, 0))
     assert rewards == pytest.approx([0.8, 2.0, 0.0, 0.8, -0.2, 1.8, -0.2])
+
+
+def test_an_answer_is_checked_by_the_rule_of_its_row(history):
+    texts = [prompts.answer("!", answer) + prompts.TURN_END for answer in ("B. red", "(a)")]
+    assert scored(history, *texts, truth="B") == [0.0, 0.0]
+    options = ["blue", "red"]
+    assert scored(history, *texts, truth="B", options=options, verifier="choice") == [0.8, 0.0]
 
 
 def test_a_refused_call_is_an_attempt_and_no_call(history):

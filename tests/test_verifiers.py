@@ -1,6 +1,7 @@
 """verifiers.py: rules that a long, odd or hostile answer cannot talk round."""
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import given
@@ -8,6 +9,8 @@ from hypothesis import strategies as st
 
 from deepeyes_lite.verifiers import (
     MAX_ANSWER_CHARS,
+    VERIFIERS,
+    check_answer,
     extract_answer,
     is_correct,
     normalise,
@@ -112,3 +115,196 @@ def test_a_long_text_takes_no_long_time():
     for text in ("<answer>" * 100_000, "<answer></answer" * 100_000, "<think>" * 100_000):
         extract_answer(text), well_formed([text]), is_correct(text, "K")
     assert time.process_time() - began < 5
+
+
+# --- a rule for each kind of question -----------------------------------------------------------
+
+
+def sample(answer, verifier, options=(), question="?"):
+    return {"answer": answer, "verifier": verifier, "options": [*options], "question": question}
+
+
+FLAG = sample("B", "choice", ["red", "dark blue", "white"])
+
+
+@pytest.mark.parametrize(
+    ("answer", "right"),
+    [
+        ("B", True),
+        ("b", True),
+        ("(B)", True),
+        ("B.", True),
+        ("B)", True),
+        ("B. dark blue", True),
+        ("(B) Dark  Blue.", True),
+        ("B: dark blue", True),
+        ("dark blue", True),
+        ("The answer is B.", True),
+        ("Option B", True),
+        (r"\boxed{B}", True),
+        ("B. It is dark blue, as the crop shows.", True),
+        ("A", False),
+        ("C. white", False),
+        ("red", False),
+        ("B. red", False),  # letter and text disagree
+        ("blue", False),
+        ("D", False),  # there is none
+        ("A or B", False),
+        ("A B C", False),
+        ("", False),
+        ("B" * 999, False),
+        ("B" + " " * MAX_ANSWER_CHARS, False),
+    ],
+)
+def test_a_choice_is_a_letter_or_an_option_s_text(answer, right):
+    assert check_answer(answer, FLAG) is right
+    assert check_answer(answer, {**FLAG, "answer": "dark blue"}) is right
+
+
+@pytest.mark.parametrize(
+    ("options", "truth", "answer", "right"),
+    [
+        (["B", "A", "C"], "A", "A", True),  # a bare letter is the option's letter
+        (["B", "A", "C"], "A", "B", False),
+        (["a dog", "a cat"], "A", "a dog", True),  # and not option A with a text
+        (["a dog", "a cat"], "B", "a dog", False),
+        (["same", "same"], "B", "A", True),
+        (["12", "13"], "B", "13", True),
+        ([], "yes", "Yes.", True),  # no options known: the same words
+        ([], "B", "B. red", False),
+        (["x", "y"], "none of them", "None of them", True),
+    ],
+)
+def test_odd_options(options, truth, answer, right):
+    assert check_answer(answer, sample(truth, "choice", options)) is right
+
+
+@pytest.mark.parametrize(
+    ("truth", "answer", "right"),
+    [
+        ("yes", "Yes.", True),
+        ("yes", "Yes, there is a dog.", True),
+        ("no", "No", True),
+        ("no", "Nothing of that kind", False),
+        ("yes", "no", False),
+        ("yes", "There is a dog; yes.", False),  # the first word decides, or nothing does
+    ],
+)
+def test_yes_or_no(truth, answer, right):
+    assert check_answer(answer, sample(truth, "yes_no")) is right
+
+
+@pytest.mark.parametrize(
+    ("truth", "answer", "right"),
+    [
+        ("12.5", "12.5", True),
+        ("12.5", "12.6", True),  # within one in a hundred
+        ("12.5", "12.7", False),
+        ("12.5", "-12.5", False),
+        ("12", "12.0", True),
+        ("2015", "2016", False),  # a whole number may be a year
+        ("1,200", "1200", True),
+        ("12%", "12", True),
+        ("$3.50", "3.5", True),
+        (r"3.5", r"\boxed{3.5}", True),
+        ("3", "three", False),
+        ("3", "about 3", False),
+        ("3", "1e999", False),
+        ("3", "nan", False),
+        ("3", "inf", False),
+        ("blue", "Blue", True),
+        ("0.0", "0", True),
+        ("1e3", "1000", True),
+    ],
+)
+def test_numbers_have_a_tolerance(truth, answer, right):
+    assert check_answer(answer, sample(truth, "number")) is right
+
+
+@pytest.mark.parametrize(
+    ("truth", "answer", "right"),
+    [
+        (r"\frac{3}{4}", "3/4", True),
+        (r"\frac{3}{4}", "0.75", True),
+        ("0.75", r"\boxed{\frac{3}{4}}", True),
+        ("7/4", "1.75", True),
+        ("$12$", "12", True),
+        (r"2\sqrt{3}", r"\sqrt{12}", True),
+        ("x^2+2x+1", "(x+1)^2", True),
+        ("50%", "0.5", True),
+        ("A", "(a)", True),
+        ("12", "13", False),
+        ("12", "", False),
+        ("12", "twelve", False),
+        ("12", "__import__('os').system('true')", False),
+    ],
+)
+def test_math_is_right_if_it_is_equal(truth, answer, right):
+    assert check_answer(answer, sample(truth, "math")) is right
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "9^{9^{9^{9}}}",
+        "9**9**9**9",
+        "99999999!",
+        r"\left(99^{99}\right)^{99^{99}}",
+        "9^{9*9*9*9*9*9*9}",
+        "((((9^99)^99)^99)^99)^99",
+        "{" * 900,
+        "9" * 900,
+        r"\frac{1}{" * 80,
+    ],
+)
+def test_a_formula_that_would_never_end_is_not_computed(answer):
+    began = time.process_time()
+    assert check_answer(answer, sample("12", "math")) is False
+    assert time.process_time() - began < 10
+
+
+def test_math_is_checked_outside_the_main_thread_too():
+    with ThreadPoolExecutor() as pool:
+        found = pool.submit(check_answer, "3/4", sample("0.75", "math")).result()
+    assert found is True
+
+
+def test_a_judge_is_asked_only_where_the_rule_cannot_tell():
+    asked = []
+
+    def judge(question, answer, truth):
+        asked.append((question, answer, truth))
+        return {"navy": True, "green": False}.get(answer)
+
+    def ask(answer, row):
+        del asked[:]
+        return check_answer(answer, row, judge), len(asked)
+
+    words = sample("dark blue", "text", question="What colour?")
+    assert ask("dark blue", words) == (True, 0)
+    assert ask("navy", words) == (True, 1)
+    assert asked == [("What colour?", "navy", "dark blue")]
+    assert ask("green", words) == (False, 1)
+    assert ask("?", words) == (False, 1)  # neither can tell
+    assert ask("navy" + " " * MAX_ANSWER_CHARS, words) == (False, 0)
+    assert ask(None, words) == (False, 0)
+    assert ask("A", FLAG) == (False, 0)
+    assert ask("navy", FLAG) == (True, 1)
+    assert ask("no", sample("yes", "yes_no")) == (False, 0)
+    assert ask("3", sample("4", "number")) == (False, 0)
+
+
+def test_an_unknown_verifier_is_named():
+    with pytest.raises(ValueError, match="unknown verifier 'taste'; there are text, choice"):
+        check_answer("K", sample("K", "taste"))
+
+
+@given(answer=st.one_of(st.none(), st.text(max_size=30)), truth=st.text(max_size=8))
+def test_a_row_without_verifier_is_checked_as_ever(answer, truth):
+    assert check_answer(answer, {"answer": truth}) is is_correct(answer, truth)
+
+
+@given(answer=st.text(max_size=40), truth=st.text(max_size=10), name=st.sampled_from([*VERIFIERS]))
+def test_no_answer_raises(answer, truth, name):
+    row = sample(truth, name, ["red", "blue"])
+    assert check_answer(answer, row) in (True, False)

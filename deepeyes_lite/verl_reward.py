@@ -1,0 +1,77 @@
+"""Our rewards under the name that verl calls, for training on many machines.
+
+Needs neither datasets nor transformers, so that it runs in an environment with other versions of them.
+"""
+
+import re
+
+from deepeyes_lite.choices import LETTERS, split_options
+from deepeyes_lite.prompts import split_turns
+from deepeyes_lite.rewards import Arm, arm, reward
+from deepeyes_lite.verifiers import check_answer, extract_answer, normalise, well_formed
+
+# The public reward is chosen by data_source: these three, each one of the set's parquet files. The
+# third has its own reward and no tool.
+VISUAL, MATH = ("vstar", "chart"), "thinklite_eureka"
+MATH_REWARD = Arm(accuracy=1.2, format=0.4, tool=False)  # compute_score_math of the public code
+
+# What verl puts between two turns, with or without the special tokens.
+_OBSERVATION = re.compile(
+    r"(?:<\|im_end\|>)?\s*(?:<\|im_start\|>|\n)user\n\s*"
+    r"(<tool_response>|Error).*?(?:<\|im_end\|>)?\s*(?:<\|im_start\|>)?assistant\n",
+    re.DOTALL,
+)
+
+
+def verifier_of(data_source: str, answer: str, options: list[str]) -> str:
+    """Which rule of ``verifiers.VERIFIERS`` checks a row of DeepEyes' data."""
+    plain = normalise(answer)
+    letters = list(LETTERS[: len(options)].casefold())
+    if options and plain in [*letters, *map(normalise, options)]:
+        return "choice"
+    if data_source == MATH:
+        return "math"
+    return "number" if re.fullmatch(r"[-+]?\d[\d,]*(\.\d+)?\s*%?", answer) else "text"
+
+
+def compute_score(
+    data_source: str,
+    solution_str: str,
+    ground_truth: str,
+    extra_info: dict | None = None,
+    arm_name: str = "conditional",
+    **_,
+) -> float:
+    """Our reward under verl's signature, for ``custom_reward_function.path`` and ``.name``.
+
+    Rules instead of a 72B judge (`verifiers`). An answered call is an observation that opens with
+    ``<tool_response>``; verl does not keep a policy from writing one itself, so look at its episodes.
+
+    Args:
+        data_source: as `to_verl` writes it.
+        solution_str: the decoded response, observations included.
+        ground_truth: the answer.
+        extra_info: its ``question`` holds the options, where there are any.
+        arm_name: a key of ``rewards.ARMS``; by ``custom_reward_function.reward_kwargs``.
+
+    >>> compute_score("vstar", "<think>!</think><answer>red</answer>", "red")
+    0.8
+    """
+    question = str((extra_info or {}).get("question") or "")
+    options = split_options(question)[1]
+    sample = {"question": question, "answer": ground_truth, "options": options}
+    sample["verifier"] = verifier_of(data_source, ground_truth, options)
+    if data_source == MATH:
+        return _math_score(solution_str, sample)
+    calls = sum(match[1] != "Error" for match in _OBSERVATION.finditer(solution_str))
+    turns = split_turns(_OBSERVATION.sub("<|im_start|>assistant\n", solution_str))
+    correct = check_answer(extract_answer(turns[-1]), sample)
+    return float(reward(arm(arm_name), correct, well_formed(turns), calls))
+
+
+def _math_score(text: str, sample: dict) -> float:
+    """The answer is in the last box after the thought; no box is a format error, as in the public code."""
+    after = text.rpartition("</think>")[2]
+    boxed = after[after.rfind(r"\boxed{") :] if r"\boxed{" in after else None
+    formed = boxed is not None and text.count("<think>") == text.count("</think>")
+    return float(reward(MATH_REWARD, check_answer(boxed, sample), formed, calls=0))
