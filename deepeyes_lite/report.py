@@ -7,16 +7,9 @@ from pathlib import Path
 
 from deepeyes_lite import plots
 from deepeyes_lite.evaluation import held_out, interval
+from deepeyes_lite.pages import STYLE, excerpt
 from deepeyes_lite.training import read_config, read_history
 from deepeyes_lite.trajectories import Trajectory, read_jsonl
-
-STYLE = """
-body{font:16px/1.5 system-ui,sans-serif;max-width:75rem;margin:2rem auto;padding:0 1rem;color:#222}
-table{border-collapse:collapse;margin:1rem 0}td,th{padding:.35rem .8rem;border-bottom:1px solid #ccc}
-td{text-align:right}td:first-child,th:first-child{text-align:left}img{max-width:100%}
-.pair{display:flex;flex-wrap:wrap;gap:.5rem}.pair figure{flex:1 1 30rem;margin:.4rem 0}
-details pre{white-space:pre-wrap;background:#f4f4f4;padding:.6rem;overflow-x:auto}
-"""
 
 
 def write_report(out: str | Path, episodes: int = 6) -> Path:
@@ -109,8 +102,8 @@ def _figure(trajectory: Trajectory, title: str, crops: int) -> str:
         f"{'right' if trajectory.correct else 'wrong'}, {len(trajectory.boxes_px)} zooms."
     )
     strip = plots.image_tag(plots.episode_strip(trajectory, crops, f"{title}: "), alt[:300], dpi=90)
-    text = "\n".join(turn.text for turn in trajectory.turns)[:5000]
+    text = excerpt("\n".join(turn.text for turn in trajectory.turns), 5000)
     return (
-        f"<figure>{strip}<details><summary>What it wrote</summary><pre>{html.escape(text)}</pre>"
+        f"<figure>{strip}<details><summary>What it wrote</summary><pre>{text}</pre>"
         "</details></figure>"
     )

@@ -79,11 +79,7 @@ def phase_diagram(rows: list[dict]) -> Figure:
     figure = Figure(figsize=(6.4, 5.2), layout="constrained")
     axes = figure.subplots()
     ends = [row["least_bonus"] for row in rows] + [row["bonus"] for row in rows]
-    low, high = min(ends) - 0.15, max(ends) + 0.15
-    axes.plot([low, high], [low, high], color=GREY, linewidth=1.5)
-    axes.fill_between([low, high], [low, high], high, color=BLUE, alpha=0.07)
-    axes.text(low + 0.05, high - 0.05, "predicted: grows", va="top", color=BLUE)
-    axes.text(high - 0.05, low + 0.05, "predicted: dies", ha="right", color=ORANGE)
+    draw_phases(axes, min(ends) - 0.15, max(ends) + 0.15)
     for grew, color, marker, label in ((True, BLUE, "^", "grew"), (False, ORANGE, "v", "fell")):
         some = [row for row in rows if row["observed"] == grew]
         for hit in (True, False):
@@ -97,10 +93,18 @@ def phase_diagram(rows: list[dict]) -> Figure:
                 edgecolor=color,
                 label=f"{label}, {'as predicted' if hit else 'against the prediction'} ({len(these)})",
             )
-    axes.set(xlabel="least bonus b* measured before training", ylabel="bonus b of the run")
-    axes.set(xlim=(low, high), ylim=(low, high))
     figure.legend(fontsize=9, loc="outside lower center", ncols=2)
     return figure
+
+
+def draw_phases(axes, low: float, high: float) -> None:
+    """The line of the collapse inequality between two bonuses, and what it says on either side."""
+    axes.plot([low, high], [low, high], color=GREY, linewidth=1.5)
+    axes.fill_between([low, high], [low, high], high, color=BLUE, alpha=0.07)
+    axes.text(low + 0.05, high - 0.05, "predicted: grows", va="top", color=BLUE)
+    axes.text(high - 0.05, low + 0.05, "predicted: dies", ha="right", color=ORANGE)
+    axes.set(xlabel="least bonus b* measured before training", ylabel="bonus b of the run")
+    axes.set(xlim=(low, high), ylim=(low, high))
 
 
 def forest(rows: list[dict]) -> Figure:

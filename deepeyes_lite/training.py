@@ -30,6 +30,7 @@ from deepeyes_lite.tinyworld.scenes import World
 from deepeyes_lite.tools import MAX_CALLS
 from deepeyes_lite.trainer import ZoomTrainer
 from deepeyes_lite.vision_cache import cache_vision
+from deepeyes_lite.watch import Watch, scenes
 
 LORA_TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 
@@ -195,8 +196,8 @@ def last_checkpoint(out: Path) -> Path | None:
 def train(config: RunConfig, out: str | Path) -> Path:
     """Train in a run folder, or go on where a killed run stopped, or return at once if it is done.
 
-    Leaves ``config.json``, ``history.csv`` and ``adapter/``. Killed at any moment and started again, a
-    run ends where the undisturbed run ends.
+    Leaves ``config.json``, ``history.csv``, ``watched/`` (`watch.py`) and ``adapter/``. Killed at any
+    moment and started again, a run ends where the undisturbed run ends.
 
     Raises:
         ValueError: if the folder holds a run with another configuration.
@@ -209,6 +210,8 @@ def train(config: RunConfig, out: str | Path) -> Path:
         return out
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
     trainer = build_trainer(config, out)
+    watched = scenes(asdict(config)), trainer.processing_class, reward_arm(config).tool
+    trainer.add_callback(Watch(*watched, out / "watched"))
     checkpoint = last_checkpoint(out)
     path = trainer.history.path
     done = int(checkpoint.name.split("-")[1]) if checkpoint else 0
