@@ -156,12 +156,14 @@ def draw_boxes(axes, trajectory: Trajectory) -> None:
         axes.add_patch(_rectangle(box, GREEN, "--"))
     for number, box in enumerate(trajectory.boxes_px, 1):
         axes.add_patch(_rectangle(box, ORANGE, "-"))
+        inside = box[1] < 0.08 * trajectory.images[0].height  # no room above the box
         axes.text(
             box[0] + 2,
-            box[1] - 4,
+            box[1] + 4 if inside else box[1] - 4,
             f"zoom {number}",
             color="white",
             fontsize=9,
+            va="top" if inside else "baseline",
             bbox={"facecolor": ORANGE, "edgecolor": "none", "pad": 1.5},
             clip_on=True,
         )

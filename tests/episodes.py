@@ -1,10 +1,14 @@
 """Episodes for the tests of pages and widgets: made by hand, some of them by a hostile model."""
 
+import json
+
 from deepeyes_lite import prompts
 from deepeyes_lite.boxes import px_to_1000
 from deepeyes_lite.data import tiny_world
+from deepeyes_lite.history import HISTORY_COLUMNS, write_history
 from deepeyes_lite.tools import ZoomTool
-from deepeyes_lite.trajectories import Trajectory, Turn, crops
+from deepeyes_lite.trajectories import Trajectory, Turn, crops, write_jsonl
+from deepeyes_lite.watch import EVERY, scenes
 
 HOSTILE = '<img src=x onerror="document.title=1">\'"><script>alert(2)</script></svg></div>'
 LONG = "K" * 100_000
@@ -76,3 +80,22 @@ def hostile():
         ),
         Trajectory(sample={"id": 7}, turns=[], answer=5),
     ]
+
+
+def recorded_run(folder, steps=12):
+    """A run folder with a history, and six scenes before the first step and after every fifth."""
+    (folder / "watched").mkdir(parents=True)
+    config = {"data": "", "legible_share": 0.5}
+    (folder / "config.json").write_text(json.dumps(config))
+    rows = [
+        {**dict.fromkeys(HISTORY_COLUMNS, i / steps), "step": i, "n_zoom": 1, "n_direct": 1}
+        for i in range(1, steps + 1)
+    ]
+    write_history(rows, folder / "history.csv")
+    names = list(scenes(config)["id"])
+    for step in range(0, steps + 1, EVERY):
+        found = made(6, right=lambda i, step=step: i < step / 2, text=f"Step {step}.")
+        for t, name in zip(found, names):
+            t.sample["id"] = name
+        write_jsonl(found, folder / "watched" / f"{step:04}.jsonl")
+    return folder

@@ -1,12 +1,14 @@
 """TrainingScrubber, driven in Python."""
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
-from episodes import HOSTILE, LONG, made
+from episodes import HOSTILE, LONG, made, recorded_run
 from test_pages import Reader
 
-from deepeyes_lite.history import HISTORY_COLUMNS, write_history
+from deepeyes_lite.history import write_history
 from deepeyes_lite.plots import png
 from deepeyes_lite.trajectories import write_jsonl
 from deepeyes_lite.watch import scenes
@@ -15,24 +17,9 @@ from deepeyes_lite.widgets import TrainingScrubber
 CONFIG = {"data": "", "legible_share": 0.5}
 
 
-def rows(n):
-    return [{**dict.fromkeys(HISTORY_COLUMNS, i / n), "step": i} for i in range(1, n + 1)]
-
-
 @pytest.fixture
 def run(tmp_path):
-    """Twelve steps; the six scenes before the first, after the fifth and after the tenth."""
-    folder = tmp_path / "run"
-    (folder / "watched").mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps(CONFIG))
-    write_history([{**r, "n_zoom": 1, "n_direct": 1} for r in rows(12)], folder / "history.csv")
-    names = list(scenes(CONFIG)["id"])
-    for step in (0, 5, 10):
-        found = made(6, right=lambda i, step=step: i < step / 2, text=f"Step {step}.")
-        for t, name in zip(found, names):
-            t.sample["id"] = name
-        write_jsonl(found, folder / "watched" / f"{step:04}.jsonl")
-    return folder
+    return recorded_run(tmp_path / "run")
 
 
 def test_the_slider_goes_over_the_steps(run):
@@ -71,10 +58,8 @@ def test_the_cursor_stands_at_the_step(run):
 
 
 def test_several_runs(run, tmp_path):
-    other = tmp_path / "other"
-    other.mkdir()
-    (other / "config.json").write_text(json.dumps(CONFIG))
-    write_history([{**r, "n_zoom": 1, "n_direct": 1} for r in rows(3)], other / "history.csv")
+    other = recorded_run(tmp_path / "other", steps=3)
+    shutil.rmtree(other / "watched")
     scrubber = TrainingScrubber(run, other)
     scrubber.run.value = str(other)
     assert (scrubber.step.min, scrubber.step.max, scrubber.step.value) == (1, 3, 3)
@@ -85,8 +70,6 @@ def test_several_runs(run, tmp_path):
 
 
 def test_the_committed_runs_open():
-    from pathlib import Path
-
     folders = sorted((Path(__file__).parents[1] / "data" / "runs" / "demo").glob("seed-*"))
     scrubber = TrainingScrubber(*folders)
     assert scrubber.step.max == 100 and len(scrubber.run.options) == len(folders)

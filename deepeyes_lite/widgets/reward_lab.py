@@ -178,11 +178,10 @@ class RewardLab(Panel):
         for number, (t, advantage) in enumerate(zip(group, self.advantages), 1):
             color, hatch = (BLUE, "") if t.called else (ORANGE, "//")
             left.bar(number, advantage, color=color, hatch=hatch, edgecolor="white")
-            left.text(
-                number, 0, "right" if t.correct else "wrong", ha="center", va="bottom", fontsize=8
-            )
         for color, hatch, label in ((BLUE, "", "with a zoom"), (ORANGE, "//", "without")):
             left.bar(0, 0, color=color, hatch=hatch, edgecolor="white", label=label)
+        words = [f"{n}\n{'right' if t.correct else 'wrong'}" for n, t in enumerate(group, 1)]
+        left.set_xticks(range(1, len(group) + 1), words, fontsize=9)
         left.axhline(0, color=GREY, linewidth=1)
         left.set(title="advantages of the group", xlabel="episode", ylabel="advantage")
         left.set(xlim=(0.3, len(group) + 0.7), ylim=(-2.8, 2.8))

@@ -83,7 +83,7 @@ class TrainingScrubber(Panel):
             self._figures[key] = image_tag(self.picture(), self.alt, dpi=80)
         self._figure.value = self._figures[key]
         if not self.watched:
-            self._texts.value = "<p>This run recorded no scenes (<code>watched/</code>); a new run records them.</p>"
+            self._texts.value = "<p>This run recorded no scenes (its folder has no watched/).</p>"
             return
         self._texts.value = "".join(
             f"<details><summary>{pages.excerpt(t.sample.get('question', ''), 100)} "
