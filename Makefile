@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 PIP_ARGS ?=
 PYTEST_ARGS ?=
+RUN ?=
 
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
@@ -11,7 +12,7 @@ READY := $(VENV)/.ready
 TORCH := $(shell sed -n 's/^ *"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lab lint format refresh pretrain doctor
+.PHONY: help setup demo test lab app lint format refresh pretrain doctor
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,6 +21,7 @@ help: ## show this list
 	@echo "  VENV=DIR             where the environment is (default .venv; one that is there is used)"
 	@echo "  PIP_ARGS='...'       further arguments for pip, such as --index-url for a build of torch"
 	@echo "  PYTEST_ARGS='...'    further arguments for pytest"
+	@echo "  RUN=DIR              an evaluated run, for make app"
 
 setup: $(READY) ## make the environment and install the pinned packages
 
@@ -45,6 +47,9 @@ test: setup ## unit tests, doctests and all notebooks
 lab: setup ## open JupyterLab
 	$(PY) -m jupyter lab --notebook-dir=notebooks
 
+app: setup ## serve the trajectory viewer and zoom-by-hand as a web page
+	RUN="$(RUN)" $(PY) -m voila notebooks/app/look.ipynb
+
 lint: setup ## ruff on .py and .ipynb
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
@@ -55,8 +60,8 @@ format: setup ## let ruff rewrite .py and .ipynb
 
 refresh: setup ## run all notebooks and keep their outputs
 	$(PY) -m jupyter nbconvert --to notebook --execute --inplace \
-	  --ExecutePreprocessor.timeout=-1 notebooks/*.ipynb
-	$(PY) -m nbstripout --keep-output --keep-count notebooks/*.ipynb
+	  --ExecutePreprocessor.timeout=-1 notebooks/*.ipynb notebooks/app/*.ipynb
+	$(PY) -m nbstripout --keep-output --keep-count notebooks/*.ipynb notebooks/app/*.ipynb
 
 pretrain: setup ## make tiny-eyes from scratch in my-eyes/ (hours on two cores)
 	$(PY) -m deepeyes_lite pretrain --out my-eyes

@@ -240,8 +240,9 @@ def rollout(args) -> None:
 
 
 def ask(args) -> int:
+    from deepeyes_lite.files import whole
     from deepeyes_lite.images import read_photo
-    from deepeyes_lite.report import episode_text, write_episode
+    from deepeyes_lite.pages import episode_page, episode_text
     from deepeyes_lite.rollout import rollout as run
 
     sample = {"id": args.photo.name, "image": read_photo(args.photo), "question": args.question}
@@ -251,7 +252,9 @@ def ask(args) -> int:
     if not args.endpoint:
         print("tiny-eyes knows only its own world of coloured shapes; larger models: --endpoint")
     who = policy.endpoint.model if args.endpoint else args.run_folder or "tiny-eyes"
-    print(f"page: {write_episode(episode, args.out, str(who))}")
+    with whole(args.out) as aside:
+        aside.write_text(episode_page({str(who): episode}), encoding="utf-8")
+    print(f"page: {args.out}")
     return int(bool(episode.turns[-1].errors))  # the server ended it
 
 

@@ -61,6 +61,12 @@ PANELS = [
 def curves(history: list[dict], window: int = 5) -> Figure:
     """The training curves, a thin line a step and a thick one smoothed over ``window`` steps."""
     figure = Figure(figsize=(12, 3.2), layout="constrained")
+    draw_curves(figure, history, window)
+    return figure
+
+
+def draw_curves(figure, history: list[dict], window: int = 5, cursor: int | None = None) -> None:
+    """`curves` in a figure or a part of one, with a line at the step ``cursor``."""
     steps = [row["step"] for row in history]
     for axes, (title, unit, lines) in zip(figure.subplots(1, len(PANELS)), PANELS):
         for (column, label), (color, style) in zip(lines, STYLES):
@@ -70,8 +76,9 @@ def curves(history: list[dict], window: int = 5) -> Figure:
         axes.set(title=title, xlabel="step", ylabel=unit, ylim=(-0.03, 1.03))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
         axes.grid(alpha=0.3)
+        if cursor is not None:
+            axes.axvline(cursor, color="black", linewidth=2)
         axes.legend(fontsize=9, loc="best")
-    return figure
 
 
 def accuracy_bars(report: dict) -> Figure:
@@ -149,12 +156,14 @@ def draw_boxes(axes, trajectory: Trajectory) -> None:
         axes.add_patch(_rectangle(box, GREEN, "--"))
     for number, box in enumerate(trajectory.boxes_px, 1):
         axes.add_patch(_rectangle(box, ORANGE, "-"))
+        inside = box[1] < 0.08 * trajectory.images[0].height  # no room above the box
         axes.text(
             box[0] + 2,
-            box[1] - 4,
+            box[1] + 4 if inside else box[1] - 4,
             f"zoom {number}",
             color="white",
             fontsize=9,
+            va="top" if inside else "baseline",
             bbox={"facecolor": ORANGE, "edgecolor": "none", "pad": 1.5},
             clip_on=True,
         )
@@ -177,6 +186,22 @@ def episode_strip(trajectory: Trajectory, crops: int = 1, title: str = "") -> Fi
         title: above the strip.
     """
     figure = Figure(figsize=(2.3 * (2 + crops), 2.75), layout="constrained")
+    _strip(figure, trajectory, crops, title)
+    return figure
+
+
+def episode_strips(episodes: dict[str, Trajectory]) -> Figure:
+    """`episode_strip` of several policies, one below the other; the keys are their titles."""
+    crops = max(1, *(len(trajectory.images) - 1 for trajectory in episodes.values()))
+    height = 2.75 * len(episodes)
+    figure = Figure(figsize=(2.3 * (2 + crops), height), layout="constrained")
+    parts = figure.subfigures(len(episodes), 1, squeeze=False)[:, 0]
+    for part, (name, trajectory) in zip(parts, episodes.items()):
+        _strip(part, trajectory, crops, f"{plain(name, 30)}: ")
+    return figure
+
+
+def _strip(figure, trajectory: Trajectory, crops: int, title: str) -> None:
     places = figure.subplots(1, 2 + crops)
     draw_boxes(places[0], trajectory)
     places[0].set_title("scene", fontsize=10)
@@ -194,7 +219,6 @@ def episode_strip(trajectory: Trajectory, crops: int = 1, title: str = "") -> Fi
     said = trajectory.answer if trajectory.answer is not None else "no answer"
     question = plain(trajectory.sample["question"], 80)
     figure.suptitle(f"{title}{question}  {plain(said, 20)} ({verdict})", fontsize=10.5)
-    return figure
 
 
 def plain(text: str, limit: int = 200) -> str:

@@ -13,6 +13,7 @@ it; here only a call that was answered with a crop.
 """
 
 from dataclasses import dataclass
+from statistics import stdev
 
 
 @dataclass(frozen=True)
@@ -89,16 +90,46 @@ def reward(
     >>> round(reward(ARMS["curiosity"], True, True, 2, group_call_rate=0.125), 4)
     0.8375
     """
+    return sum(reward_parts(arm, correct, well_formed, calls, best_iou, group_call_rate).values())
+
+
+def reward_parts(
+    arm: Arm,
+    correct: bool,
+    well_formed: bool,
+    calls: int,
+    best_iou: float = 0.0,
+    group_call_rate: float = 0.0,
+) -> dict[str, float]:
+    """The terms that `reward` adds up, by the name of their weight; arguments as there.
+
+    >>> parts = reward_parts(ARMS["conditional"], True, False, 1)
+    >>> {name: value for name, value in parts.items() if value}
+    {'accuracy': 0.8, 'format': -0.2, 'bonus_if_correct': 1.2}
+    """
     used = calls > 0
-    return (
-        arm.accuracy * correct
-        - arm.format * (not well_formed)
-        + arm.bonus_if_correct * (correct and used)
-        + arm.bonus_always * used
-        + arm.bonus_iou * best_iou
-        + arm.curiosity * max(0.0, arm.call_target - group_call_rate) * used
-        - arm.excess * max(0, calls - 1)
-    )
+    return {
+        "accuracy": arm.accuracy * correct,
+        "format": -arm.format * (not well_formed),
+        "bonus_if_correct": arm.bonus_if_correct * (correct and used),
+        "bonus_always": arm.bonus_always * used,
+        "bonus_iou": arm.bonus_iou * best_iou,
+        "curiosity": arm.curiosity * max(0.0, arm.call_target - group_call_rate) * used,
+        "excess": -arm.excess * max(0, calls - 1),
+    }
+
+
+def advantages(rewards: list[float]) -> list[float]:
+    """What GRPO makes of the rewards of one group: centred, divided by their deviation.
+
+    As TRL 1.16.0 with ``scale_rewards="group"``: G - 1 in the deviation, and 1e-4 added to it.
+
+    >>> [round(a, 2) for a in advantages([2.0, 0.0, 0.0, 0.0])], advantages([0.8, 0.8])
+    ([1.5, -0.5, -0.5, -0.5], [0.0, 0.0])
+    """
+    mean = sum(rewards) / len(rewards)
+    deviation = stdev(rewards) if len(rewards) > 1 else 0.0
+    return [(reward - mean) / (deviation + 1e-4) for reward in rewards]
 
 
 def least_bonus(p_zoom: float, p_direct: float, accuracy: float = Arm.accuracy) -> float:

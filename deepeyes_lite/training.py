@@ -30,6 +30,7 @@ from deepeyes_lite.settings import grpo_config
 from deepeyes_lite.tinyworld.scenes import World
 from deepeyes_lite.trainer import ZoomTrainer
 from deepeyes_lite.vision_cache import cache_vision
+from deepeyes_lite.watch import Watch, scenes
 
 
 def reward_arm(config: RunConfig) -> Arm:
@@ -142,8 +143,8 @@ def last_checkpoint(out: Path) -> Path | None:
 def train(config: RunConfig, out: str | Path) -> Path:
     """Train in a run folder, or go on where a killed run stopped, or return at once if it is done.
 
-    Leaves ``config.json``, ``history.csv`` and ``adapter/``. Killed at any moment and started again, a
-    run ends where the undisturbed run ends.
+    Leaves ``config.json``, ``history.csv``, ``watched/`` (`watch.py`) and ``adapter/``. Killed at any
+    moment and started again, a run ends where the undisturbed run ends.
 
     Raises:
         ValueError: if the folder holds a run with another configuration.
@@ -158,6 +159,8 @@ def train(config: RunConfig, out: str | Path) -> Path:
         return out
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
     trainer = build_trainer(config, out)
+    watched = scenes(asdict(config)), trainer.processing_class, reward_arm(config).tool
+    trainer.add_callback(Watch(*watched, out / "watched"))
     checkpoint = last_checkpoint(out)
     path = trainer.history.path
     done = int(checkpoint.name.split("-")[1]) if checkpoint else 0

@@ -119,16 +119,17 @@ def read_jsonl(path: str | Path, images: dict[str, Image.Image] | None = None) -
             except (ValueError, TypeError, KeyError, AttributeError) as error:
                 raise ValueError(f"{path}, line {number}: not an episode ({error!r})") from error
             if image is not None:
-                trajectory.images = [image, *_crops(image, trajectory.boxes_px)]
+                trajectory.images = [image, *crops(image, trajectory.boxes_px)]
             trajectories.append(trajectory)
     return trajectories
 
 
-def _crops(image: Image.Image, boxes_px: list[Box]) -> list[Image.Image]:
-    crops = []
+def crops(image: Image.Image, boxes_px: list[Box]) -> list[Image.Image]:
+    """The crops of an episode, cut again out of the original image."""
+    found = []
     for box in boxes_px:
         try:
-            crops.append(zoom(image, check_box(box))[0])
+            found.append(zoom(image, check_box(box))[0])
         except ToolError:  # a box that was edited by hand: leave the crop out, keep the episode
             continue
-    return crops
+    return found

@@ -6,15 +6,13 @@ import shutil
 from html.parser import HTMLParser
 
 import pytest
-from PIL import Image
 
 from deepeyes_lite import evaluation, prompts, report
 from deepeyes_lite.evaluation import CONDITIONS, evaluate_run
 from deepeyes_lite.policies import ScriptedPolicy
-from deepeyes_lite.report import episode_text, write_episode, write_report
+from deepeyes_lite.report import write_report
 from deepeyes_lite.rollout import rollout
-from deepeyes_lite.tools import zoom
-from deepeyes_lite.trajectories import Trajectory, Turn
+from deepeyes_lite.trajectories import Trajectory
 
 CALL = "<think>$x^$</think>" + prompts.tool_call({"bbox_2d": [100, 200, 300, 400]})
 HOSTILE = '<img src="http://example.org/x.png" onerror="alert(1)">\'"><script>alert(2)</script>$x^$'
@@ -134,48 +132,3 @@ def test_a_report_of_few_scenes_shows_what_there_is(finished_run, tmp_path):
     evaluate_run(out, n=2)
     assert write_report(out).stat().st_size > 10_000
     assert json.loads((out / "evaluation.json").read_text())["samples"] == 2
-
-
-# --- one episode --------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def episode():
-    """Three turns about a large photo, hostile in every text, one zoom and one refused call."""
-    photo = Image.effect_noise((3000, 2000), 90).convert("RGB")
-    crop, box_px = zoom(photo, (100, 200, 1900, 1900))
-    turns = [
-        Turn(HOSTILE, [box_px]),
-        Turn("K" * 100_000, [], [f"Error: {HOSTILE}"]),
-        Turn(f"<answer>{HOSTILE}</answer>"),
-    ]
-    return Trajectory({"question": HOSTILE}, [photo, crop], turns=turns, answer=HOSTILE)
-
-
-def test_the_page_of_an_episode_is_ours_bounded_and_whole(episode, tmp_path):
-    path = write_episode(episode, tmp_path / "ask.html", f"model {HOSTILE}")
-    text = path.read_text(encoding="utf-8")
-    assert [p.name for p in tmp_path.iterdir()] == ["ask.html"] and len(text) < 2_500_000
-    tags = TEXT - {"details", "summary"}
-    reader = Reader(text)
-    assert {tag for tag, _ in reader.tags} == tags | {
-        *("svg", "image", "rect", "text", "img", "figure", "figcaption")
-    }
-    sources = [a.get("src") or a.get("href") for t, a in reader.tags if t in ("img", "image")]
-    assert len(sources) == 2
-    assert all(re.fullmatch(r"data:image/jpeg;base64,[\w+/=]+", source) for source in sources)
-    shown = "".join(reader.texts)
-    assert shown.count(HOSTILE) == 6 and "K" * 5000 in shown and "K" * 5001 not in shown
-    assert '<rect x="100.0" y="200.0" width="1800.0" height="1700.0"' not in text  # a square
-    (x1, y1, x2, y2) = episode.boxes_px[0]
-    assert f'<rect x="{x1:.1f}" y="{y1:.1f}" width="{x2 - x1:.1f}" height="{y2 - y1:.1f}"' in text
-
-
-def test_an_episode_in_the_terminal_is_bounded_and_steers_nothing(episode):
-    episode.turns[0].text = "\x1b[2J\x07\u202eKL\r"
-    lines = episode_text(episode).split("\n")
-    assert lines[1] == "turn 1:  [2J   KL "
-    assert lines[2].startswith("  zoom 1: (100, ")
-    assert max(map(len, lines)) < 5100 and lines[-1] == f"answer: {HOSTILE}"
-    episode.answer = None
-    assert episode_text(episode).endswith("\nno answer")

@@ -16,6 +16,7 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
+from transformers import TrainerCallback
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from trl import GRPOTrainer
 
@@ -107,6 +108,23 @@ def test_a_run_changes_its_adapter_and_nothing_else(undisturbed, config):
         assert torch.allclose(
             merged(input_ids=ids).logits, wrapped(input_ids=ids).logits, atol=1e-4
         )
+
+
+class Blind(TrainerCallback):
+    """In the place of `Watch`: records nothing."""
+
+    def __init__(self, *_):
+        pass
+
+
+def test_a_run_records_its_scenes_and_does_not_notice(undisturbed, config, tmp_path, monkeypatch):
+    names = [path.name for path in sorted((undisturbed / "watched").iterdir())]
+    assert names == ["0000.jsonl", "0004.jsonl"]
+    monkeypatch.setattr(training, "Watch", Blind)
+    blind = train(config, tmp_path / "blind")
+    assert not (blind / "watched").exists() and figures(blind) == figures(undisturbed)
+    ours, theirs = adapter(blind), adapter(undisturbed)
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
 def test_a_finished_run_returns_at_once(undisturbed, config, monkeypatch):
