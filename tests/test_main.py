@@ -24,6 +24,7 @@ COMMANDS = [
     "claims",
     "pretrain",
     "card",
+    "grade",
     "doctor",
 ]
 
