@@ -368,6 +368,18 @@ def test_links_of_the_other_documents(path):
     assert list(broken_links(FENCE.sub("", path.read_text(encoding="utf-8")), path)) == []
 
 
+def test_the_minutes_of_the_teacher_s_plans():
+    """Each plan begins at 0, has no gap, and is as long as it says."""
+    text = (COURSE / "TEACHING.md").read_text(encoding="utf-8")
+    plans = {"A class of 90 minutes": 90, "Half a day": 240}
+    for title, minutes in plans.items():
+        rows = re.findall(
+            r"^\| (\d+)–(\d+) \|", text.split(f"## {title}\n")[1].split("\n## ")[0], re.M
+        )
+        starts, ends = ([int(row[k]) for row in rows] for k in (0, 1))
+        assert starts == [0, *ends[:-1]] and ends[-1] == minutes, title
+
+
 def test_every_figure_is_used():
     used = set(re.findall(r"\]\(figures/([^)]+)\)", "".join(map(prose, BOOKS.values()))))
     assert {path.name for path in (COURSE / "figures").iterdir()} == used
