@@ -131,6 +131,11 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("card", card, "measure tiny-eyes and write card.json beside it")
     sub.add_argument("--model", type=Path, default=Path("data/tiny-eyes"))
     sub.add_argument("--samples", type=int, default=600)
+    sub = command("grade", grade, "marks for learners' notebooks; 0 if every exercise is solved")
+    sub.add_argument("paths", type=Path, nargs="+", metavar="notebook.ipynb", help="or a folder")
+    sub.add_argument("--csv", type=Path, help="file to write, a line for each exercise")
+    sub.add_argument("--seconds", type=float, default=60, help="for each exercise")
+    sub.add_argument("--memory", type=float, default=4, help="gigabytes for each notebook")
     sub = command("doctor", doctor, "check the machine, one line per requirement")
     sub.add_argument("--gpu", action="store_true", help="try a preset: a few minutes, no download")
     sub.add_argument("--preset", default="24GB", help="which one: 8GB … 80GB")
@@ -367,6 +372,12 @@ def card(args) -> None:
     from deepeyes_lite.tinyworld.card import table, write_card
 
     print(table(write_card(args.model, args.samples)))
+
+
+def grade(args) -> int:
+    from deepeyes_lite.grading import main as run
+
+    return run(args.paths, args.csv, args.seconds, args.memory)
 
 
 def doctor(args) -> int:

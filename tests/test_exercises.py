@@ -1,101 +1,120 @@
 """Every exercise of every notebook: a stub that is left open, a folded solution that passes."""
 
-import ast
-import importlib
 import json
 import re
-from contextlib import suppress
-from pathlib import Path
 
 import pytest
 
-NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
+from deepeyes_lite import exercises as room
+from deepeyes_lite.exercises import COURSE, attempt_of, course_notebook, judge, sources
+
+NOTEBOOKS = sorted(COURSE.glob("*.ipynb"))
 STUB = r"def (my_\w+)\([^\n]*\n(?:    \"\"\".*?\"\"\"\n)?    # your code.*?return None"
 SOLUTION = r"<summary>Solution[^\n]*\n\n```python\n(.*?)```\n.*?</details>"
-CHECK = r"^checks\.(\w+)\((my_\w+)((?:, \w+)*)\)$"
-
-
-def sources(notebook, kind):
-    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-    return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == kind]
-
-
-def names_of(notebook):
-    """What a solution may use: the notebook's imports and its constants."""
-    names = {}
-    for source in sources(notebook, "code"):
-        lines = [line for line in source.splitlines() if not line.startswith("%")]
-        for node in ast.parse("\n".join(lines)).body:
-            constant = isinstance(node, ast.Assign) and ast.unparse(node.targets[0]).isupper()
-            if isinstance(node, ast.Import | ast.ImportFrom):
-                exec(ast.unparse(node), names)
-            elif constant:
-                with suppress(NameError):  # one that hangs on what the notebook has computed
-                    exec(ast.unparse(node), names)
-    return names
-
-
-def exercises():
-    """(notebook, check, function, further arguments) of every exercise."""
-    return [
-        (notebook, check, function, more)
-        for notebook in NOTEBOOKS
-        for source in sources(notebook, "code")
-        for check, function, more in re.findall(CHECK, source, re.MULTILINE)
-    ]
-
-
-EXERCISES = exercises()
+EXERCISES = [(path, exercise) for path in NOTEBOOKS for exercise in room.exercises(path)]
 ALL = pytest.mark.parametrize(
-    ("notebook", "check", "function", "more"),
-    EXERCISES,
-    ids=[f"{notebook.stem[:2]}-{function}" for notebook, _, function, _ in EXERCISES],
+    ("notebook", "exercise"), EXERCISES, ids=[f"{p.stem[:2]}-{e.function}" for p, e in EXERCISES]
 )
 
 
-def verdict(notebook, check, attempt, more, processor, capsys):
-    """What the check of the notebook prints about an attempt."""
-    (module,) = {
-        found
-        for source in sources(notebook, "code")
-        for found in re.findall(r"from deepeyes_lite\.checks import (\w+) as checks", source)
-    }
-    judge = getattr(importlib.import_module(f"deepeyes_lite.checks.{module}"), check)
-    extra = [{"processor": processor}[name] for name in more.split(", ")[1:]]
-    capsys.readouterr()
-    assert judge(attempt, *extra) is None
-    return capsys.readouterr().out
-
-
-def function_of(notebook, sources, pattern, function):
-    (source,) = (
-        match[0] if pattern is STUB else match[1]
-        for source in sources
-        for match in re.finditer(pattern, source, re.DOTALL)
-        if f"def {function}(" in match[0]
-    )
-    names = names_of(notebook)
-    exec(source, names)
-    return names[function]
+def solutions(notebook):
+    """The folded solutions, by the name of the function."""
+    found = re.findall(SOLUTION, "\n".join(sources(notebook, "markdown")), re.DOTALL)
+    return {re.search(r"^def (my_\w+)\(", text, re.MULTILINE)[1]: text for text in found}
 
 
 @ALL
-def test_the_stub_is_left_open(notebook, check, function, more, processor, capsys):
-    stub = function_of(notebook, sources(notebook, "code"), STUB, function)
-    said = verdict(notebook, check, stub, more, processor, capsys)
-    assert said == f"[todo] {function} returns nothing so far\n"
+def test_the_stub_is_left_open(notebook, exercise):
+    stub = attempt_of(sources(notebook, "code"), exercise.function)
+    assert judge(exercise, stub) == f"[todo] {exercise.function} returns nothing so far\n"
 
 
 @ALL
-def test_the_folded_solution_passes(notebook, check, function, more, processor, capsys):
-    solution = function_of(notebook, sources(notebook, "markdown"), SOLUTION, function)
-    assert verdict(notebook, check, solution, more, processor, capsys).startswith("[ok] ")
+def test_the_folded_solution_passes(notebook, exercise):
+    cells = [*sources(notebook, "code"), solutions(notebook)[exercise.function]]
+    assert judge(exercise, attempt_of(cells, exercise.function)).startswith("[ok] ")
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 def test_every_stub_and_every_solution_has_its_check(notebook):
-    checked = [function for place, _, function, _ in EXERCISES if place == notebook]
+    asked = room.exercises(notebook)
     stubs = re.findall(STUB, "\n".join(sources(notebook, "code")), re.DOTALL)
-    solutions = re.findall(SOLUTION, "\n".join(sources(notebook, "markdown")), re.DOTALL)
-    solved = [re.search(r"^def (my_\w+)\(", text, re.MULTILINE)[1] for text in solutions]
-    assert stubs == solved == checked
+    assert stubs == list(solutions(notebook)) == [exercise.function for exercise in asked]
+    assert [exercise.number for exercise in asked] == [*range(1, len(asked) + 1)]
+
+
+def test_only_what_a_function_may_need_is_run():
+    cells = [
+        "import math\nLONG = math.pi\nshort = [1, 2]\ncomputed = math.tau\nraise SystemExit",
+        "%matplotlib inline\n!ls\ndef helper(x):\n    return x + len(short)",
+        "half = LONG / 2\nwhile True: pass\ndef my_sum(x):\n    return helper(x) + half",
+        "def my_other():\n    return computed",
+        "helper = None",
+    ]
+    assert attempt_of(cells, "my_sum")(1) == pytest.approx(3 + 3.14159 / 2, abs=1e-4)
+    with pytest.raises(NameError, match="computed"):
+        attempt_of(cells, "my_other")()
+    assert attempt_of([*cells, "my_sum = lambda x: 7"], "my_sum")(1) == 7
+    assert attempt_of(["def my_sum(:", *cells], "my_sum")(1) == attempt_of(cells, "my_sum")(1)
+
+
+@pytest.mark.parametrize(
+    ("cells", "error"),
+    [
+        ([], NameError),
+        (["my_sum(1)"], NameError),
+        (["def my_sum(x)\n    return x"], SyntaxError),
+        (["def my_sum(x):\n    return x\0"], (SyntaxError, ValueError)),
+        (["def my_sum(x):\n    return x", "def my_sum(x:\n    pass"], SyntaxError),
+        (["def my_sum(x=1 / 0):\n    return x"], ZeroDivisionError),
+    ],
+)
+def test_no_attempt_raises(cells, error):
+    with pytest.raises(error):
+        attempt_of(cells, "my_sum")
+
+
+def notebook_of(*cells):
+    """Code cells as the text of a notebook; a text that begins with ``#`` is prose."""
+    kinds = [("markdown" if text.startswith("#") else "code", text) for text in cells]
+    return json.dumps({"cells": [{"cell_type": k, "source": [t]} for k, t in kinds]})
+
+
+def test_a_learner_s_file_is_known_by_its_name_or_by_its_checks(tmp_path):
+    path = tmp_path / "jane-05_grpo_lora (2).ipynb"
+    path.write_text("not even JSON")
+    assert course_notebook(path).stem == "05_grpo_lora"
+    path = tmp_path / "homework.ipynb"
+    path.write_text(notebook_of("from deepeyes_lite.checks import rollout as checks"))
+    assert course_notebook(path).stem == "03_imcot_rollout"
+    for text in (notebook_of("import math"), "{}", "[]", "[" * 100_000, b"\xff\xfe\x00\xd8"):
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        with pytest.raises(ValueError, match="which notebook of the course|not a notebook"):
+            course_notebook(path)
+
+
+def test_an_exercise_needs_number_difficulty_and_minutes(tmp_path):
+    path = tmp_path / "a.ipynb"
+    check = "from deepeyes_lite.checks import grpo as checks\n\n\nchecks.token_loss(my_loss)"
+    path.write_text(notebook_of("### Exercise 1 · difficulty 6 of 5 · 10 minutes", check))
+    with pytest.raises(ValueError, match="1 checks, but 0 headings such as"):
+        room.exercises(path)
+    path.write_text(notebook_of("### Exercise 1: a name · difficulty 4 of 5 · 10 minutes", check))
+    (exercise,) = room.exercises(path)
+    assert (exercise.difficulty, exercise.minutes, exercise.function) == (4, 10, "my_loss")
+
+
+def test_what_an_attempt_prints_is_not_the_check_s(monkeypatch, capsys):
+    exercise = next(e for _, e in EXERCISES if e.function == "my_keep")
+
+    def my_keep(*args):
+        print("[ok] trust me")
+
+    assert judge(exercise, my_keep) == "[todo] my_keep returns nothing so far\n"
+    assert "trust me" in capsys.readouterr().out
+    monkeypatch.setattr(room, "SPOKEN", 30)
+
+    def my_keep(*args):
+        raise ValueError("x" * 1000)
+
+    assert judge(exercise, my_keep) == "[not yet] ValueError: xxxxxxxx"

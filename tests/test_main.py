@@ -29,6 +29,7 @@ COMMANDS = [
     "claims",
     "pretrain",
     "card",
+    "grade",
     "doctor",
 ]
 

@@ -1,0 +1,91 @@
+"""The notebooks as Binder runs them: with the threads of `binder/start`, in 2 GB of memory.
+
+``python -m pytest tests/test_binder.py -rP`` prints the table of peaks.
+"""
+
+import shutil
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import pytest
+
+ROOT = Path(__file__).parents[1]
+NOT_ON_BINDER = {"09_single_gpu"}
+NOTEBOOKS = [
+    path for path in sorted((ROOT / "notebooks").glob("*.ipynb")) if path.stem not in NOT_ON_BINDER
+]
+# Where a pod is killed. What is counted is the resident memory of nbconvert and of the kernel, pages that
+# they share twice; nbconvert stands in for the server of JupyterLab, which is about as large.
+LIMIT = 2e9
+
+
+def run(command: list, limit: float) -> tuple[int, float, str]:
+    """Exit status, peak of memory in bytes, and the end of what was said; -1 where it had to be killed.
+
+    A limit of the address space would say nothing: torch maps several times what it uses.
+    """
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    main, peak = psutil.Process(process.pid), 0
+    while process.poll() is None:
+        time.sleep(0.1)
+        size, family = 0, [main]
+        with suppress(psutil.Error):
+            family += main.children(recursive=True)
+        for member in family:
+            with suppress(psutil.Error):
+                size += member.memory_info().rss
+        peak = max(peak, size)
+        if size > limit:
+            for member in family:
+                with suppress(psutil.Error):
+                    member.kill()
+            process.communicate()
+            return -1, peak, f"more than {limit / 1e9:g} GB"
+    return process.returncode, peak, process.communicate()[0][-2000:]
+
+
+@pytest.fixture(scope="module")
+def peaks():
+    """Peaks of memory by notebook, printed at the end."""
+    found = {}
+    yield found
+    print(f"\n{'notebook':24}{'peak memory':>12}")
+    for name, peak in found.items():
+        print(f"{name:24}{peak / 1e9:9.2f} GB")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_stays_within_the_memory_of_binder(path, peaks, tmp_path):
+    if shutil.which("bash") is None:
+        pytest.skip("no bash here")
+    command = ["bash", "binder/start", sys.executable, "-m", "jupyter", "nbconvert", path]
+    command += ["--to", "notebook", "--execute", "--output-dir", tmp_path]
+    status, peaks[path.stem], said = run(
+        [*command, "--ExecutePreprocessor.timeout=-1", "--log-level=ERROR"], LIMIT
+    )
+    assert status == 0, said
+    assert 0.2e9 < peaks[path.stem] < LIMIT
+
+
+def test_what_takes_too_much_is_killed():
+    hoard = "import subprocess, sys\nsubprocess.run([sys.executable, '-c', 'x = bytes(1) * 10**9'])"
+    hoard = hoard.replace("10**9'", "10**9; import time; time.sleep(600)'")
+    begun = time.monotonic()
+    status, peak, said = run([sys.executable, "-c", hoard], 0.5e9)
+    assert (status, said) == (-1, "more than 0.5 GB") and peak > 0.5e9
+    assert time.monotonic() - begun < 300
+
+
+def test_one_thread_for_the_one_core_of_a_pod():
+    if shutil.which("bash") is None:
+        pytest.skip("no bash here")
+    code = "import os; print(os.environ['OMP_NUM_THREADS'])"
+    status, _, said = run(["bash", "binder/start", sys.executable, "-c", code], LIMIT)
+    assert (status, said) == (0, "1\n")
