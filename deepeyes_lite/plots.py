@@ -149,6 +149,73 @@ def pass_rate_bars(rates: Sequence[float]) -> Figure:
     return figure
 
 
+def intervals(figures: dict[str, dict], xlabel: str, line: float = 0.0) -> Figure:
+    """Figures one below the other, each a dot on its interval, with mean and ends in numbers beside it.
+
+    Args:
+        figures: by name, as `evaluation.share` and `evaluation.average` give them; NaN is "not measured".
+        xlabel: of the axis, with its unit.
+        line: a value to compare with, drawn as a vertical line.
+    """
+    figure = Figure(figsize=(9, 1.1 + 0.42 * len(figures)), layout="constrained")
+    axes = figure.subplots()
+    for place, figure_ in enumerate(figures.values()):
+        mean, low, high = (figure_[name] for name in ("mean", "low", "high"))
+        axes.plot([low, high], [place, place], color=BLUE, linewidth=2.5)
+        axes.plot(mean, place, "o", color=BLUE, markersize=8)
+        told = f"{mean:.2f} [{low:.2f}, {high:.2f}]" if mean == mean else "not measured"
+        axes.text(1.02, place, told, va="center", transform=axes.get_yaxis_transform(), fontsize=12)
+    axes.axvline(line, color="black", linewidth=1)
+    axes.set_yticks(range(len(figures)), list(figures))
+    axes.set(ylim=(len(figures) - 0.5, -0.5))
+    axes.tick_params(labelsize=12)
+    axes.set_xlabel(xlabel, fontsize=12)
+    axes.grid(axis="x", alpha=0.3)
+    return figure
+
+
+def bonus_lines(
+    shares: Sequence[float],
+    least: Sequence[float],
+    low: Sequence[float],
+    high: Sequence[float],
+    bonuses: dict[str, float],
+) -> Figure:
+    """The least bonus over the share of legible details, against the bonuses that arms pay.
+
+    Args:
+        shares: (N,) shares of legible details.
+        least: (N,) b* at each of them.
+        low: (N,) lower ends of its interval.
+        high: (N,) upper ends; an infinite one is drawn at the edge.
+        bonuses: the bonus of each arm, by its name.
+    """
+    figure = Figure(figsize=(8, 4), layout="constrained")
+    axes = figure.subplots()
+    ends = [*least, *bonuses.values()]
+    floor, top = min(ends) - 0.3, max([e for e in ends if np.isfinite(e)]) + 0.3
+    axes.fill_between(
+        shares,
+        np.clip(low, floor, top),
+        np.clip(high, floor, top),
+        color=BLUE,
+        alpha=0.15,
+        linewidth=0,
+        label="its 95 % interval",
+    )
+    axes.plot(shares, np.clip(least, floor, top), color=BLUE, linewidth=2.5, label="least bonus b*")
+    for (name, bonus), (color, style) in zip(bonuses.items(), [*STYLES[1:], STYLES[0]]):
+        axes.axhline(bonus, color=color, linestyle=style, linewidth=2)
+        axes.text(0.01, bonus + 0.03, f"{name}, b = {bonus:g}", color=color, fontsize=12)
+    axes.set(xlim=(0, 1), ylim=(floor, top))
+    axes.set_xlabel("share of details that are legible in the view", fontsize=12)
+    axes.set_ylabel("bonus", fontsize=12)
+    axes.tick_params(labelsize=12)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=12, loc="lower right")
+    return figure
+
+
 def draw_boxes(axes, trajectory: Trajectory) -> None:
     """The scene with its target (green, dashed) and the numbered boxes of the calls (orange)."""
     axes.imshow(trajectory.images[0])

@@ -16,9 +16,11 @@ from deepeyes_lite.history import HISTORY_COLUMNS
 from deepeyes_lite.plots import (
     PANELS,
     accuracy_bars,
+    bonus_lines,
     curves,
     episode_strip,
     image_tag,
+    intervals,
     pass_rate_bars,
     plain,
     png,
@@ -264,3 +266,21 @@ def test_pass_rates_are_counted_and_those_of_a_group_of_equals_are_dropped():
 @pytest.mark.parametrize("rates", [[], [0.0], [math.nan], [1.0, 1.0]])
 def test_pass_rates_that_are_all_alike_make_a_figure(rates):
     assert shown(pass_rate_bars(rates)).size
+
+
+def test_intervals_say_what_they_draw():
+    figure = intervals({"base": share(1, 20), "nobody": share(0, 0)}, "accuracy", line=1 / 12)
+    (axes,) = figure.axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["base", "nobody"]
+    assert [text.get_text() for text in axes.texts] == ["0.05 [0.01, 0.24]", "not measured"]
+    assert axes.get_xlabel() == "accuracy" and axes.lines[-1].get_xdata()[0] == 1 / 12
+    shown(figure)
+
+
+@pytest.mark.parametrize("end", [0.5, math.inf])
+def test_bonus_lines_name_their_arms(end):
+    figure = bonus_lines([0.0, 1.0], [-0.2, 0.4], [-0.5, 0.1], [0.1, end], {"none": 0.0})
+    (axes,) = figure.axes
+    assert [text.get_text() for text in axes.texts] == ["none, b = 0"]
+    assert axes.get_ylim() == pytest.approx((-0.5, 0.7))
+    shown(figure)
