@@ -1,6 +1,7 @@
-"""``python -m deepeyes_lite demo | train | evaluate | rollout | pretrain | card | doctor``."""
+"""``python -m deepeyes_lite demo | train | evaluate | rollout | select | pretrain | card | doctor``."""
 
 import argparse
+import json
 import os
 import sys
 import warnings
@@ -45,12 +46,13 @@ def _parser() -> argparse.ArgumentParser:
         sub = command(name, run, text)
         sub.add_argument("--out", type=Path, help="run folder (default runs/PRESET-ARM-SEED)")
         sub.add_argument("--preset", default="demo", help="demo or quick")
-        sub.add_argument("--arm", help="conditional, unconditional or none")
+        sub.add_argument("--arm", help="a reward variant: conditional, none, …")
         sub.add_argument("--steps", type=int)
         sub.add_argument("--seed", type=int)
         sub.add_argument("--learning-rate", type=float)
         sub.add_argument("--legible-share", type=float)
         sub.add_argument("--model", help="folder of tiny-eyes")
+        sub.add_argument("--data", help="dataset of `select`, instead of fresh scenes")
         if name == "demo":
             sub.add_argument("--samples", type=int, default=300, help="held-out scenes")
     sub = command("evaluate", evaluate, "evaluate a finished run and write its report")
@@ -60,7 +62,15 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--out", type=Path, required=True, help="JSONL file to write")
     sub.add_argument("--run-folder", type=Path, help="a finished run; without it the base model")
     sub.add_argument("--samples", type=int, default=20)
-    sub.add_argument("--tool", default="on", help="on, off or blank")
+    sub.add_argument("--tool", default="on", help="on, off, blank or other")
+    sub.add_argument("--seed", type=int, default=0)
+    sub = command("select", select, "filter questions by what the base model makes of them")
+    sub.add_argument("--out", type=Path, required=True, help="folder to write")
+    sub.add_argument("--folder", type=Path, help="your own pictures; without it the tiny world")
+    sub.add_argument("--samples", type=int, default=200, help="questions of the tiny world")
+    sub.add_argument("--k", type=int, default=8, help="episodes of each question")
+    sub.add_argument("--spoiled", type=float, default=0.1, help="share of each kind of planted row")
+    sub.add_argument("--model", type=Path, default=Path("data/tiny-eyes"))
     sub.add_argument("--seed", type=int, default=0)
     sub = command("pretrain", pretrain, "make tiny-eyes from scratch (one and a half to two hours)")
     sub.add_argument("--out", type=Path, required=True, help="folder to write")
@@ -76,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
 def _config(args):
     from deepeyes_lite.training import preset
 
-    names = ("arm", "steps", "seed", "learning_rate", "legible_share", "model")
+    names = ("arm", "steps", "seed", "learning_rate", "legible_share", "model", "data")
     changes = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     config = preset(args.preset, **changes)
     out = args.out or Path("runs") / f"{args.preset}-{config.arm}-{config.seed}"
@@ -118,6 +128,36 @@ def rollout(args) -> None:
     right = sum(episode.correct for episode in episodes)
     calls = sum(episode.called for episode in episodes)
     print(f"{right} of {len(episodes)} right, {calls} with a zoom: {args.out}")
+
+
+def select(args) -> None:
+    from deepeyes_lite import selection
+    from deepeyes_lite.data import tiny_world
+    from deepeyes_lite.folder import from_folder
+    from deepeyes_lite.plots import pass_rate_bars, png
+    from deepeyes_lite.policies import LocalPolicy
+    from deepeyes_lite.tinyworld.model import load
+
+    if args.folder:
+        dataset, errors = from_folder(args.folder)
+        for error in errors:
+            print(error)
+    else:
+        spoiled = {"wrong label": args.spoiled, "unanswerable": args.spoiled}
+        dataset = tiny_world("train", args.samples, spoiled=spoiled)
+    model = load(args.model)
+    dataset = selection.verifiable(selection.open_ended(dataset))
+    dataset = selection.difficulty(
+        dataset, LocalPolicy(*model), args.k, args.seed, args.out / "difficulty.jsonl"
+    )
+    surely = LocalPolicy(*model, temperature=0.0)
+    dataset = selection.tool_benefit(dataset, surely, args.seed, args.out / "tool_benefit.jsonl")
+    selection.kept(dataset).save_to_disk(args.out / "selected")
+    found = selection.report(dataset)
+    (args.out / "report.json").write_text(json.dumps(found, indent=2) + "\n")
+    (args.out / "pass_rates.png").write_bytes(png(pass_rate_bars(dataset["pass_rate"])))
+    print(selection.table(found))
+    print(f"the questions that are kept: {args.out / 'selected'}")
 
 
 def pretrain(args) -> None:

@@ -13,7 +13,7 @@ from datasets import Dataset, Features, List, Value, concatenate_datasets
 from datasets import Image as ImageFeature
 from PIL import Image
 
-from deepeyes_lite.tinyworld.questions import KINDS
+from deepeyes_lite.tinyworld.questions import KINDS, SPOILS
 from deepeyes_lite.tinyworld.scenes import SPLIT_LENGTH, SPLIT_STARTS, World, draw_scene
 
 FEATURES = Features(
@@ -32,7 +32,12 @@ PART_BYTES = 128_000_000
 
 
 def tiny_world(
-    split: str, n: int, world: World = World(), start: int = 0, kind: str = "read"
+    split: str,
+    n: int,
+    world: World = World(),
+    start: int = 0,
+    kind: str = "read",
+    spoiled: dict[str, float] | None = None,
 ) -> Dataset:
     """Draw ``n`` samples of the tiny world; the same arguments give the same samples.
 
@@ -42,12 +47,14 @@ def tiny_world(
         world: the dials.
         start: index of the first scene in the split; sample i shows scene ``start + i``.
         kind: a key of ``KINDS``.
+        spoiled: shares of rows that are spoiled on purpose, by a key of ``SPOILS``, so that a filter has
+            something to find; their ``source`` says so.
 
     Returns:
         A dataset of ``n`` rows with the columns of ``FEATURES``.
 
     Raises:
-        ValueError: for an unknown split or kind, or scenes that the split does not have.
+        ValueError: for an unknown split, kind or way to spoil, or scenes that the split does not have.
 
     >>> sample = tiny_world("test", 1)[0]
     >>> sample["id"], sample["image"].size, len(sample["boxes_px"])
@@ -57,6 +64,11 @@ def tiny_world(
         raise ValueError(f"unknown split {split!r}; there are {', '.join(SPLIT_STARTS)}")
     if kind not in KINDS:
         raise ValueError(f"unknown kind {kind!r} of question; there are {', '.join(KINDS)}")
+    spoiled = spoiled or {}
+    if unknown := set(spoiled) - set(SPOILS):
+        raise ValueError(f"unknown way to spoil {unknown.pop()!r}; there are {', '.join(SPOILS)}")
+    if not all(share >= 0 for share in spoiled.values()) or sum(spoiled.values()) > 1:
+        raise ValueError(f"shares of spoiled rows must be 0 or more and 1 in all, got {spoiled}")
     if n < 1 or start < 0 or start + n > SPLIT_LENGTH:
         raise ValueError(
             f"scenes {start} to {start + n - 1} of {split!r} (n = {n}) do not exist; "
@@ -66,6 +78,10 @@ def tiny_world(
     def sample(index: int) -> dict:
         scene = draw_scene(split, index, world)
         question = KINDS[kind](scene, random.Random(f"question {split} {index}"))
+        source, rng = "tiny-world", random.Random(f"spoil {split} {index}")
+        how = rng.choices([*spoiled, None], [*spoiled.values(), 1 - sum(spoiled.values())])[0]
+        if how:
+            question, source = SPOILS[how](question, scene, rng), f"tiny-world, planted: {how}"
         return {
             "id": f"{split}-{index}",
             # Every rollout decodes its image, and a noisy PNG takes ten times as long to decode.
@@ -75,7 +91,7 @@ def tiny_world(
             "boxes_px": [list(box) for box in question.boxes_px],
             "kind": question.kind,
             "legible": int(question.legible),
-            "source": "tiny-world",
+            "source": source,
         }
 
     return build(sample(index) for index in range(start, start + n))

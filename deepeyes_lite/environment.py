@@ -16,3 +16,13 @@ class ZoomEnvironment(ZoomTool):
     def reset(self, image: Image.Image, **row) -> None:
         """Start an episode on a row in our schema; the image is in the prompt already."""
         self._open(image)
+
+
+class NoTool:
+    """The environment of an arm without a tool: no public method but `reset`, so TRL offers none."""
+
+    def __init__(self) -> None:
+        self.boxes_px: list = []  # the record asks every environment for its calls
+
+    def reset(self, image: Image.Image, **row) -> None:
+        """Start an episode; there is nothing to open."""

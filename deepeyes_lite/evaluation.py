@@ -1,7 +1,7 @@
-"""Accuracy with intervals, call rate, IoU, the tool-on / off / blank controls, paired tests.
+"""Accuracy with intervals, call rate, IoU, controls without tool or with wrong crops, paired tests.
 
 Published zoom policies are rarely asked whether the crop is what helps. Here every evaluation runs the
-trained policy with the tool switched off and with blank crops beside it.
+trained policy with the tool switched off, with blank crops and with crops of another image beside it.
 """
 
 import json
@@ -14,6 +14,7 @@ import numpy as np
 from deepeyes_lite.boxes import iou
 from deepeyes_lite.data import tiny_world
 from deepeyes_lite.policies import LocalPolicy
+from deepeyes_lite.rewards import arm
 from deepeyes_lite.rollout import rollout
 from deepeyes_lite.tinyworld.scenes import World
 from deepeyes_lite.trajectories import Trajectory, read_jsonl, write_jsonl
@@ -24,7 +25,10 @@ CONDITIONS = {
     "trained": ("trained", "on"),
     "trained, tool off": ("trained", "off"),
     "trained, blank crops": ("trained", "blank"),
+    "trained, other crops": ("trained", "other"),
 }
+# An arm without a tool never sees it in a prompt, so there is nothing to switch off.
+CONDITIONS_WITHOUT_TOOL = {"base": ("base", "on"), "trained": ("trained", "off")}
 
 
 def share(successes: int, n: int) -> dict:
@@ -131,13 +135,16 @@ def evaluate_run(out: str | Path, n: int = 300, seed: int = 0) -> dict:
     folder.mkdir(exist_ok=True)
     models = {"trained": load_trained(out)}  # at once, so that an unfinished run is refused at once
     episodes = {}
-    for name, (weights, tool) in CONDITIONS.items():
+    tools = arm(config.arm).tool
+    conditions = CONDITIONS if tools else CONDITIONS_WITHOUT_TOOL
+    for name, (weights, tool) in conditions.items():
         path = folder / f"{name.replace(', ', '-').replace(' ', '-')}.jsonl"
         found = read_jsonl(path) if path.exists() else []
         if [t.sample["id"] for t in found] != list(dataset["id"]):
             if weights not in models:
                 models[weights] = load(config.model)
-            found = rollout(dataset, LocalPolicy(*models[weights]), tool=tool, seed=seed)
+            policy = LocalPolicy(*models[weights], tools=tools or weights == "base")
+            found = rollout(dataset, policy, tool=tool, seed=seed)
             write_jsonl(found, path.with_suffix(".tmp"))
             os.replace(path.with_suffix(".tmp"), path)
         episodes[name] = found
@@ -187,9 +194,9 @@ def seeds_table(folder: str | Path) -> str:
     from deepeyes_lite.history import read_history
 
     lines = [
-        "| seed | illegible: base | trained | tool off | blank crops | all: base | trained "
-        "| call rate | IoU of calls | training |",
-        "|---|---|---|---|---|---|---|---|---|---:|",
+        "| seed | illegible: base | trained | tool off | blank crops | other crops "
+        "| all: base | trained | call rate | IoU of calls | training |",
+        "|---|---|---|---|---|---|---|---|---|---|---:|",
     ]
     for run in sorted(Path(folder).glob("seed-*")):
         conditions = json.loads((run / "evaluation.json").read_text())["conditions"]

@@ -7,6 +7,7 @@ import csv
 import math
 import os
 import time
+from collections import defaultdict
 from pathlib import Path
 
 from transformers import ProgressCallback, TrainerCallback
@@ -54,27 +55,34 @@ class History(TrainerCallback):
         self._step: dict = {}
         self._began = 0.0
 
-    def reward(self, completion_ids, answer, boxes_px, legible, environments, **_) -> list[float]:
+    def reward(
+        self, completion_ids, id, answer, boxes_px, legible, environments, **_
+    ) -> list[float]:
         """TRL's reward function: one reward per episode; what it saw is kept for the record."""
         texts = self.tokenizer.batch_decode(completion_ids, skip_special_tokens=False)
+        groups = defaultdict(list)
+        for question, zoom in zip(id, environments, strict=True):
+            groups[question].append(bool(zoom.boxes_px))
         episodes = []
-        for text, ids, truth, targets, seen, zoom in zip(
-            texts, completion_ids, answer, boxes_px, legible, environments, strict=True
+        for text, ids, question, truth, targets, seen, zoom in zip(
+            texts, completion_ids, id, answer, boxes_px, legible, environments, strict=True
         ):
             turns = prompts.split_turns(text)
             correct = is_correct(extract_answer(turns[-1]), truth)
             formed = well_formed(turns)
-            calls = len(zoom.boxes_px)
+            calls, overlap = len(zoom.boxes_px), best_iou(zoom.boxes_px, targets)
             episodes.append(
                 {
                     "correct": correct,
                     "formed": formed,
                     "calls": calls,
                     "attempts": text.count("<tool_call>"),
-                    "iou": best_iou(zoom.boxes_px, targets),
+                    "iou": overlap,
                     "length": len(ids),
                     "legible": seen,
-                    "reward": reward(self.arm, correct, formed, calls),
+                    "reward": reward(
+                        self.arm, correct, formed, calls, overlap or 0.0, _mean(groups[question])
+                    ),
                 }
             )
         self._step = summarise(episodes)

@@ -115,6 +115,33 @@ def accuracy_bars(report: dict) -> Figure:
     return figure
 
 
+def pass_rate_bars(rates: Sequence[float]) -> Figure:
+    """How many questions have which pass rate, and which of them the difficulty filter keeps."""
+    figure = Figure(figsize=(6, 3.4), layout="constrained")
+    axes = figure.subplots()
+    measured = [rate for rate in rates if rate == rate]
+    values, counts = np.unique(measured, return_counts=True)
+    width = 0.8 * min(np.diff(values), default=1.0)
+    for keep, color, hatch, label in (
+        (True, BLUE, "", "kept"),
+        (False, ORANGE, "//", "dropped: no gradient in a group of equals"),
+    ):
+        which = ((values > 0) & (values < 1)) == keep
+        axes.bar(
+            values[which],
+            counts[which],
+            width,
+            color=color,
+            hatch=hatch,
+            edgecolor="white",
+            label=f"{label} ({counts[which].sum()})",
+        )
+    axes.set(xlabel="pass rate of the base model", ylabel="questions", xlim=(-0.1, 1.1))
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.legend(fontsize=9)
+    return figure
+
+
 def draw_boxes(axes, trajectory: Trajectory) -> None:
     """The scene with its target (green, dashed) and the numbered boxes of the calls (orange)."""
     axes.imshow(trajectory.images[0])

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from deepeyes_lite import prompts
+from deepeyes_lite.boxes import Box, Size, px_to_1000
 from deepeyes_lite.tools import ZoomTool, images_and_texts
 from deepeyes_lite.trajectories import Trajectory
 from deepeyes_lite.vision_cache import cache_vision
@@ -151,3 +152,33 @@ class LocalPolicy(Policy):
         replies = output[:, longest:].tolist()
         end = self.tokenizer.eos_token_id
         return [row[: row.index(end) + 1] if end in row else row for row in replies]
+
+
+class ShownTargets(Policy):
+    """Zooms to every target box, then lets another policy answer: what a perfect zoom would bring.
+
+    The upper bound of an evaluation, and one half of the tool-benefit filter.
+    """
+
+    def __init__(self, policy: Policy):
+        """Args: who answers."""
+        super().__init__(policy.processor)
+        self.policy = policy
+
+    def reply(self, trajectories: list[Trajectory], allow_calls: bool = True) -> list[list[int]]:
+        replies: list[list[int]] = []
+        for trajectory in trajectories:
+            left = trajectory.sample["boxes_px"][len(trajectory.turns) :]
+            replies.append(self._call(left[0], trajectory.images[0].size) if left else [])
+        done = [i for i, ids in enumerate(replies) if not ids]
+        if done:
+            answers = self.policy.reply([trajectories[i] for i in done], allow_calls=False)
+            for i, ids in zip(done, answers):
+                replies[i] = ids
+        return replies
+
+    def _call(self, box_px: Box, size: Size) -> list[int]:
+        box_1000 = [round(value) for value in px_to_1000(tuple(box_px), size)]
+        call = prompts.tool_call({"bbox_2d": box_1000, "label": "target"})
+        text = f"<think>I need to zoom in.</think>{call}{prompts.TURN_END}"
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]

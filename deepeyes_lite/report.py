@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from deepeyes_lite import plots
-from deepeyes_lite.evaluation import CONDITIONS, held_out, interval
+from deepeyes_lite.evaluation import held_out, interval
 from deepeyes_lite.training import read_config, read_history
 from deepeyes_lite.trajectories import Trajectory, read_jsonl
 
@@ -91,8 +91,7 @@ def _spread(after: list[Trajectory], episodes: int) -> list[int]:
 def _table(report: dict) -> str:
     head = ["", "accuracy", "legible", "illegible", "call rate", "IoU of calls"]
     rows = []
-    for name in CONDITIONS:
-        figures = report["conditions"][name]
+    for name, figures in report["conditions"].items():
         iou = figures["call_iou"]
         cells = [interval(figures[f"accuracy{half}"]) for half in ("", "_legible", "_illegible")]
         cells += [interval(figures["call_rate"]), f"{iou['mean']:.2f}" if iou["n"] else "–"]

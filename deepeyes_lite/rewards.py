@@ -18,18 +18,32 @@ class Arm:
         format: taken off for a reply that breaks the format.
         bonus_if_correct: for a correct answer with at least one answered call.
         bonus_always: for at least one answered call, whatever the answer.
+        bonus_iou: times the best IoU of a call with a target box.
+        curiosity: for an episode with a call, times what its group's call rate lacks to ``call_target``.
+        call_target: share of a group's episodes that curiosity wants to see calling.
+        excess: taken off for every call beyond the first.
+        tool: whether prompts offer the tool at all.
     """
 
     accuracy: float = 0.8
     format: float = 0.2
     bonus_if_correct: float = 0.0
     bonus_always: float = 0.0
+    bonus_iou: float = 0.0
+    curiosity: float = 0.0
+    call_target: float = 0.3
+    excess: float = 0.0
+    tool: bool = True
 
 
 ARMS = {
     "conditional": Arm(bonus_if_correct=1.2),  # the paper; weights of the public code
     "unconditional": Arm(bonus_always=0.4),  # an alternative left commented out in the public code
     "none": Arm(),  # the paper's ablation: accuracy and format only
+    "text_only": Arm(tool=False),  # the paper's ablation: RL on reasoning in text, no tool
+    # Pixel Reasoner; its constants as re-implemented in verl-tool's reward_manager/pixel_reasoner.py.
+    "curiosity": Arm(curiosity=0.5, call_target=0.3, excess=0.05),
+    "iou": Arm(bonus_iou=1.2),  # no paper's: supervised boxes, an upper bound for the others
 }
 
 
@@ -44,13 +58,30 @@ def arm(name: str) -> Arm:
     return ARMS[name]
 
 
-def reward(arm: Arm, correct: bool, well_formed: bool, calls: int) -> float:
-    """Reward of one episode with ``calls`` answered calls.
+def reward(
+    arm: Arm,
+    correct: bool,
+    well_formed: bool,
+    calls: int,
+    best_iou: float = 0.0,
+    group_call_rate: float = 0.0,
+) -> float:
+    """Reward of one episode.
+
+    Args:
+        arm: the weights.
+        correct: whether the answer is right.
+        well_formed: whether every turn keeps the format.
+        calls: answered calls.
+        best_iou: greatest IoU of a call with a target box, 0 where there is none.
+        group_call_rate: share of the episodes of the same question that called.
 
     >>> reward(ARMS["conditional"], True, True, 1), reward(ARMS["conditional"], True, True, 0)
     (2.0, 0.8)
     >>> reward(ARMS["conditional"], False, True, 3), reward(ARMS["unconditional"], False, True, 3)
     (0.0, 0.4)
+    >>> round(reward(ARMS["curiosity"], True, True, 2, group_call_rate=0.125), 4)
+    0.8375
     """
     used = calls > 0
     return (
@@ -58,6 +89,9 @@ def reward(arm: Arm, correct: bool, well_formed: bool, calls: int) -> float:
         - arm.format * (not well_formed)
         + arm.bonus_if_correct * (correct and used)
         + arm.bonus_always * used
+        + arm.bonus_iou * best_iou
+        + arm.curiosity * max(0.0, arm.call_target - group_call_rate) * used
+        - arm.excess * max(0, calls - 1)
     )
 
 

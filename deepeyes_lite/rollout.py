@@ -18,7 +18,7 @@ from deepeyes_lite.verifiers import extract_answer, is_correct, well_formed
 MAX_COMPLETION_LENGTH = (
     480  # tokens after the prompt; six calls of tiny-eyes with their crops take 400
 )
-TOOLS = {"on": ZoomTool, "off": ZoomTool, "blank": BlankTool}
+TOOLS = {"on": ZoomTool, "off": ZoomTool, "blank": BlankTool, "other": ZoomTool}
 
 
 def rollout(
@@ -36,7 +36,8 @@ def rollout(
     Args:
         samples: rows of a data set in our schema (``data.FEATURES``).
         policy: who replies.
-        tool: "on"; "off" (the policy cannot call and has to answer); "blank" (every crop is grey).
+        tool: "on"; "off" (the policy cannot call and has to answer); "blank" (every crop is grey);
+            "other" (every crop is cut out of the next sample's image).
         seed: of the sampling.
         batch_size: episodes that run side by side.
         max_calls: greatest number of turns with a call.
@@ -44,18 +45,25 @@ def rollout(
         progress: whether to show a bar.
 
     Raises:
-        ValueError: for an unknown ``tool``.
+        ValueError: for an unknown ``tool``, or "other" where there is one sample only.
     """
     if tool not in TOOLS:
         raise ValueError(f"tool must be one of {', '.join(TOOLS)}, got {tool!r}")
     torch.manual_seed(seed)
     samples = list(samples) if not hasattr(samples, "__getitem__") else samples
+    if tool == "other" and len(samples) == 1:
+        raise ValueError("tool 'other' crops the next sample's image, and there is one sample only")
     trajectories: list[Trajectory] = []
     bar = tqdm(total=len(samples), desc=f"rollout, tool {tool}", disable=not progress)
     for start in range(0, len(samples), batch_size):
         rows = [samples[i] for i in range(start, min(start + batch_size, len(samples)))]
         batch = [_open(row, policy) for row in rows]
-        zooms = [TOOLS[tool](row["image"], max_calls) for row in rows]
+        images = [row["image"] for row in rows]
+        if tool == "other":
+            after = samples[(start + len(rows)) % len(samples)]["image"]
+            sizes = [image.size for image in images]  # boxes are in pixels of one's own image
+            images = [image.resize(size) for image, size in zip([*images[1:], after], sizes)]
+        zooms = [TOOLS[tool](image, max_calls) for image in images]
         active = list(range(len(batch)))
         for turns_left in range(max_calls, -1, -1):
             replies = policy.reply([batch[i] for i in active], allow_calls=tool != "off")

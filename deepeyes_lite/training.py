@@ -11,15 +11,16 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
+from datasets import load_from_disk
 from peft import LoraConfig, PeftModel
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 from transformers.utils.notebook import NotebookProgressCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from deepeyes_lite import prompts
-from deepeyes_lite.data import tiny_world
+from deepeyes_lite.data import FEATURES, tiny_world
 from deepeyes_lite.doctor import precision
-from deepeyes_lite.environment import ZoomEnvironment
+from deepeyes_lite.environment import NoTool, ZoomEnvironment
 from deepeyes_lite.history import CollapseAlarm, History, Progress, read_history, write_history
 from deepeyes_lite.policies import MAX_NEW_TOKENS
 from deepeyes_lite.rewards import arm
@@ -47,6 +48,7 @@ class RunConfig:
         legible_share: share of details that the view shows.
         seed: of scenes, adapters and sampling.
         model: folder of tiny-eyes.
+        data: folder of a dataset in our schema, as `select` writes it; empty for the tiny world.
         save_every: steps between checkpoints.
     """
 
@@ -59,6 +61,7 @@ class RunConfig:
     legible_share: float = 0.5
     seed: int = 0
     model: str = "data/tiny-eyes"
+    data: str = ""
     save_every: int = 10
 
 
@@ -69,10 +72,25 @@ PRESETS = {
 
 
 def training_set(config: RunConfig):
-    """The questions of a run: fresh scenes for every seed, in TRL's columns."""
-    n = min(config.steps * config.prompts, 1000)
-    world = World(legible_share=config.legible_share)
-    dataset = tiny_world("train", n, world, start=config.seed * 1000)
+    """The questions of a run, in TRL's columns: those of ``config.data``, or fresh scenes for every seed.
+
+    Raises:
+        FileNotFoundError: if ``config.data`` holds no dataset.
+        ValueError: if it holds another one, or fewer questions than a step has prompts.
+    """
+    if config.data:
+        dataset = load_from_disk(config.data)
+        missing = set(FEATURES) - set(dataset.column_names)
+        if missing or len(dataset) < config.prompts:
+            raise ValueError(
+                f"{config.data} has {len(dataset)} questions (a step takes {config.prompts}) "
+                f"and lacks the columns {sorted(missing)}"
+            )
+        dataset = dataset.select_columns(list(FEATURES))
+    else:
+        n = min(config.steps * config.prompts, 1000)
+        world = World(legible_share=config.legible_share)
+        dataset = tiny_world("train", n, world, start=config.seed * 1000)
     prompt = [[{"role": "user", "content": question}] for question in dataset["question"]]
     return dataset.add_column("prompt", prompt)
 
@@ -131,7 +149,7 @@ def build_trainer(config: RunConfig, out: Path, stock: bool = False) -> GRPOTrai
         reward_funcs=history.reward,
         train_dataset=training_set(config),
         processing_class=processor,
-        environment_factory=ZoomEnvironment,
+        environment_factory=ZoomEnvironment if arm(config.arm).tool else NoTool,
         peft_config=lora,
         callbacks=[
             history,

@@ -5,7 +5,7 @@ import inspect
 from PIL import Image
 from transformers.utils import get_json_schema
 
-from deepeyes_lite.environment import ZoomEnvironment
+from deepeyes_lite.environment import NoTool, ZoomEnvironment
 from deepeyes_lite.tools import MAX_CALLS, ZOOM
 
 
@@ -44,3 +44,9 @@ def test_a_crop_is_cut_from_this_episode_s_image():
         environment.reset(image=Image.new("RGB", (384, 384), color), question="?", prompt=[])
         (part,) = environment.image_zoom_in_tool([0, 0, 250, 250])
         assert part["image"].getcolors() == [(96 * 96, color)]
+
+
+def test_an_environment_without_a_tool_offers_none(samples):
+    names = [name for name, _ in inspect.getmembers(NoTool, inspect.isfunction)]
+    assert [name for name in names if not name.startswith("_")] == ["reset"]
+    assert NoTool().reset(**samples[0]) is None and NoTool().boxes_px == []

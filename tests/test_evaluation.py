@@ -171,19 +171,25 @@ def run(finished_run, tmp_path):
     return shutil.copytree(finished_run, tmp_path / "run")
 
 
-FILES = ["base.jsonl", "trained.jsonl", "trained-tool-off.jsonl", "trained-blank-crops.jsonl"]
+FILES = [
+    "base.jsonl",
+    "trained.jsonl",
+    "trained-tool-off.jsonl",
+    "trained-blank-crops.jsonl",
+    "trained-other-crops.jsonl",
+]
 
 
 def test_every_condition_is_evaluated_on_the_same_scenes(run, scripted):
     report = evaluate_run(run, n=6)
-    assert scripted == ["on", "on", "off", "blank"]
+    assert scripted == ["on", "on", "off", "blank", "other"]
     assert json.loads((run / "evaluation.json").read_text()).keys() == report.keys()
     assert list(report["conditions"]) == list(CONDITIONS)
     for name in FILES:
         episodes = read_jsonl(run / "trajectories" / name)
         assert [t.sample["id"] for t in episodes] == [f"test-{i}" for i in range(6)]
     means = {name: f["accuracy"]["mean"] for name, f in report["conditions"].items()}
-    assert means == dict(zip(CONDITIONS, (0.5, 1.0, 0.5, 1.0)))
+    assert means == dict(zip(CONDITIONS, (0.5, 1.0, 0.5, 1.0, 1.0)))
     assert report["conditions"]["trained"]["call_rate"]["mean"] == 1.0
     pairs = report["paired_accuracy"]
     assert list(pairs) == [f"{name} minus base" for name in list(CONDITIONS)[1:]]
@@ -197,15 +203,15 @@ def test_a_killed_evaluation_goes_on(run, scripted):
     (run / "trajectories" / "trained-blank-crops.jsonl").unlink()
     (run / "trajectories" / "trained-tool-off.tmp").write_text("{half")
     again = evaluate_run(run, n=4)
-    assert scripted == ["on", "on", "off", "blank", "blank"]
+    assert scripted == ["on", "on", "off", "blank", "other", "blank"]
     assert repr(again) == repr(whole)
-    assert repr(evaluate_run(run, n=4)) == repr(whole) and len(scripted) == 5
+    assert repr(evaluate_run(run, n=4)) == repr(whole) and len(scripted) == 6
 
 
 def test_trajectories_of_other_scenes_are_made_anew(run, scripted):
     evaluate_run(run, n=4)
     report = evaluate_run(run, n=5)
-    assert len(scripted) == 8 and report["samples"] == 5
+    assert len(scripted) == 10 and report["samples"] == 5
     assert report["conditions"]["base"]["accuracy"]["n"] == 5
 
 
@@ -217,10 +223,26 @@ def test_a_broken_file_of_trajectories_is_named(run, scripted):
         evaluate_run(run, n=2)
 
 
+def test_an_arm_without_a_tool_is_asked_without_one(run, monkeypatch):
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps({**config, "arm": "text_only"}))
+    asked = []
+
+    def watched(rows, policy, tool, seed):
+        asked.append((policy.tools is not None, tool))
+        return rollout(rows, policy, tool, seed, progress=False)
+
+    monkeypatch.setattr(evaluation, "rollout", watched)
+    report = evaluate_run(run, n=2)
+    assert asked == [(True, "on"), (False, "off")]
+    assert list(report["conditions"]) == ["base", "trained"]
+    assert table(report).count("\n") == 3
+
+
 def test_random_weights_go_through_every_condition(run):
     report = evaluate_run(run, n=2)
     assert all(f["accuracy"]["n"] == 2 for f in report["conditions"].values())
-    assert table(report).count("\n") == 5
+    assert table(report).count("\n") == 6
 
 
 def test_a_folder_without_a_finished_run_is_refused_before_anything_is_rolled_out(
@@ -245,13 +267,13 @@ def test_held_out_scenes_are_the_first_of_the_test_split():
 
 def test_the_table_has_a_line_for_every_condition(run, scripted):
     lines = table(evaluate_run(run, n=6)).splitlines()
-    assert len(lines) == 6 and "illegible" in lines[0]
-    for line, name in zip(lines[1:5], CONDITIONS):
+    assert len(lines) == 7 and "illegible" in lines[0]
+    for line, name in zip(lines[1:6], CONDITIONS):
         assert line.startswith(name)
     assert "50 % [19, 81]" in lines[1] and lines[1].endswith("-")  # no call, so no IoU
     assert "100 % [61, 100]" in lines[2] and "1.00" in lines[2]
-    assert lines[5].startswith("6 held-out scenes; 95 % intervals")
-    assert len({len(line) for line in lines[:5]}) == 1
+    assert lines[6].startswith("6 held-out scenes; 95 % intervals")
+    assert len({len(line) for line in lines[:6]}) == 1
 
 
 def test_the_table_of_seeds_has_a_row_for_every_seed(run, scripted, tmp_path):

@@ -96,6 +96,7 @@ def scored(history, *texts, calls=(), truth="K", legible=1):
             zooms[-1].image_zoom_in_tool([0, 0, 250, 250])
     return history.reward(
         [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts],
+        id=["one question"] * len(texts),
         answer=[truth] * len(texts),
         boxes_px=[[target]] * len(texts),
         legible=[legible] * len(texts),
@@ -125,6 +126,17 @@ def test_rewards_are_read_off_the_tokens(history):
     ]
     rewards = scored(history, *texts, calls=(0, 1, 1, 0, 0, 1, 0))
     assert rewards == pytest.approx([0.8, 2.0, 0.0, 0.8, -0.2, 1.8, -0.2])
+
+
+def test_an_arm_may_ask_for_the_group_and_the_boxes(history):
+    """Curiosity pays while one in four calls, not when all do; IoU pays for the target's own box."""
+    right = prompts.answer("!", "K") + prompts.TURN_END
+    texts = [right, right, right, CALL + OBSERVATION + right]
+    history.arm = arm("curiosity")
+    assert scored(history, *texts, calls=(0, 0, 0, 1)) == pytest.approx([0.8] * 3 + [0.825])
+    assert scored(history, *texts, calls=(1, 1, 1, 2)) == pytest.approx([0.8] * 3 + [0.75])
+    history.arm = arm("iou")
+    assert scored(history, *texts, calls=(0, 0, 0, 1)) == pytest.approx([0.8] * 3 + [2.0])
 
 
 def test_an_answer_counts_in_the_last_turn_only(history):

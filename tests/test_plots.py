@@ -113,11 +113,11 @@ def test_bars_have_the_height_of_the_accuracies():
     figure = accuracy_bars(report(share(80, 100), share(10, 40)))
     assert isinstance(figure, Figure) and shown(figure).size
     heights = [bar.get_height() for bar in figure.axes[0].patches]
-    assert heights == [0.8] * 4 + [0.25] * 4
+    assert heights == [0.8] * 5 + [0.25] * 5
     names = [tick.get_text() for tick in figure.axes[0].get_xticklabels()]
     assert names == list(CONDITIONS)
     texts = [text.get_text() for text in figure.axes[0].texts]
-    assert texts == ["80 %"] * 4 + ["25 %"] * 4
+    assert texts == ["80 %"] * 5 + ["25 %"] * 5
 
 
 @pytest.mark.parametrize("n", [1, 4, 10, 29, 150, 303])

@@ -129,6 +129,6 @@ def test_episodes_are_chosen_by_what_was_asked_not_by_how_it_went():
 
 def test_a_report_of_few_scenes_shows_what_there_is(finished_run, tmp_path):
     out = shutil.copytree(finished_run, tmp_path / "run")
-    evaluate_run(out, n=1)
+    evaluate_run(out, n=2)
     assert write_report(out).stat().st_size > 10_000
-    assert json.loads((out / "evaluation.json").read_text())["samples"] == 1
+    assert json.loads((out / "evaluation.json").read_text())["samples"] == 2

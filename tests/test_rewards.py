@@ -34,6 +34,19 @@ TABLE = {
         (True, False, 0): 0.6,
         (False, False, 0): -0.2,
     },
+    "text_only": {(True, True, 0): 0.8, (False, True, 0): 0.0, (False, False, 0): -0.2},
+    "curiosity": {  # best IoU, then the group's call rate
+        (True, True, 0, 0.0, 0.0): 0.8,
+        (True, True, 1, 0.0, 0.1): 0.8 + 0.5 * 0.2,
+        (False, True, 1, 0.9, 0.3): 0.0,
+        (True, True, 1, 0.0, 0.7): 0.8,
+        (True, True, 3, 0.0, 0.2): 0.8 + 0.5 * 0.1 - 0.1,
+    },
+    "iou": {
+        (True, True, 1, 0.5): 1.4,
+        (False, True, 2, 1.0): 1.2,
+        (True, True, 0, 0.0): 0.8,
+    },
 }
 
 
@@ -49,9 +62,9 @@ def test_reward(name, episode, expected):
     assert reward(arm(name), *episode) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("weight", ["accuracy", "format", "bonus_if_correct", "bonus_always"])
+@pytest.mark.parametrize("weight", ["accuracy", "format", "bonus_if_correct", "bonus_always", "excess"])
 def test_every_weight_acts_on_its_own_episodes_only(weight):
-    zero = Arm(0.0, 0.0, 0.0, 0.0)
+    zero = Arm(0.0, 0.0)
     one = Arm(**{**vars(zero), weight: 1.0})
     for correct, formed, calls in product((True, False), (True, False), (0, 1, 4)):
         expected = {
@@ -59,6 +72,7 @@ def test_every_weight_acts_on_its_own_episodes_only(weight):
             "format": -float(not formed),
             "bonus_if_correct": float(correct and calls > 0),
             "bonus_always": float(calls > 0),
+            "excess": -float(max(0, calls - 1)),
         }[weight]
         assert reward(one, correct, formed, calls) == expected
         assert reward(zero, correct, formed, calls) == 0

@@ -90,7 +90,7 @@ def scripted(processor, rows, *script, **arguments):
 
 
 def test_an_unknown_tool_is_refused(processor, samples):
-    with pytest.raises(ValueError, match="tool must be one of on, off, blank, got 'half'"):
+    with pytest.raises(ValueError, match="tool must be one of on, off, blank, other, got 'half'"):
         scripted(processor, samples, ANSWER, tool="half")
 
 
@@ -114,6 +114,23 @@ def test_the_crop_is_the_tool_s_and_blank_crops_are_grey(processor, samples):
     assert grey.images[1].getcolors() == [(77 * 77, (128, 128, 128))]
     assert seen.boxes_px == grey.boxes_px == [pytest.approx((38.4, 76.8, 115.2, 153.6))]
     assert seen.completion_ids == grey.completion_ids
+
+
+def test_the_crop_of_the_other_control_is_cut_out_of_the_next_image(processor, samples):
+    rows = list(samples)[:3]
+    box = (38.4, 76.8, 115.2, 153.6)
+    for batch_size in (1, 2, 3):
+        found = scripted(processor, rows, CALL, ANSWER, tool="other", batch_size=batch_size)
+        for i, episode in enumerate(found):
+            expected, _ = zoom(rows[(i + 1) % 3]["image"], box)
+            assert episode.images[1].tobytes() == expected.tobytes()
+            assert episode.images[0] is rows[i]["image"]
+            assert episode.boxes_px == [pytest.approx(box)]
+    small = {**rows[1], "image": rows[1]["image"].resize((96, 48))}
+    (first, _) = scripted(processor, [rows[0], small], CALL, ANSWER, tool="other")
+    assert first.images[1].size == (77, 77) and first.boxes_px == [pytest.approx(box)]
+    with pytest.raises(ValueError, match="one sample only"):
+        scripted(processor, rows[:1], CALL, ANSWER, tool="other")
 
 
 def test_what_a_call_was_told_is_kept(processor, samples):

@@ -19,6 +19,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from trl import GRPOTrainer
 
 from deepeyes_lite import prompts, training
+from deepeyes_lite.data import tiny_world
 from deepeyes_lite.history import HISTORY_COLUMNS, History, read_history
 from deepeyes_lite.tinyworld.model import load
 from deepeyes_lite.trainer import ZoomTrainer
@@ -292,6 +293,41 @@ def test_every_seed_has_scenes_of_its_own():
 
 def test_a_long_run_goes_round_its_thousand_scenes():
     assert len(training_set(RunConfig(steps=2000, prompts=8))) == 1000
+
+
+def test_a_run_may_have_a_dataset_of_its_own(tmp_path):
+    rows = tiny_world("train", 5, start=70).add_column("pass_rate", [0.5] * 5)
+    rows.save_to_disk(tmp_path / "selected")
+    config = RunConfig(steps=3, prompts=2, data=str(tmp_path / "selected"))
+    found = training_set(config)
+    assert list(found["id"]) == list(rows["id"])
+    assert set(found.column_names) == {*rows.column_names, "prompt"} - {"pass_rate"}
+    with pytest.raises(ValueError, match="has 5 questions .a step takes 6."):
+        training_set(replace(config, prompts=6))
+    rows.remove_columns("answer").save_to_disk(tmp_path / "other")
+    with pytest.raises(ValueError, match="lacks the columns .'answer'."):
+        training_set(replace(config, data=str(tmp_path / "other")))
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        training_set(replace(config, data=str(tmp_path / "nowhere")))
+
+
+def test_an_arm_without_a_tool_trains_without_one(config, tmp_path):
+    config = replace(config, arm="text_only", steps=1)
+    trainer = build_trainer(config, tmp_path)
+    shown = []
+    real = trainer._tokenize_prompts
+
+    def watched(prompts):
+        ids, images, fields = real(prompts)
+        shown.extend(trainer.processing_class.tokenizer.batch_decode(ids))
+        assert all(len(its) == 1 for its in images)
+        return ids, images, fields
+
+    trainer._tokenize_prompts = watched
+    trainer.train()
+    assert len(shown) == 8 and not any("Tools:" in text for text in shown)
+    (row,) = trainer.history.rows
+    assert row["grad_norm"] > 0
 
 
 def test_the_share_of_legible_details_is_the_run_s():

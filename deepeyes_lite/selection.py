@@ -1,0 +1,312 @@
+"""Which questions are worth training on: DeepEyes' filters, each told apart and counted.
+
+The paper (arXiv 2505.14362, section on data) keeps a question if its answer can be checked, if the base
+model is right sometimes and wrong sometimes, and, for fine-grained data, if supplying the target's crop
+turns a wrong answer into a right one. Multiple choice is rewritten to an open question first. Only the
+filtered data were published, no filter; these are written after the description.
+
+Every filter takes a dataset in our schema and returns it with its measurements as columns and the
+column ``dropped``: the reason, or "" while the question is kept. Rows are never removed and a row that
+is dropped is not measured again, so filters chain:
+
+    dataset = verifiable(dataset)
+    dataset = difficulty(dataset, policy)
+    dataset = tool_benefit(dataset, policy)
+    report(dataset), kept(dataset)
+"""
+
+import json
+import math
+import os
+import re
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+from datasets import Dataset
+from tqdm.auto import tqdm
+
+from deepeyes_lite.policies import Policy, ShownTargets
+from deepeyes_lite.rollout import rollout
+from deepeyes_lite.verifiers import normalise
+
+BATCH = 64  # episodes that run side by side
+LONGEST_ANSWER = 5  # words; a longer one has no single right wording, so no rule can check it
+NO_ANSWER = {"n/a", "none of the above", "not sure", "unknown", "cannot be determined", "unclear"}
+
+
+# --- filters ------------------------------------------------------------------------------------
+
+
+def verifiable(dataset: Dataset) -> Dataset:
+    """Drop questions whose answer no rule can check."""
+    found = [_unverifiable(answer) for answer in dataset["answer"]]
+    return _drop(dataset, found)
+
+
+def _unverifiable(answer: str) -> str:
+    plain = normalise(answer)
+    if not plain:
+        return "no answer"
+    if plain in NO_ANSWER:
+        return "says that there is no answer"
+    if len(plain.split()) > LONGEST_ANSWER:
+        return "answer too long for a rule"
+    return ""
+
+
+def difficulty(
+    dataset: Dataset,
+    policy: Policy,
+    k: int = 8,
+    seed: int = 0,
+    record: str | Path | None = None,
+) -> Dataset:
+    """Drop questions of pass rate 0 and 1; adds the column ``pass_rate``, out of ``k`` episodes.
+
+    A group of GRPO in which every rollout gets the same reward has no gradient; neither question teaches
+    anything now.
+
+    Args:
+        dataset: in our schema.
+        policy: who answers, with the tool as it is prompted.
+        k: episodes of each question; 8 as in the paper.
+        seed: of the sampling.
+        record: JSONL file of the measurements; a killed measurement goes on from it.
+
+    Raises:
+        ValueError: if ``record`` holds another measurement.
+    """
+
+    def passes(rows: list[dict], seed: int) -> list[dict]:
+        episodes = rollout(
+            [row for row in rows for _ in range(k)], policy, seed=seed, progress=False
+        )
+        right = [episode.correct for episode in episodes]
+        return [{"pass_rate": sum(right[i : i + k]) / k} for i in range(0, len(right), k)]
+
+    identity = {"filter": "difficulty", "k": k, "seed": seed}
+    chunk = max(1, BATCH // k)
+    dataset = _measure(dataset, passes, {"pass_rate": math.nan}, chunk, identity, record)
+    reasons = {0.0: "never right", 1.0: "always right"}
+    return _drop(dataset, [reasons.get(rate, "") for rate in dataset["pass_rate"]])
+
+
+def tool_benefit(
+    dataset: Dataset,
+    policy: Policy,
+    seed: int = 0,
+    record: str | Path | None = None,
+) -> Dataset:
+    """Keep what the view does not answer and the target's crop does.
+
+    Adds ``right_from_view`` (the tool off) and ``right_with_crop`` (every target box zoomed to by
+    `ShownTargets`); 1, 0, or -1 where it was not measured. Rows without target boxes pass unmeasured, as
+    chart and reasoning data do in the paper.
+
+    Args:
+        dataset: in our schema.
+        policy: who answers; at temperature 0, or this filter is a matter of luck.
+        seed: of the sampling.
+        record: JSONL file of the measurements; a killed measurement goes on from it.
+
+    Raises:
+        ValueError: if ``record`` holds another measurement.
+    """
+
+    def benefit(rows: list[dict], seed: int) -> list[dict]:
+        figures = [{"right_from_view": -1, "right_with_crop": -1} for _ in rows]
+        boxed = [i for i, row in enumerate(rows) if row["boxes_px"]]
+        for name, who, tool in (
+            ("right_from_view", policy, "off"),
+            ("right_with_crop", ShownTargets(policy), "on"),
+        ):
+            shown = [rows[i] for i in boxed]
+            for i, episode in zip(boxed, rollout(shown, who, tool, seed, progress=False)):
+                figures[i][name] = int(episode.correct)
+        return figures
+
+    identity = {"filter": "tool_benefit", "seed": seed}
+    unmeasured = {"right_from_view": -1, "right_with_crop": -1}
+    dataset = _measure(dataset, benefit, unmeasured, BATCH, identity, record)
+    reasons = {(1, 0): "right from the view", (1, 1): "right from the view"}
+    reasons[0, 0] = "wrong even with the crop"
+    pairs = zip(dataset["right_from_view"], dataset["right_with_crop"])
+    return _drop(dataset, [reasons.get(pair, "") for pair in pairs])
+
+
+def kept(dataset: Dataset) -> Dataset:
+    """The questions that no filter dropped."""
+    return dataset.select([i for i, reason in enumerate(dataset["dropped"]) if not reason])
+
+
+def report(dataset: Dataset, examples: int = 3) -> dict:
+    """What was dropped and why, and what became of the rows that were spoiled on purpose.
+
+    Returns:
+        ``questions``, ``kept``; ``dropped``: for each reason its count and the ids of the first
+        ``examples``; ``planted``: for each kind of spoiled row (``data.tiny_world``) how many were caught
+        and how many missed; ``innocent_dropped``: how many others were dropped.
+    """
+    rows = list(zip(dataset["id"], dataset["dropped"], dataset["source"]))
+    counts = Counter(reason for _, reason, _ in rows if reason)
+    planted = {}
+    for source in sorted({source for *_, source in rows if "planted" in source}):
+        reasons = [reason for _, reason, its in rows if its == source]
+        caught = sum(map(bool, reasons))
+        planted[source] = {"caught": caught, "missed": len(reasons) - caught}
+    return {
+        "questions": len(rows),
+        "kept": sum(not reason for _, reason, _ in rows),
+        "dropped": {
+            reason: {
+                "count": count,
+                "examples": [id for id, its, _ in rows if its == reason][:examples],
+            }
+            for reason, count in counts.most_common()
+        },
+        "planted": planted,
+        "innocent_dropped": sum(bool(r) and "planted" not in s for _, r, s in rows),
+    }
+
+
+def table(found: dict) -> str:
+    """A `report` as text."""
+    lines = [f"{found['kept']} of {found['questions']} questions kept"]
+    for reason, drop in found["dropped"].items():
+        lines.append(f"{drop['count']:6} {reason} (such as {', '.join(drop['examples'])})")
+    for source, counts in found["planted"].items():
+        lines.append(f"{source}: {counts['caught']} caught, {counts['missed']} missed")
+    if found["planted"]:
+        lines.append(f"dropped without being planted: {found['innocent_dropped']}")
+    return "\n".join(lines)
+
+
+# --- multiple choice, rewritten -----------------------------------------------------------------
+
+_OPTION = re.compile(r"(?:^|\s)\(?([A-H])[.):]\s+(.+?)(?=\s*(?:\s\(?[A-H][.):]\s|$))", re.DOTALL)
+_LEANS_ON_OPTIONS = re.compile(r"\b(which of|of the following|the options?|these)\b", re.IGNORECASE)
+
+
+def open_ended(dataset: Dataset) -> Dataset:
+    """Rewrite multiple choice to open questions: the options go, the right one's text is the answer.
+
+    An open question cannot be guessed by elimination. Questions without options stay as they are; one
+    that makes no sense without its options is dropped.
+    """
+    texts, answers, reasons = [], [], []
+    for question, answer in zip(dataset["question"], dataset["answer"]):
+        text, truth, reason = _opened(question, answer)
+        texts.append(text), answers.append(truth), reasons.append(reason)
+    changed = _with(dataset, {"question": texts, "answer": answers})
+    return _drop(changed.select_columns(dataset.column_names), reasons)
+
+
+def _opened(question: str, answer: str) -> tuple[str, str, str]:
+    """Question, answer and the reason to drop it, or "".
+
+    >>> _opened("What colour is the cup? A. red B. dark blue", "B")
+    ('What colour is the cup?', 'dark blue', '')
+    >>> _opened("Which of these is red? (A) the cup (B) the hat", "(A)")[2]
+    'makes no sense without its options'
+    """
+    found = list(_OPTION.finditer(question))
+    options = {match[1]: match[2].strip(" .;,\n") for match in found}
+    if len(options) < 2 or list(options) != list("ABCDEFGH"[: len(options)]):
+        return question, answer, ""
+    stem = question[: found[0].start()].strip()
+    letter = normalise(answer).upper()[:1]
+    truth = options.get(letter) if len(normalise(answer)) == 1 else None
+    if truth is None:  # the answer may be the option's text already
+        same = [text for text in options.values() if normalise(text) == normalise(answer)]
+        truth = same[0] if same else None
+    if truth is None:
+        return question, answer, "answer is none of the options"
+    if not stem or _LEANS_ON_OPTIONS.search(stem) or "above" in normalise(truth):
+        return question, answer, "makes no sense without its options"
+    return stem, truth, ""
+
+
+# --- the same for all ---------------------------------------------------------------------------
+
+
+def _reasons(dataset: Dataset) -> list[str]:
+    there = "dropped" in dataset.column_names
+    return list(dataset["dropped"]) if there else [""] * len(dataset)
+
+
+def _drop(dataset: Dataset, reasons: list[str]) -> Dataset:
+    """Write reasons into ``dropped``; the first one stays."""
+    both = [old or new for old, new in zip(_reasons(dataset), reasons, strict=True)]
+    return _with(dataset, {"dropped": both})
+
+
+def _with(dataset: Dataset, columns: dict[str, list]) -> Dataset:
+    """The dataset with these columns, new or anew."""
+    dataset = dataset.remove_columns([name for name in columns if name in dataset.column_names])
+    for name, values in columns.items():
+        dataset = dataset.add_column(name, values)
+    return dataset
+
+
+def _measure(
+    dataset: Dataset,
+    figures: Callable[[list[dict], int], list[dict]],
+    unmeasured: dict,
+    chunk: int,
+    identity: dict,
+    record: str | Path | None,
+) -> Dataset:
+    """Add the columns that ``figures(rows, seed)`` gives, ``chunk`` rows at a time.
+
+    A chunk's seed is that of its place, so a killed measurement ends where the undisturbed one ends.
+    Rows that are dropped already are not measured and get ``unmeasured``.
+    """
+    alive = [i for i, reason in enumerate(_reasons(dataset)) if not reason]
+    ids = [dataset[i]["id"] for i in alive]
+    record = Path(record) if record else None
+    found = _read_record(record, identity, ids)
+    if len(found) < len(ids):  # a chunk that a kill left half written is measured anew
+        found = found[: len(found) // chunk * chunk]
+    if record:
+        record.parent.mkdir(parents=True, exist_ok=True)
+        _write_lines(record, [identity, *found])
+    bar = tqdm(total=len(alive), initial=len(found), desc=identity["filter"])
+    for start in range(len(found), len(alive), chunk):
+        rows = [dataset[i] for i in alive[start : start + chunk]]
+        new = figures(rows, identity["seed"] * 1_000_000 + start)
+        new = [{"id": row["id"], **values} for row, values in zip(rows, new, strict=True)]
+        if record:
+            with record.open("a", encoding="utf-8") as file:
+                file.write("".join(json.dumps(line) + "\n" for line in new))
+        found += new
+        bar.update(len(new))
+    bar.close()
+    values = [dict(unmeasured) for _ in range(len(dataset))]
+    for i, line in zip(alive, found):
+        values[i] = line
+    return _with(dataset, {name: [row[name] for row in values] for name in unmeasured})
+
+
+def _read_record(record: Path | None, identity: dict, ids: list[str]) -> list[dict]:
+    """The measurements in a record, without a last line that a kill cut short."""
+    if record is None or not record.exists():
+        return []
+    text = record.read_text(encoding="utf-8")
+    try:
+        lines = [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+    except ValueError:
+        lines = ["no JSON lines"]
+    if not lines:
+        return []
+    if lines[0] != identity or [line["id"] for line in lines[1:]] != ids[: len(lines) - 1]:
+        raise ValueError(
+            f"{record} holds another measurement ({lines[0]}); choose another file or delete it"
+        )
+    return lines[1:]
+
+
+def _write_lines(path: Path, lines: list[dict]) -> None:
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    os.replace(temporary, path)
