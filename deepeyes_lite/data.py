@@ -8,12 +8,13 @@ tiny world is drawn here; a folder of one's own is read in `folder.py`.
 import io
 import random
 from collections.abc import Iterable
+from dataclasses import replace
 
 from datasets import Dataset, Features, List, Value, concatenate_datasets
 from datasets import Image as ImageFeature
 from PIL import Image
 
-from deepeyes_lite.tinyworld.questions import KINDS, SPOILS
+from deepeyes_lite.tinyworld.questions import KINDS, NEEDS, SPOILS
 from deepeyes_lite.tinyworld.scenes import SPLIT_LENGTH, SPLIT_STARTS, World, draw_scene
 
 FEATURES = Features(
@@ -46,7 +47,7 @@ def tiny_world(
         n: number of samples.
         world: the dials.
         start: index of the first scene in the split; sample i shows scene ``start + i``.
-        kind: a key of ``KINDS``.
+        kind: a key of ``KINDS``; the dials of ``NEEDS`` are turned for it.
         spoiled: shares of rows that are spoiled on purpose, by a key of ``SPOILS``, so that a filter has
             something to find; their ``source`` says so.
 
@@ -74,6 +75,8 @@ def tiny_world(
             f"scenes {start} to {start + n - 1} of {split!r} (n = {n}) do not exist; "
             f"n is at least 1 and indices go from 0 to {SPLIT_LENGTH - 1}"
         )
+
+    world = replace(world, **NEEDS.get(kind, {}))
 
     def sample(index: int) -> dict:
         scene = draw_scene(split, index, world)

@@ -106,17 +106,20 @@ class ZoomTool:
         self.image = image
         self.boxes_px: list[Box] = []
         self.refused = 0
+        # What each image of the conversation shows of the original: all of it, then the crops.
+        self._windows_px = [(0.0, 0.0, *map(float, image.size))] if image else []
 
     def _alter(self, crop: Image.Image) -> Image.Image:
         """Hook for controls such as the blank crop; the tool itself alters nothing."""
         return crop
 
-    def image_zoom_in_tool(self, bbox_2d: list[float], label: str = "") -> list:
-        """Zoom in on a region of the image: returns the crop, enlarged.
+    def image_zoom_in_tool(self, bbox_2d: list[float], label: str = "", image: int = 0) -> list:
+        """Zoom in on a region of an image: returns the crop, enlarged.
 
         Args:
-            bbox_2d: [x1, y1, x2, y2], 0-1000 of the image's width and height.
+            bbox_2d: [x1, y1, x2, y2], 0-1000 of that image's width and height.
             label: What is in the region.
+            image: Which image: 0 is the original, 1 the first crop, and so on.
 
         Returns:
             The crop.
@@ -124,13 +127,24 @@ class ZoomTool:
         try:
             if len(self.boxes_px) + self.refused >= self.max_calls:
                 raise ToolError(f"no calls left, the limit is {self.max_calls}; answer now")
-            box_px = px_from_1000(check_box(bbox_2d), self.image.size)
-            crop, _ = zoom(self.image, box_px)
+            box_px = self._in_original(check_box(bbox_2d), image)
+            crop, window_px = zoom(self.image, box_px)
         except ToolError as error:
             self.refused += 1
             return [{"type": "text", "text": f"Error: {error}"}]
         self.boxes_px.append(clamp(box_px, self.image.size))
+        self._windows_px.append(window_px)
         return [{"type": "image", "image": self._alter(crop)}]
+
+
+    def _in_original(self, box_1000: Box, image: object) -> Box:
+        """The box on one of the images, in pixels of the original; a crop has more to it than it shows."""
+        last = len(self._windows_px) - 1
+        if isinstance(image, bool) or not isinstance(image, int) or not 0 <= image <= last:
+            raise ToolError(f"image must be a whole number from 0 to {last}")
+        x1, y1, x2, y2 = self._windows_px[image]
+        box_px = px_from_1000(box_1000, (x2 - x1, y2 - y1))
+        return tuple(value + origin for value, origin in zip(box_px, (x1, y1, x1, y1)))
 
 
 class BlankTool(ZoomTool):

@@ -18,7 +18,7 @@ def test_trl_finds_reset_and_one_tool():
 def test_the_schema_asks_for_the_box_and_offers_the_label():
     function = get_json_schema(ZoomEnvironment().image_zoom_in_tool)["function"]
     assert function["name"] == ZOOM
-    assert set(function["parameters"]["properties"]) == {"bbox_2d", "label"}
+    assert set(function["parameters"]["properties"]) == {"bbox_2d", "label", "image"}
     assert function["parameters"]["required"] == ["bbox_2d"]
     box = function["parameters"]["properties"]["bbox_2d"]
     assert (box["type"], box["items"]) == ("array", {"type": "number"})

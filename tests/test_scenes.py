@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from deepeyes_lite.tinyworld.lessons import READABLE_PX, readable
+from deepeyes_lite.tinyworld.lessons import readable
 from deepeyes_lite.tinyworld.pretrain import PLAN
 from deepeyes_lite.tinyworld.scenes import (
     COLORS,
     LETTERS,
+    READABLE_PX,
     SHAPES,
     SPLIT_LENGTH,
     SPLIT_STARTS,
@@ -19,6 +20,7 @@ from deepeyes_lite.tinyworld.scenes import (
     World,
     _draw_object,
     draw_scene,
+    unseen,
 )
 from deepeyes_lite.tools import zoom
 
@@ -167,6 +169,56 @@ def test_letters_contrast_with_their_object(color):
 def test_a_crowded_scene_has_fewer_objects_and_none_that_overlap():
     scene = draw_scene("test", 0, World(canvas=150, objects=(8, 8)))
     assert 1 <= len(scene.objects) < 8
+
+
+@pytest.mark.parametrize("pairs", ["all", "seen", "unseen"])
+def test_pairs_of_colour_and_shape_are_the_dial_s(pairs):
+    world = World(pairs=pairs, decoys=(0, 2), objects=(3, 4))
+    scenes = [draw_scene("train", i, world) for i in range(80)]
+    found = {(o.color, o.shape) for s in scenes for o in (*s.objects, *s.decoys)}
+    new = {pair for pair in found if unseen(*pair)}
+    assert len(new) == {"all": 8, "seen": 0, "unseen": 8}[pairs]
+    assert len(found) == {"all": 32, "seen": 24, "unseen": 8}[pairs]
+
+
+def test_unknown_pairs_are_refused():
+    with pytest.raises(ValueError, match="pairs must be all, seen or unseen, got 'new'"):
+        draw_scene("train", 0, World(pairs="new"))
+
+
+def test_twins_carry_the_same_letter():
+    scenes = [draw_scene("train", i, World(twins=1.0)) for i in range(40)]
+    assert all(len({o.letter for o in s.objects}) < len(s.objects) for s in scenes)
+
+
+def test_what_a_plain_world_does_not_have_leaves_its_objects_as_they_are(scenes):
+    rich = World(twins=1.0, decoys=(2, 2), shift=0.2)
+    for i, plain in enumerate(scenes[:30]):
+        scene = draw_scene("test", i, rich)
+        assert [o.box_px for o in scene.objects] == [o.box_px for o in plain.objects]
+        assert plain.decoys == plain.bars == ()
+
+
+def test_decoys_and_charts_touch_nothing_and_are_there():
+    for i in range(40):
+        scene = draw_scene("test", i, World(decoys=(2, 2), chart=1.0, objects=(3, 4)))
+        assert len(scene.decoys) == 2 and len(scene.bars) == 3
+        things = [*scene.objects, *scene.decoys]
+        colors = [thing.color for thing in things]
+        assert len(set(colors)) == len(colors)
+        boxes = [thing.box_px for thing in (*things, *scene.bars)]
+        for n, a in enumerate(boxes):
+            for b in boxes[:n]:
+                assert a[0] > b[2] or b[0] > a[2] or a[1] > b[3] or b[1] > a[3]
+        for thing in (*things, *scene.bars):
+            x1, y1, x2, y2 = map(int, thing.box_px)
+            assert (pixels(scene)[y1:y2, x1:x2] == COLORS[thing.color]).all(-1).any()
+
+
+@pytest.mark.parametrize("canvas", [768, 1536])
+def test_on_a_larger_canvas_no_letter_is_legible(canvas):
+    scene = draw_scene("test", 0, World(canvas=canvas))
+    assert scene.image.width == canvas and not any(o.legible for o in scene.objects)
 
 
 def test_drawing_is_fast_enough():

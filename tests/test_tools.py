@@ -300,3 +300,48 @@ def test_crops_and_texts_are_told_apart():
         [{"type": "text", "text": "Error: b"}],
     ]
     assert images_and_texts(contents) == ([crop], ["{'error': 'a'}", "Error: b"])
+
+
+# --- a zoom into a zoom -------------------------------------------------------------------------
+
+
+def test_a_box_on_a_crop_is_a_box_on_the_original():
+    tool = ZoomTool(Image.effect_noise((800, 800), 90).convert("RGB"))
+    tool.image_zoom_in_tool([250, 500, 500, 750])  # 200 px wide, at (200, 400)
+    (part,) = tool.image_zoom_in_tool([500, 0, 1000, 500], image=1)
+    assert part["image"].tobytes() == tool.image.crop((300, 400, 400, 500)).tobytes()
+    assert tool.boxes_px == [(200, 400, 400, 600), (300, 400, 400, 500)]
+    (part,) = tool.image_zoom_in_tool([0, 0, 500, 500], image=2)
+    assert part["image"].tobytes() == tool.image.crop((300, 400, 350, 450)).tobytes()
+    (part,) = tool.image_zoom_in_tool([0, 0, 500, 500])
+    assert part["image"].size == (400, 400)
+
+
+def test_the_frame_of_a_crop_is_its_square_not_the_box_asked_for():
+    tool = ZoomTool(Image.new("RGB", (400, 400)))
+    tool.image_zoom_in_tool([100, 200, 200, 400])  # 40 x 80 px become the 80 x 80 around it
+    tool.image_zoom_in_tool([0, 0, 1000, 1000], image=1)
+    assert tool.boxes_px[1] == (20, 80, 100, 160)
+
+
+def test_the_frame_of_a_reduced_crop_is_what_it_shows():
+    tool = ZoomTool(Image.new("RGB", (4000, 4000)))
+    (part,) = tool.image_zoom_in_tool([0, 0, 500, 500])
+    assert part["image"].size == (1024, 1024)
+    tool.image_zoom_in_tool([500, 500, 600, 600], image=1)
+    assert tool.boxes_px[1] == (1000, 1000, 1200, 1200)
+
+
+@pytest.mark.parametrize("image", [1, -1, 10**30, True, 0.0, "0", None, [0], math.nan])
+def test_a_box_on_an_image_that_is_not_there_is_refused(image):
+    tool = ZoomTool(Image.new("RGB", (400, 400)))
+    (part,) = tool.image_zoom_in_tool([0, 0, 500, 500], image=image)
+    assert part["text"] == "Error: image must be a whole number from 0 to 0"
+    assert (tool.boxes_px, tool.refused) == ([], 1)
+
+
+def test_a_refused_call_leaves_no_image_to_zoom_into():
+    tool = ZoomTool(Image.new("RGB", (400, 400)))
+    tool.image_zoom_in_tool([2000, 2000, 3000, 3000])
+    (part,) = tool.image_zoom_in_tool([0, 0, 500, 500], image=1)
+    assert "from 0 to 0" in part["text"]

@@ -7,7 +7,7 @@ what decides whether a policy needs the tool (the collapse inequality, `rewards.
 """
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -28,6 +28,8 @@ COLORS = {
     "pink": (240, 120, 190),
 }
 LETTERS = "ABCDEFHKLMNP"  # 12 letters, so that a blind guess is right in 1 of 12
+DIGITS = "123456789"  # on the bars of a chart
+READABLE_PX = 8  # least font size, in pixels of a view, at which a letter is taken to be readable
 # First scene index of each split. Indices of two splits never meet, so neither do their scenes.
 SPLIT_STARTS = {"pretrain": 0, "train": 10_000_000, "validation": 20_000_000, "test": 30_000_000}
 SPLIT_LENGTH = 10_000_000
@@ -43,8 +45,14 @@ class World:
         view: side of the model's view, in pixels of the view.
         objects: least and greatest number of objects in a scene.
         radius: half the side of an object, least and greatest.
-        legible_px: font size of a letter that the view shows.
+        legible_px: font size of a letter that the view shows (on a canvas of 384 px).
         illegible_px: font size of a letter that only a crop shows.
+        pairs: which pairs of colour and shape there are: "all", "seen" or "unseen" (`unseen`).
+        twins: probability that two of the objects carry the same letter.
+        decoys: least and greatest number of small shapes without a letter.
+        decoy_radius: half the side of a decoy, least and greatest.
+        chart: probability that a bar chart is in the scene.
+        shift: how far off an object's middle its letter may be, as a share of the radius.
     """
 
     legible_share: float = 0.5
@@ -54,11 +62,20 @@ class World:
     radius: tuple[int, int] = (27, 33)
     legible_px: tuple[int, int] = (42, 50)
     illegible_px: tuple[int, int] = (11, 14)
+    pairs: str = "all"
+    twins: float = 0.0
+    decoys: tuple[int, int] = (0, 0)
+    decoy_radius: tuple[int, int] = (7, 9)
+    chart: float = 0.0
+    shift: float = 0.0
 
 
 @dataclass(frozen=True)
 class SceneObject:
-    """One shape with its letter; ``box_px`` bounds the shape in pixels of the scene."""
+    """One shape with its letter; ``box_px`` bounds the shape in pixels of the scene.
+
+    A decoy has no letter; a bar of a chart has a digit, which stands above it inside ``box_px``.
+    """
 
     color: str
     shape: str
@@ -66,6 +83,7 @@ class SceneObject:
     letter_px: int
     legible: bool
     box_px: Box
+    shift_px: tuple[int, int] = (0, 0)
 
     @property
     def name(self) -> str:
@@ -73,17 +91,22 @@ class SceneObject:
 
     @property
     def letter_xy(self) -> tuple[float, float]:
-        """Where the letter's middle is; a triangle has its room below the centre."""
+        """Where the letter's middle is; a triangle has its room below the centre, a bar on top."""
         x1, y1, x2, y2 = self.box_px
-        return (x1 + x2) / 2, (y1 + y2) / 2 + ((y2 - y1) // 6 if self.shape == "triangle" else 0)
+        if self.shape == BAR:
+            return (x1 + x2) / 2, y1 + LABEL_PX / 2
+        down = (y2 - y1) // 6 if self.shape == "triangle" else 0
+        return (x1 + x2) / 2 + self.shift_px[0], (y1 + y2) / 2 + down + self.shift_px[1]
 
 
 @dataclass(frozen=True)
 class Scene:
-    """A drawn scene. ``image`` is RGB, ``World.canvas`` pixels a side."""
+    """A drawn scene. ``image`` is RGB, ``World.canvas`` pixels a side; ``bars`` are those of a chart."""
 
     image: Image.Image
     objects: tuple[SceneObject, ...]
+    decoys: tuple[SceneObject, ...] = ()
+    bars: tuple[SceneObject, ...] = ()
 
 
 def _circle(box: Box) -> list:
@@ -108,6 +131,21 @@ def _diamond(box: Box) -> list:
 
 # A shape is its outline in a box; a new shape is a new line here.
 SHAPES = {"circle": _circle, "square": _square, "triangle": _triangle, "diamond": _diamond}
+BAR = "bar"
+LABEL_PX = 18  # room for the digit above a bar
+CHART_PX = (112, 100)  # width and height of a chart's panel
+PANEL, AXIS, LABEL_INK = (250, 250, 250), (90, 90, 90), (0, 0, 0)
+
+
+def unseen(color: str, shape: str) -> bool:
+    """Whether the pair is one of the eight that are kept out of a world of "seen" pairs.
+
+    Every colour and every shape is still seen, only not together.
+
+    >>> unseen("red", "circle"), unseen("red", "square")
+    (True, False)
+    """
+    return list(COLORS).index(color) % len(SHAPES) == list(SHAPES).index(shape)
 
 
 @lru_cache(maxsize=128)
@@ -136,6 +174,8 @@ def _draw_object(draw: ImageDraw.ImageDraw, thing: SceneObject) -> None:
         draw.ellipse(outline[0], fill=fill)
     else:
         draw.polygon(outline, fill=fill)
+    if not thing.letter:
+        return
     ink = (255, 255, 255) if sum(fill) < 420 else (0, 0, 0)
     draw.text(thing.letter_xy, thing.letter, font=_font(thing.letter_px), anchor="mm", fill=ink)
 
@@ -151,7 +191,7 @@ def draw_scene(split: str, index: int, world: World = World()) -> Scene:
         world: the dials.
 
     Raises:
-        ValueError: for an unknown split or an index outside it.
+        ValueError: for an unknown split, an index outside it, or unknown ``pairs``.
 
     >>> scene = draw_scene("test", 0)
     >>> scene.image.size, 3 <= len(scene.objects) <= 6
@@ -161,41 +201,119 @@ def draw_scene(split: str, index: int, world: World = World()) -> Scene:
         raise ValueError(f"unknown split {split!r}; there are {', '.join(SPLIT_STARTS)}")
     if not 0 <= index < SPLIT_LENGTH:
         raise ValueError(f"scene index {index} is outside 0..{SPLIT_LENGTH - 1}")
+    if world.pairs not in ("all", "seen", "unseen"):
+        raise ValueError(f"pairs must be all, seen or unseen, got {world.pairs!r}")
     seed = SPLIT_STARTS[split] + index
     rng = random.Random(f"scene {seed}")
+    # What a plain world does not have is drawn from a generator of its own, so that its scenes stay.
+    extras = random.Random(f"extras {seed}")
     image = _background(world.canvas, np.random.default_rng(seed))
+    panel = _chart_place(world, extras) if extras.random() < world.chart else None
+    objects = _objects(world, panel, rng, extras)
+    decoys = _decoys(world, panel, objects, extras)
+    bars = _bars(panel, extras) if panel else []
     draw = ImageDraw.Draw(image)
+    for thing in (*objects, *decoys):
+        _draw_object(draw, thing)
+    if panel:
+        _draw_chart(draw, panel, bars)
+    return Scene(image, tuple(objects), tuple(decoys), tuple(bars))
+
+
+def _objects(
+    world: World, panel: Box | None, rng: random.Random, extras: random.Random
+) -> list[SceneObject]:
     objects: list[SceneObject] = []
+    taken = [panel] if panel else []
     for color in rng.sample(list(COLORS), rng.randint(*world.objects)):
         r = rng.randint(*world.radius)
-        box = _free_place(r, objects, world.canvas, rng)
+        box = _free_place(r, taken, world.canvas, rng)
         if box is None:  # crowded: one object fewer
             continue
-        legible = rng.random() < world.legible_share
+        large = rng.random() < world.legible_share
+        shape = rng.choice([shape for shape in SHAPES if _allowed(color, shape, world.pairs)])
+        letter = rng.choice(LETTERS)
+        letter_px = rng.randint(*(world.legible_px if large else world.illegible_px))
+        shift = round(world.shift * r)
         thing = SceneObject(
             color=color,
-            shape=rng.choice(list(SHAPES)),
-            letter=rng.choice(LETTERS),
-            letter_px=rng.randint(*(world.legible_px if legible else world.illegible_px)),
-            legible=legible,
+            shape=shape,
+            letter=letter,
+            letter_px=letter_px,
+            legible=letter_px * world.view / world.canvas >= READABLE_PX,
             box_px=box,
+            shift_px=(extras.randint(-shift, shift), extras.randint(-shift, shift)),
         )
-        _draw_object(draw, thing)
         objects.append(thing)
-    return Scene(image, tuple(objects))
+        taken.append(box)
+    if len(objects) > 1 and extras.random() < world.twins:
+        one, other = extras.sample(range(len(objects)), 2)
+        objects[one] = replace(objects[one], letter=objects[other].letter)
+    return objects
 
 
-def _free_place(r: int, objects: list, canvas: int, rng: random.Random) -> Box | None:
+def _allowed(color: str, shape: str, pairs: str) -> bool:
+    return pairs == "all" or unseen(color, shape) == (pairs == "unseen")
+
+
+def _decoys(
+    world: World, panel: Box | None, objects: list[SceneObject], rng: random.Random
+) -> list[SceneObject]:
+    """Small shapes of colours that no object has."""
+    free = [color for color in COLORS if color not in {thing.color for thing in objects}]
+    taken = [thing.box_px for thing in objects] + ([panel] if panel else [])
+    decoys = []
+    for color in rng.sample(free, min(len(free), rng.randint(*world.decoys))):
+        box = _free_place(rng.randint(*world.decoy_radius), taken, world.canvas, rng)
+        shape = rng.choice([shape for shape in SHAPES if _allowed(color, shape, world.pairs)])
+        if box is not None:
+            decoys.append(SceneObject(color, shape, "", 0, False, box))
+            taken.append(box)
+    return decoys
+
+
+def _chart_place(world: World, rng: random.Random) -> Box:
+    (width, height), edge = CHART_PX, 6
+    x = rng.randint(edge, world.canvas - width - edge)
+    y = rng.randint(edge, world.canvas - height - edge)
+    return (x, y, x + width, y + height)
+
+
+def _bars(panel: Box, rng: random.Random) -> list[SceneObject]:
+    """Three bars on the panel's floor, as high as their values: the tallest fills it."""
+    width, gap = 26, 8
+    values = [rng.choice(DIGITS) for _ in range(3)]
+    room = panel[3] - panel[1] - LABEL_PX - 2 * gap
+    bars = []
+    for i, (color, digit) in enumerate(zip(rng.sample(list(COLORS), 3), values)):
+        x = panel[0] + gap + i * (width + gap)
+        top = panel[3] - gap - round(room * int(digit) / max(map(int, values)))
+        box = (x, top - LABEL_PX, x + width, panel[3] - gap)
+        bars.append(SceneObject(color, BAR, digit, rng.randint(12, 14), False, box))
+    return bars
+
+
+def _draw_chart(draw: ImageDraw.ImageDraw, panel: Box, bars: list[SceneObject]) -> None:
+    draw.rectangle(panel, fill=PANEL)
+    for bar in bars:
+        x1, y1, x2, y2 = bar.box_px
+        draw.rectangle((x1, y1 + LABEL_PX, x2, y2), fill=COLORS[bar.color])
+        draw.text(bar.letter_xy, bar.letter, font=_font(bar.letter_px), anchor="mm", fill=LABEL_INK)
+    floor = bars[0].box_px[3]
+    draw.line((panel[0] + 4, floor, panel[2] - 4, floor), fill=AXIS, width=2)
+
+
+def _free_place(r: int, taken: list[Box], canvas: int, rng: random.Random) -> Box | None:
     gap = 6
     for _ in range(40):
         x, y = (rng.randint(r + 4, canvas - r - 4) for _ in range(2))
         box = (x - r, y - r, x + r, y + r)
         if all(
-            box[0] > o.box_px[2] + gap
-            or box[2] < o.box_px[0] - gap
-            or box[1] > o.box_px[3] + gap
-            or box[3] < o.box_px[1] - gap
-            for o in objects
+            box[0] > other[2] + gap
+            or box[2] < other[0] - gap
+            or box[1] > other[3] + gap
+            or box[3] < other[1] - gap
+            for other in taken
         ):
             return box
     return None
