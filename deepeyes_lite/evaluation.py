@@ -123,7 +123,8 @@ def evaluate_run(out: str | Path, n: int = 300, seed: int = 0) -> dict:
     not run again, so that a killed evaluation goes on.
 
     Returns:
-        What ``evaluation.json`` holds: per condition the figures of `summarise`, and paired differences.
+        What ``evaluation.json`` holds: per condition the figures of `summarise`, paired differences, and
+        for every scene in turn whether the answer was right, so that runs can be paired later.
     """
     from deepeyes_lite.tinyworld.model import load
     from deepeyes_lite.training import load_trained, read_config
@@ -156,6 +157,9 @@ def evaluate_run(out: str | Path, n: int = 300, seed: int = 0) -> dict:
             f"{name} minus base": paired_difference(episodes["base"], found)
             for name, found in episodes.items()
             if name != "base"
+        },
+        "correct": {
+            name: "".join("01"[t.correct] for t in found) for name, found in episodes.items()
         },
     }
     temporary = out / "evaluation.tmp"

@@ -191,6 +191,9 @@ def test_every_condition_is_evaluated_on_the_same_scenes(run, scripted):
     means = {name: f["accuracy"]["mean"] for name, f in report["conditions"].items()}
     assert means == dict(zip(CONDITIONS, (0.5, 1.0, 0.5, 1.0, 1.0)))
     assert report["conditions"]["trained"]["call_rate"]["mean"] == 1.0
+    assert report["correct"] == dict(
+        zip(CONDITIONS, ("010101", "111111", "010101", "111111", "111111"))
+    )
     pairs = report["paired_accuracy"]
     assert list(pairs) == [f"{name} minus base" for name in list(CONDITIONS)[1:]]
     assert pairs["trained minus base"]["mean"] == 0.5
