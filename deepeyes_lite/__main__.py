@@ -72,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--spoiled", type=float, default=0.1, help="share of each kind of planted row")
     sub.add_argument("--model", type=Path, default=Path("data/tiny-eyes"))
     sub.add_argument("--seed", type=int, default=0)
-    sub = command("pretrain", pretrain, "make tiny-eyes from scratch (one and a half to two hours)")
+    sub = command("pretrain", pretrain, "make tiny-eyes from scratch (two to three hours)")
     sub.add_argument("--out", type=Path, required=True, help="folder to write")
     sub.add_argument("--quick", action="store_true", help="a smoke run of a minute")
     sub.add_argument("--seed", type=int, default=0)
@@ -137,7 +137,10 @@ def select(args) -> None:
     from deepeyes_lite.plots import pass_rate_bars, png
     from deepeyes_lite.policies import LocalPolicy
     from deepeyes_lite.tinyworld.model import load
+    from deepeyes_lite.training import claim
 
+    names = ("folder", "samples", "k", "spoiled", "model", "seed")
+    claim(args.out, {name: str(getattr(args, name)) for name in names})
     if args.folder:
         dataset, errors = from_folder(args.folder)
         for error in errors:

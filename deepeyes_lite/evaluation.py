@@ -4,6 +4,7 @@ Published zoom policies are rarely asked whether the crop is what helps. Here ev
 trained policy with the tool switched off, with blank crops and with crops of another image beside it.
 """
 
+import csv
 import json
 import math
 import os
@@ -29,6 +30,8 @@ CONDITIONS = {
 }
 # An arm without a tool never sees it in a prompt, so there is nothing to switch off.
 CONDITIONS_WITHOUT_TOOL = {"base": ("base", "on"), "trained": ("trained", "off")}
+
+EPISODE_COLUMNS = ["condition", "id", "legible", "correct", "calls", "best_iou"]
 
 
 def share(successes: int, n: int) -> dict:
@@ -119,18 +122,23 @@ def held_out(n: int = 300, legible_share: float = 0.5):
 def evaluate_run(out: str | Path, n: int = 300, seed: int = 0) -> dict:
     """Evaluate a finished run under every condition on the same ``n`` held-out scenes.
 
-    Leaves ``evaluation.json`` and ``trajectories/``. A condition whose trajectories are there already is
-    not run again, so that a killed evaluation goes on.
+    Leaves ``evaluation.json``, ``episodes.csv`` and ``trajectories/``. A condition whose trajectories are
+    there already is not run again, so that a killed evaluation goes on.
 
     Returns:
-        What ``evaluation.json`` holds: per condition the figures of `summarise`, paired differences, and
-        for every scene in turn whether the answer was right, so that runs can be paired later.
+        What ``evaluation.json`` holds: per condition the figures of `summarise`, and paired differences.
+
+    Raises:
+        ValueError: for fewer than two scenes.
+        FileNotFoundError: if the run is not done.
     """
     from deepeyes_lite.tinyworld.model import load
     from deepeyes_lite.training import load_trained, read_config
 
     out = Path(out)
     config = read_config(out)
+    if n < 2:
+        raise ValueError(f"n is at least 2, for crops of another scene are one control; got {n}")
     dataset = held_out(n, config.legible_share)
     folder = out / "trajectories"
     folder.mkdir(exist_ok=True)
@@ -158,14 +166,24 @@ def evaluate_run(out: str | Path, n: int = 300, seed: int = 0) -> dict:
             for name, found in episodes.items()
             if name != "base"
         },
-        "correct": {
-            name: "".join("01"[t.correct] for t in found) for name, found in episodes.items()
-        },
     }
+    write_episodes(episodes, out / "episodes.csv")
     temporary = out / "evaluation.tmp"
     temporary.write_text(json.dumps(report, indent=2) + "\n")
     os.replace(temporary, out / "evaluation.json")
     return report
+
+
+def write_episodes(episodes: dict[str, list[Trajectory]], path: Path) -> None:
+    """A line an episode in ``EPISODE_COLUMNS``: what another run can be paired with later."""
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(EPISODE_COLUMNS)
+        for name, found in episodes.items():
+            for t in found:
+                overlap = "" if t.best_iou is None else f"{t.best_iou:.3f}"
+                figures = (t.sample["legible"], int(t.correct), len(t.boxes_px), overlap)
+                writer.writerow([name, t.sample["id"], *figures])
 
 
 def table(report: dict) -> str:

@@ -6,6 +6,7 @@ to it.
 """
 
 from collections.abc import Sequence
+from math import ceil, floor
 
 import torch
 from PIL import Image
@@ -178,7 +179,9 @@ class ShownTargets(Policy):
         return replies
 
     def _call(self, box_px: Box, size: Size) -> list[int]:
-        box_1000 = [round(value) for value in px_to_1000(tuple(box_px), size)]
+        x1, y1, x2, y2 = (value / 10 for value in px_to_1000(tuple(box_px), size))
+        # Outward to steps of 10, the only ones that tiny-eyes speaks.
+        box_1000 = [10 * v for v in (floor(x1), floor(y1), ceil(x2), ceil(y2))]
         call = prompts.tool_call({"bbox_2d": box_1000, "label": "target"})
         text = f"<think>I need to zoom in.</think>{call}{prompts.TURN_END}"
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]

@@ -64,7 +64,11 @@ def study(
 def recorded(folder: Path, config: RunConfig) -> bool:
     """Whether the folder holds the whole record of this run."""
     there = all((folder / name).exists() for name in RECORD)
-    return there and read_config(folder) == config and len(read_history(folder / "history.csv")) == config.steps
+    return (
+        there
+        and read_config(folder) == config
+        and len(read_history(folder / "history.csv")) == config.steps
+    )
 
 
 def record(run: Path, to: Path) -> None:

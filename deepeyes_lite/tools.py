@@ -136,7 +136,6 @@ class ZoomTool:
         self._windows_px.append(window_px)
         return [{"type": "image", "image": self._alter(crop)}]
 
-
     def _in_original(self, box_1000: Box, image: object) -> Box:
         """The box on one of the images, in pixels of the original; a crop has more to it than it shows."""
         last = len(self._windows_px) - 1

@@ -53,7 +53,7 @@ class RunConfig:
     """
 
     arm: str = "conditional"
-    steps: int = 240
+    steps: int = 100
     prompts: int = 8
     generations: int = 8
     learning_rate: float = 1e-3
@@ -194,7 +194,7 @@ def train(config: RunConfig, out: str | Path) -> Path:
         ImagesDropped, FloatingPointError: see `ZoomTrainer` and `History`.
     """
     out = Path(out)
-    _claim(config, out)
+    claim(out, asdict(config))
     adapter = out / "adapter"
     if adapter.exists():
         return out
@@ -214,7 +214,12 @@ def train(config: RunConfig, out: str | Path) -> Path:
     return out
 
 
-def _claim(config: RunConfig, out: Path) -> None:
+def claim(out: Path, config: dict) -> None:
+    """Write ``config.json`` into a folder, or see that the one there is the same.
+
+    Raises:
+        ValueError: if the folder holds a run with another configuration.
+    """
     out.mkdir(parents=True, exist_ok=True)
     path = out / "config.json"
     if path.exists():
@@ -222,13 +227,13 @@ def _claim(config: RunConfig, out: Path) -> None:
             found = json.loads(path.read_text())
         except ValueError:
             found = None
-        if found != asdict(config):
+        if found != config:
             raise ValueError(
                 f"{out} holds another run ({found}); choose another folder or delete it"
             )
         return
     temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(asdict(config), indent=2) + "\n")
+    temporary.write_text(json.dumps(config, indent=2) + "\n")
     os.replace(temporary, path)
 
 

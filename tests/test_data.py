@@ -81,7 +81,7 @@ def test_tiny_world_takes_the_dials():
     ("arguments", "message"),
     [
         ({"split": "testing", "n": 1}, "unknown split 'testing'"),
-        ({"split": "test", "n": 1, "kind": "count"}, "unknown kind 'count'"),
+        ({"split": "test", "n": 1, "kind": "colour"}, "unknown kind 'colour'"),
         ({"split": "test", "n": 0}, "n = 0"),
         ({"split": "test", "n": -3}, "n = -3"),
         ({"split": "test", "n": 1, "start": -1}, "scenes -1 to -1"),

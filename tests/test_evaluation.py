@@ -1,5 +1,6 @@
 """evaluation.py: figures with intervals, paired tests, and an evaluation that a kill does not lose."""
 
+import csv
 import json
 import math
 import shutil
@@ -191,9 +192,17 @@ def test_every_condition_is_evaluated_on_the_same_scenes(run, scripted):
     means = {name: f["accuracy"]["mean"] for name, f in report["conditions"].items()}
     assert means == dict(zip(CONDITIONS, (0.5, 1.0, 0.5, 1.0, 1.0)))
     assert report["conditions"]["trained"]["call_rate"]["mean"] == 1.0
-    assert report["correct"] == dict(
-        zip(CONDITIONS, ("010101", "111111", "010101", "111111", "111111"))
+    with (run / "episodes.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["condition"] for row in rows] == [name for name in CONDITIONS for _ in range(6)]
+    assert [row["id"] for row in rows] == [f"test-{i}" for i in range(6)] * len(CONDITIONS)
+    legible = [str(value) for value in held_out(6)["legible"]]
+    assert [row["legible"] for row in rows] == legible * len(CONDITIONS)
+    assert [row["correct"] for row in rows[:12]] == ["0", "1"] * 3 + ["1"] * 6
+    assert (
+        {row["calls"] for row in rows[:6]} == {"0"} == {row["best_iou"] or "0" for row in rows[:6]}
     )
+    assert all(row["calls"] == "1" and 0 <= float(row["best_iou"]) <= 1 for row in rows[6:12])
     pairs = report["paired_accuracy"]
     assert list(pairs) == [f"{name} minus base" for name in list(CONDITIONS)[1:]]
     assert pairs["trained minus base"]["mean"] == 0.5
@@ -209,6 +218,12 @@ def test_a_killed_evaluation_goes_on(run, scripted):
     assert scripted == ["on", "on", "off", "blank", "other", "blank"]
     assert repr(again) == repr(whole)
     assert repr(evaluate_run(run, n=4)) == repr(whole) and len(scripted) == 6
+
+
+def test_one_scene_is_too_few(run, scripted):
+    with pytest.raises(ValueError, match="n is at least 2.*got 1"):
+        evaluate_run(run, n=1)
+    assert scripted == []
 
 
 def test_trajectories_of_other_scenes_are_made_anew(run, scripted):

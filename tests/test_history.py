@@ -128,6 +128,17 @@ def test_rewards_are_read_off_the_tokens(history):
     assert rewards == pytest.approx([0.8, 2.0, 0.0, 0.8, -0.2, 1.8, -0.2])
 
 
+def test_a_refused_call_is_an_attempt_and_no_call(history):
+    right = prompts.answer("!", "K") + prompts.TURN_END
+    error = OBSERVATION.replace(prompts.IMAGE, "Error: no")
+    texts = [CALL + OBSERVATION + CALL + error + right, CALL + error + right]
+    assert scored(history, *texts, calls=(1, 0)) == pytest.approx([2.0, 0.8])
+    history.on_log(None, SimpleNamespace(global_step=1), None, logs={"loss": 0.0})
+    (row,) = history.rows
+    assert row["valid_call_rate"] == pytest.approx(1 / 3)
+    assert (row["call_rate"], row["calls_per_episode"]) == (0.5, 0.5)
+
+
 def test_an_arm_may_ask_for_the_group_and_the_boxes(history):
     """Curiosity pays while one in four calls, not when all do; IoU pays for the target's own box."""
     right = prompts.answer("!", "K") + prompts.TURN_END

@@ -158,9 +158,10 @@ def test_labels_of_a_whole_scene_find_every_object():
             cell = int(y // side) * CELLS + int(x // side)
             if sum(labels.box[:, 0] * side == pytest.approx(o.box_px[0])) == 0:
                 continue  # on a large canvas two small objects may share a token
-            assert list(COLORS).index(o.color) + 1 in labels.color[
-                [cell, max(0, cell - 1), max(0, cell - CELLS)]
-            ]
+            assert (
+                list(COLORS).index(o.color) + 1
+                in labels.color[[cell, max(0, cell - 1), max(0, cell - CELLS)]]
+            )
 
 
 # --- boxes --------------------------------------------------------------------------------------

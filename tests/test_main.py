@@ -1,5 +1,6 @@
 """__main__.py: every command, its help, and errors in words instead of tracebacks."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -9,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from deepeyes_lite.__main__ import _parser, main
+from deepeyes_lite.data import tiny_world
 from deepeyes_lite.training import RunConfig
 from deepeyes_lite.trajectories import read_jsonl
 
-COMMANDS = ["demo", "train", "evaluate", "rollout", "pretrain", "card", "doctor"]
+COMMANDS = ["demo", "train", "evaluate", "rollout", "select", "pretrain", "card", "doctor"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -141,6 +143,32 @@ def test_demo_trains_evaluates_and_reports_and_the_second_time_has_nothing_to_do
 
 def test_evaluate_writes_table_and_report_of_a_finished_run(finished_run, tmp_path, capsys):
     out = shutil.copytree(finished_run, tmp_path / "run")
-    assert main(["evaluate", "--out", str(out), "--samples", "1"]) == 0
+    assert main(["evaluate", "--out", str(out), "--samples", "2"]) == 0
     text = capsys.readouterr().out
-    assert "1 held-out scenes" in text and f"report: {out}/report.html" in text
+    assert "2 held-out scenes" in text and f"report: {out}/report.html" in text
+
+
+def test_select_writes_what_it_kept_and_why(random_eyes, tmp_path, capsys):
+    out = tmp_path / "selection"
+    arguments = ["select", "--out", str(out), "--model", str(random_eyes), "--k", "2"]
+    assert main([*arguments, "--samples", "6"]) == 0
+    text = capsys.readouterr().out
+    assert "0 of 6 questions kept" in text and "6 never right" in text  # random weights
+    names = {"config.json", "difficulty.jsonl", "tool_benefit.jsonl", "report.json"}
+    assert names | {"selected", "pass_rates.png"} <= {path.name for path in out.iterdir()}
+    assert json.loads((out / "report.json").read_text())["questions"] == 6
+    assert main([*arguments, "--samples", "6"]) == 0
+    assert main([*arguments, "--samples", "7"]) == 1
+    assert "holds another run" in capsys.readouterr().err
+
+
+def test_select_takes_a_folder_of_one_s_own(random_eyes, tmp_path, capsys):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    tiny_world("train", 1)[0]["image"].save(folder / "a.png")
+    rows = "image,question,answer\na.png,What is it?,a scene\nb.png,What?,nothing\n"
+    (folder / "questions.csv").write_text(rows)
+    arguments = ["--folder", str(folder), "--model", str(random_eyes), "--k", "1"]
+    assert main(["select", "--out", str(tmp_path / "out"), *arguments]) == 0
+    text = capsys.readouterr().out
+    assert "0 of 1 questions kept" in text and "b.png" in text

@@ -19,6 +19,7 @@ from deepeyes_lite.plots import (
     curves,
     episode_strip,
     image_tag,
+    pass_rate_bars,
     plain,
     png,
     show,
@@ -246,3 +247,20 @@ def test_hostile_text_in_the_description_of_an_image_is_text(text):
 def test_showing_a_figure_says_what_it_shows(capsys):
     show(curves(history(2)), "Two steps.")
     assert "Figure: Two steps." in capsys.readouterr().out
+
+
+def test_pass_rates_are_counted_and_those_of_a_group_of_equals_are_dropped():
+    figure = pass_rate_bars([0.0, 0.0, 0.25, 0.5, 0.5, 0.5, 1.0, math.nan])
+    assert shown(figure).size
+    heights = {
+        round(bar.get_x() + bar.get_width() / 2, 3): bar.get_height()
+        for bar in figure.axes[0].patches
+    }
+    assert heights == {0.0: 2, 0.25: 1, 0.5: 3, 1.0: 1}
+    labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert labels[0] == "kept (4)" and labels[1].endswith("(3)")
+
+
+@pytest.mark.parametrize("rates", [[], [0.0], [math.nan], [1.0, 1.0]])
+def test_pass_rates_that_are_all_alike_make_a_figure(rates):
+    assert shown(pass_rate_bars(rates)).size

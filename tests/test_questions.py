@@ -139,7 +139,9 @@ def test_nested_needs_a_zoom_into_a_zoom(asked):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_kind_makes_a_dataset(kind):
     rows = tiny_world("validation", 2, kind=kind)
-    assert rows["kind"][:] == [kind] * 2 and rows[0]["image"].width == (1536 if kind == "nested" else 384)
+    assert rows["kind"][:] == [kind] * 2 and rows[0]["image"].width == (
+        1536 if kind == "nested" else 384
+    )
 
 
 def test_a_spoiled_row_is_wrong_and_says_so():

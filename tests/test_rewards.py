@@ -62,7 +62,9 @@ def test_reward(name, episode, expected):
     assert reward(arm(name), *episode) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("weight", ["accuracy", "format", "bonus_if_correct", "bonus_always", "excess"])
+@pytest.mark.parametrize(
+    "weight", ["accuracy", "format", "bonus_if_correct", "bonus_always", "excess"]
+)
 def test_every_weight_acts_on_its_own_episodes_only(weight):
     zero = Arm(0.0, 0.0)
     one = Arm(**{**vars(zero), weight: 1.0})

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from deepeyes_lite import prompts, selection
+from deepeyes_lite.boxes import iou
 from deepeyes_lite.data import FEATURES, tiny_world
 from deepeyes_lite.policies import Policy, ScriptedPolicy, ShownTargets
 from deepeyes_lite.rollout import rollout
@@ -149,7 +150,10 @@ def test_the_shown_targets_are_the_crops_of_the_targets(rows, processor):
     (episode,) = rollout([row], policy, progress=False)
     assert [len(turn.boxes_px) for turn in episode.turns] == [1, 1, 0]
     for box, target in zip(episode.boxes_px, row["boxes_px"]):
-        assert box == pytest.approx(target, abs=0.2)
+        assert box == pytest.approx(target, abs=3.84)
+        assert iou(box, target) > 0.85
+        assert all(a <= b for a, b in zip(box[:2], target[:2]))
+        assert all(a >= b for a, b in zip(box[2:], target[2:]))
     assert len(episode.images) == 3 and episode.answer == "K" and episode.well_formed
 
 

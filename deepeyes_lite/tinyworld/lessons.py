@@ -182,7 +182,9 @@ class Images:
     def add(self, scene: Scene, box_px: Box | None = None) -> int:
         """Add the whole scene, or the tool's crop of a box; returns its index."""
         side = float(scene.image.width)
-        image, window = zoom(scene.image, box_px) if box_px else (scene.image, (0.0, 0.0, side, side))
+        image, window = (
+            zoom(scene.image, box_px) if box_px else (scene.image, (0.0, 0.0, side, side))
+        )
         self.views.append(to_view(image))
         self.windows_px.append(window)
         self.labels.append(dense_labels(scene, window))

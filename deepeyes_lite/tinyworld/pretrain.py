@@ -28,6 +28,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
+from transformers import PreTrainedTokenizerFast
 from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures
 
 from deepeyes_lite.tinyworld.lessons import (
@@ -266,7 +267,11 @@ def pretrain(out: str | Path, plan: tuple[Stage, ...] = PLAN, seed: int = 0) -> 
     torch.set_flush_denormal(True)  # x86 computes with denormals many times slower
     identity = {"seed": seed, "plan": [asdict(stage) for stage in plan]}
     state = _load_checkpoint(out, identity)
-    tokenizer = train_tokenizer(corpus(2000, seed))
+    if state:  # one made anew after a change of the corpus would number the same tokens otherwise
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(out)
+    else:
+        tokenizer = train_tokenizer(corpus(2000, seed))
+        tokenizer.save_pretrained(out)
     processor = build_processor(tokenizer)
     model = build_model(tokenizer, seed)
     heads = DenseHeads(model.config.text_config.hidden_size)
