@@ -33,8 +33,8 @@ from deepeyes_lite.tinyworld.lessons import (
     visible,
 )
 from deepeyes_lite.tinyworld.pretrain import PLAN
-from deepeyes_lite.tinyworld.questions import KINDS, NEEDS
-from deepeyes_lite.tinyworld.scenes import COLORS, LETTERS, Scene, SceneObject, draw_scene, unseen
+from deepeyes_lite.tinyworld.questions import KINDS
+from deepeyes_lite.tinyworld.scenes import COLORS, Scene, SceneObject, draw_scene, unseen
 
 SCENES = [draw(index) for index in range(60)]
 WHOLE = (0.0, 0.0, 384.0, 384.0)
@@ -123,7 +123,7 @@ def test_of_two_objects_on_a_token_the_larger_part_counts():
 
 
 def test_an_edge_of_an_object_does_not_label_a_token():
-    assert not labels_of([thing((120, 64, 136, 128))]).color[CELLS + 1 : CELLS + 3].any()
+    assert not labels_of([thing((120, 64, 136, 256))]).color[CELLS + 1 : CELLS + 3].any()
 
 
 def test_a_decoy_has_its_colour_and_only_in_a_crop_its_shape():
@@ -151,17 +151,14 @@ def test_a_bar_is_labelled_with_its_digit_in_a_crop_only():
 
 def test_labels_of_a_whole_scene_find_every_object():
     for scene in SCENES:
-        side = scene.image.width / CELLS
-        labels = dense_labels(scene, window_of(scene))
+        if scene.image.width > 384:
+            continue  # there two small objects may share a token
+        labels = dense_labels(scene, WHOLE)
         for o in scene.objects:
             x, y = (o.box_px[0] + o.box_px[2]) / 2, (o.box_px[1] + o.box_px[3]) / 2
-            cell = int(y // side) * CELLS + int(x // side)
-            if sum(labels.box[:, 0] * side == pytest.approx(o.box_px[0])) == 0:
-                continue  # on a large canvas two small objects may share a token
-            assert (
-                list(COLORS).index(o.color) + 1
-                in labels.color[[cell, max(0, cell - 1), max(0, cell - CELLS)]]
-            )
+            cell = int(y // 64) * CELLS + int(x // 64)
+            assert labels.color[cell] == list(COLORS).index(o.color) + 1
+            assert labels.box[cell] * 64 == pytest.approx(o.box_px, abs=1e-3)
 
 
 # --- boxes --------------------------------------------------------------------------------------
@@ -256,7 +253,7 @@ def test_a_box_is_drawn_once_for_every_call(monkeypatch):
 
 def test_most_boxes_of_clumsy_episodes_are_off_target():
     overlaps = []
-    for scene, question, sample, images in episodes(SCENES, n=3):
+    for _, question, sample, images in episodes(SCENES, n=3):
         for call, view in zip(calls_in(sample), [sample.views[0]] * 2):
             if question.targets and "image" not in call.split("arguments")[1]:
                 box = heard(spoken_in(call), images.windows_px[view])
@@ -266,7 +263,7 @@ def test_most_boxes_of_clumsy_episodes_are_off_target():
 
 
 def test_a_crop_is_of_the_box_that_was_spoken():
-    for scene, question, sample, images in episodes(SCENES, n=2):
+    for _, question, sample, images in episodes(SCENES, n=2):
         calls = calls_in(sample)
         assert len(sample.views) == len(calls) + 1
         assert len(calls) == (2 if question.kind in ("compare", "nested") else 1)
@@ -293,7 +290,7 @@ def test_a_call_does_not_give_the_answer_away():
 
 def test_the_answer_is_taught_only_where_it_can_be_known():
     known = unknown = 0
-    for scene, question, sample, images in episodes(SCENES, n=4):
+    for _, question, sample, images in episodes(SCENES, n=4):
         answer, weight = sample.parts[-2]
         windows = [images.windows_px[view] for view in sample.views]
         assert bool(weight) == shown(question, windows)

@@ -5,7 +5,7 @@ Everything here is a function of a scene and a random generator. `pretrain.py` m
 
 import math
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np

@@ -110,7 +110,12 @@ class DenseHeads(nn.Module):
         on_object = labels["color"] > 0
         boxes = self.box(tokens)[on_object]
         target = labels["box"][on_object]
-        loss = sum(F.cross_entropy(guess[name], labels[name]) for name in guess)
+        # A small batch may have no label of a kind; the mean over none is not a number.
+        loss = sum(
+            F.cross_entropy(guess[name], labels[name], reduction="sum")
+            / (labels[name] >= 0).sum().clamp(min=1)
+            for name in guess
+        )
         # Boxes in units of a view: 4 * v - 2 spreads them over about [-2, 2].
         loss = loss + 2 * F.smooth_l1_loss(boxes, 4 * target / CELLS - 2)
 
