@@ -1,4 +1,4 @@
-"""``python -m deepeyes_lite demo | train | evaluate | rollout | select | pretrain | card | doctor``."""
+"""The commands: ``python -m deepeyes_lite --help`` lists them."""
 
 import argparse
 import json
@@ -47,6 +47,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--out", type=Path, help="run folder (default runs/PRESET-ARM-SEED)")
         sub.add_argument("--preset", default="demo", help="demo or quick")
         sub.add_argument("--arm", help="a reward variant: conditional, none, …")
+        sub.add_argument("--bonus", type=float, help="of a correct answer with a zoom")
         sub.add_argument("--steps", type=int)
         sub.add_argument("--seed", type=int)
         sub.add_argument("--learning-rate", type=float)
@@ -72,6 +73,16 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--spoiled", type=float, default=0.1, help="share of each kind of planted row")
     sub.add_argument("--model", type=Path, default=Path("data/tiny-eyes"))
     sub.add_argument("--seed", type=int, default=0)
+    sub = command("study", study, "run the study's plan, or go on with it")
+    sub.add_argument("--out", type=Path, default=Path("runs/study"), help="folder of the runs")
+    sub.add_argument("--records", type=Path, default=Path("data/runs/study"), help="what is kept")
+    sub.add_argument("--only", default="*", help="pattern of the runs' names, such as 'none-*'")
+    sub.add_argument("--preset", default="demo", help="what all runs share: demo or quick")
+    sub.add_argument("--model", help="folder of tiny-eyes")
+    sub.add_argument("--samples", type=int, default=300, help="held-out scenes")
+    sub = command("claims", claims, "fill the claims ledger from the study's records")
+    sub.add_argument("--records", type=Path, default=Path("data/runs/study"))
+    sub.add_argument("--out", type=Path, default=Path("data/claims.json"), help="file to write")
     sub = command("pretrain", pretrain, "make tiny-eyes from scratch (two to three hours)")
     sub.add_argument("--out", type=Path, required=True, help="folder to write")
     sub.add_argument("--quick", action="store_true", help="a smoke run of a minute")
@@ -86,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
 def _config(args):
     from deepeyes_lite.training import preset
 
-    names = ("arm", "steps", "seed", "learning_rate", "legible_share", "model", "data")
+    names = ("arm", "bonus", "steps", "seed", "learning_rate", "legible_share", "model", "data")
     changes = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     config = preset(args.preset, **changes)
     out = args.out or Path("runs") / f"{args.preset}-{config.arm}-{config.seed}"
@@ -161,6 +172,26 @@ def select(args) -> None:
     (args.out / "pass_rates.png").write_bytes(png(pass_rate_bars(dataset["pass_rate"])))
     print(selection.table(found))
     print(f"the questions that are kept: {args.out / 'selected'}")
+
+
+def study(args) -> None:
+    from deepeyes_lite.study import study as run
+    from deepeyes_lite.training import preset
+
+    base = preset(args.preset, **({"model": args.model} if args.model else {}))
+    run(args.out, args.records, base, args.only, args.samples)
+
+
+def claims(args) -> None:
+    from deepeyes_lite.claims import ledger, table
+    from deepeyes_lite.study_plots import write_figures
+
+    rows = ledger(args.records)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.write_text(json.dumps(rows, indent=2) + "\n")
+    print(table(rows))
+    for path in write_figures(args.records, rows, args.out.parent / "figures"):
+        print(f"figure: {path}")
 
 
 def pretrain(args) -> None:

@@ -61,6 +61,7 @@ def difficulty(
     k: int = 8,
     seed: int = 0,
     record: str | Path | None = None,
+    progress: bool = True,
 ) -> Dataset:
     """Drop questions of pass rate 0 and 1; adds the column ``pass_rate``, out of ``k`` episodes.
 
@@ -70,9 +71,10 @@ def difficulty(
     Args:
         dataset: in our schema.
         policy: who answers, with the tool as it is prompted.
-        k: episodes of each question; 8 as in the paper.
+        k: episodes of each question.
         seed: of the sampling.
         record: JSONL file of the measurements; a killed measurement goes on from it.
+        progress: whether to show a bar.
 
     Raises:
         ValueError: if ``record`` holds another measurement.
@@ -87,7 +89,7 @@ def difficulty(
 
     identity = {"filter": "difficulty", "k": k, "seed": seed}
     chunk = max(1, BATCH // k)
-    dataset = _measure(dataset, passes, {"pass_rate": math.nan}, chunk, identity, record)
+    dataset = _measure(dataset, passes, {"pass_rate": math.nan}, chunk, identity, record, progress)
     reasons = {0.0: "never right", 1.0: "always right"}
     return _drop(dataset, [reasons.get(rate, "") for rate in dataset["pass_rate"]])
 
@@ -97,6 +99,7 @@ def tool_benefit(
     policy: Policy,
     seed: int = 0,
     record: str | Path | None = None,
+    progress: bool = True,
 ) -> Dataset:
     """Keep what the view does not answer and the target's crop does.
 
@@ -109,6 +112,7 @@ def tool_benefit(
         policy: who answers; at temperature 0, or this filter is a matter of luck.
         seed: of the sampling.
         record: JSONL file of the measurements; a killed measurement goes on from it.
+        progress: whether to show a bar.
 
     Raises:
         ValueError: if ``record`` holds another measurement.
@@ -128,7 +132,7 @@ def tool_benefit(
 
     identity = {"filter": "tool_benefit", "seed": seed}
     unmeasured = {"right_from_view": -1, "right_with_crop": -1}
-    dataset = _measure(dataset, benefit, unmeasured, BATCH, identity, record)
+    dataset = _measure(dataset, benefit, unmeasured, BATCH, identity, record, progress)
     reasons = {(1, 0): "right from the view", (1, 1): "right from the view"}
     reasons[0, 0] = "wrong even with the crop"
     pairs = zip(dataset["right_from_view"], dataset["right_with_crop"])
@@ -256,6 +260,7 @@ def _measure(
     chunk: int,
     identity: dict,
     record: str | Path | None,
+    progress: bool,
 ) -> Dataset:
     """Add the columns that ``figures(rows, seed)`` gives, ``chunk`` rows at a time.
 
@@ -271,7 +276,7 @@ def _measure(
     if record:
         record.parent.mkdir(parents=True, exist_ok=True)
         _write_lines(record, [identity, *found])
-    bar = tqdm(total=len(alive), initial=len(found), desc=identity["filter"])
+    bar = tqdm(total=len(alive), initial=len(found), desc=identity["filter"], disable=not progress)
     for start in range(len(found), len(alive), chunk):
         rows = [dataset[i] for i in alive[start : start + chunk]]
         new = figures(rows, identity["seed"] * 1_000_000 + start)

@@ -1,99 +1,211 @@
 """The study: the claims of DeepEyes that a tiny world can put to the test, over seeds, by one command.
 
-``python -m deepeyes_lite study`` shows its plan, then trains and evaluates run after run. Killed at any
-moment it goes on where it was; what it measured is kept, small, in a folder of records, and `claims.py`
-reads nothing else.
+``python -m deepeyes_lite study`` shows its plan, then trains and measures run after run. Killed at any
+moment it goes on where it was. What it measured is kept, small, in a folder of records, from which
+`claims.py` fills the ledger.
 """
 
+import json
 import os
 import shutil
 import subprocess
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
 
+from datasets import Dataset
 from tqdm.auto import tqdm
 
-from deepeyes_lite.evaluation import evaluate_run
+from deepeyes_lite import selection
+from deepeyes_lite.data import tiny_world
+from deepeyes_lite.evaluation import evaluate_run, held_out, summarise, write_episodes
 from deepeyes_lite.history import read_history
-from deepeyes_lite.training import RunConfig, read_config, train
+from deepeyes_lite.policies import LocalPolicy
+from deepeyes_lite.rewards import arm
+from deepeyes_lite.rollout import rollout
+from deepeyes_lite.tinyworld.model import load
+from deepeyes_lite.tinyworld.scenes import World
+from deepeyes_lite.training import RunConfig, load_trained, read_config, train
 
-RECORD = ("config.json", "history.csv", "evaluation.json", "episodes.csv")
 SEEDS = {"conditional": 5, "unconditional": 5, "none": 5, "text_only": 3, "curiosity": 3, "iou": 3}
-# The sweep of C11: short runs from the same base on both sides of the line of `rewards.least_bonus`.
+# Where a gain should carry over: the scenes, and the counterpart in the paper.
+SETS: dict[str, Callable[[int], Dataset]] = {
+    "canvas 768": lambda n: tiny_world("test", n, World(canvas=768)),  # HR-Bench 4K
+    "canvas 1536": lambda n: tiny_world("test", n, World(canvas=1536)),  # HR-Bench 8K
+    "unseen pairs": lambda n: tiny_world("test", n, World(pairs="unseen")),
+    "exists": lambda n: tiny_world("test", n, kind="exists"),  # POPE
+    "chart": lambda n: tiny_world("test", n, kind="chart"),  # ArxivQA
+}
+# C7: what training questions are chosen by. All are drawn from the same spoiled scenes.
+SELECTIONS = ("unfiltered", "difficulty", "benefit", "both")
+SPOILED = {"wrong label": 0.1, "unanswerable": 0.1}
+# C11: short runs from the same base, on both sides of the line of `rewards.least_bonus`.
 SWEEP_SHARES = (0.1, 0.3, 0.5, 0.7, 0.8, 0.9)
 SWEEP_BONUSES = (0.0, 0.2, 0.6, 1.2)
 SWEEP_STEPS = 60
 
 
-def plan(base: RunConfig = RunConfig()) -> dict[str, RunConfig]:
-    """Name and configuration of every run, the most important first."""
+@dataclass(frozen=True)
+class Run:
+    """One run of the plan.
+
+    Attributes:
+        config: what is trained.
+        measured: how it is measured afterwards: "full" (every control, and the other ``SETS``),
+            "controls" (`evaluation.evaluate_run`) or "history" (not at all).
+    """
+
+    config: RunConfig
+    measured: str = "controls"
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """What is kept of the run's folder."""
+        files = {"history": (), "controls": ("evaluation.json", "episodes.csv")}
+        files["full"] = (*files["controls"], "transfer.csv")
+        return ("config.json", "history.csv", *files[self.measured])
+
+
+def plan(base: RunConfig, data: Path) -> dict[str, Run]:
+    """Name and run, the most important first.
+
+    Args:
+        base: what all runs share.
+        data: folder of the selected training questions (`prepare`).
+    """
     runs = {}
     for seed in range(max(SEEDS.values())):
-        for arm, seeds in SEEDS.items():
+        for name, seeds in SEEDS.items():
             if seed < seeds:
-                runs[f"{arm}-{seed}"] = replace(base, arm=arm, seed=seed)
+                measured = "full" if name in ("conditional", "text_only") else "controls"
+                runs[f"{name}-{seed}"] = Run(replace(base, arm=name, seed=seed), measured)
     for share in SWEEP_SHARES:
         for bonus in SWEEP_BONUSES:
-            runs[f"sweep-{share:.1f}-{bonus:.1f}"] = replace(
-                base, steps=SWEEP_STEPS, legible_share=share, bonus=bonus
-            )
+            config = replace(base, steps=SWEEP_STEPS, legible_share=share, bonus=bonus)
+            runs[f"sweep-{share:.1f}-{bonus:.1f}"] = Run(config, "history")
+    for seed in range(3):
+        for name in SELECTIONS:
+            runs[f"data-{name}-{seed}"] = Run(replace(base, data=str(data / name), seed=seed))
     return runs
 
 
 def study(
-    out: str | Path, records: str | Path, only: str = "*", samples: int = 300
-) -> Iterable[str]:
-    """Train, evaluate and record every run of the plan that is not recorded yet.
+    out: str | Path,
+    records: str | Path,
+    base: RunConfig,
+    only: str = "*",
+    samples: int = 300,
+) -> None:
+    """Train, measure and record every run of the plan that has no record yet.
 
     Args:
         out: folder of the runs; large, not kept.
         records: folder of what was measured; small, kept.
+        base: what all runs share.
         only: pattern of the names to run, such as "conditional-*".
-        samples: held-out scenes of an evaluation.
+        samples: held-out scenes of every measurement.
     """
-    runs = {name: config for name, config in plan().items() if fnmatch(name, only)}
-    for name, config in tqdm(runs.items(), desc="study"):
-        if not recorded(Path(records) / name, config):
-            run = train(config, Path(out) / name)
-            evaluate_run(run, samples)
-            record(run, Path(records) / name)
+    out, records = Path(out), Path(records)
+    runs = {n: run for n, run in plan(base, out / "data").items() if fnmatch(n, only)}
+    left = {n: run for n, run in runs.items() if not recorded(records / n, run)}
+    print(f"{len(runs)} runs, {len(runs) - len(left)} of them recorded; next: {', '.join(left)}")
+    if any(name.startswith("sweep") for name in runs):
+        sweep_base(base, records / "sweep-base.json", samples)
+    for name, run in tqdm(left.items(), desc="study"):
+        if run.config.data:
+            prepare(base, out / "data")
+        folder = train(run.config, out / name)
+        if run.measured != "history":
+            evaluate_run(folder, samples)
+        if run.measured == "full":
+            transfer(folder, samples)
+        record(folder, records / name, run)
 
 
-def recorded(folder: Path, config: RunConfig) -> bool:
+def recorded(folder: Path, run: Run) -> bool:
     """Whether the folder holds the whole record of this run."""
-    there = all((folder / name).exists() for name in RECORD)
-    return (
-        there
-        and read_config(folder) == config
-        and len(read_history(folder / "history.csv")) == config.steps
-    )
+    if not all((folder / name).exists() for name in run.files):
+        return False
+    rows = read_history(folder / "history.csv")
+    return read_config(folder) == run.config and len(rows) == run.config.steps
 
 
-def record(run: Path, to: Path) -> None:
-    """Keep what a run measured, and the commit it was measured at; all or nothing."""
+def record(folder: Path, to: Path, run: Run) -> None:
+    """Keep what a run measured, and at which commit; all or nothing."""
     aside = to.with_name(to.name + ".tmp")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
-    for name in RECORD:
-        shutil.copy(run / name, aside / name)
+    for name in run.files:
+        shutil.copy(folder / name, aside / name)
     (aside / "commit.txt").write_text(commit() + "\n")
     shutil.rmtree(to, ignore_errors=True)
     os.replace(aside, to)
 
 
 def commit() -> str:
-    """The commit of the working tree, "unknown" outside of one; "+" if files were changed since."""
-    folder = Path(__file__).parent
+    """The commit of the working tree, with a "+" if files were changed since; "unknown" without one."""
+    command = ["git", "describe", "--always", "--dirty=+", "--exclude=*"]
     try:
         found = subprocess.run(
-            ["git", "describe", "--always", "--dirty=+", "--exclude=*"],
-            cwd=folder,
-            capture_output=True,
-            text=True,
-            timeout=10,
+            command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10
         )
     except (OSError, subprocess.TimeoutExpired):
         return "unknown"
     return found.stdout.strip() or "unknown"
+
+
+def transfer(folder: Path, samples: int) -> None:
+    """Base and trained model on the other ``SETS``, into ``transfer.csv``."""
+    config = read_config(folder)
+    tools = arm(config.arm).tool
+    base = LocalPolicy(*load(config.model))
+    trained = LocalPolicy(*load_trained(folder), tools=tools)
+    episodes = {}
+    for name, draw in SETS.items():
+        rows = draw(samples)
+        episodes[f"{name}: base"] = rollout(rows, base)
+        episodes[f"{name}: trained"] = rollout(rows, trained, tool="on" if tools else "off")
+    write_episodes(episodes, folder / "transfer.tmp")
+    os.replace(folder / "transfer.tmp", folder / "transfer.csv")
+
+
+def sweep_base(base: RunConfig, path: Path, samples: int) -> None:
+    """What C11 predicts from: p_zoom and p_direct of the base model, before any training."""
+    if path.exists():
+        return
+    policy = LocalPolicy(*load(base.model))
+    found = {}
+    for share in SWEEP_SHARES:
+        figures = summarise(rollout(held_out(samples, share), policy))
+        found[f"{share:.1f}"] = {
+            name: figures[name] for name in ("p_zoom", "p_direct", "call_rate")
+        }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.with_suffix(".tmp").write_text(json.dumps(found, indent=2) + "\n")
+    os.replace(path.with_suffix(".tmp"), path)
+
+
+def prepare(base: RunConfig, out: Path, n: int = 1000) -> None:
+    """The training questions of C7, each kind in a folder of ``out``; one that is there stays.
+
+    Pass rates come from the base model with the tool, the benefit from its likeliest answers.
+    """
+    if all((out / name).exists() for name in SELECTIONS):
+        return
+    drawn = tiny_world("train", n, start=500_000, spoiled=SPOILED)
+    model = load(base.model)
+    hard = selection.difficulty(drawn, LocalPolicy(*model), record=out / "difficulty.jsonl")
+    surely = LocalPolicy(*model, temperature=0.0)
+    useful = selection.tool_benefit(drawn, surely, record=out / "tool_benefit.jsonl")
+    both = [not (a or b) for a, b in zip(hard["dropped"], useful["dropped"])]
+    chosen = {
+        "unfiltered": drawn,
+        "difficulty": selection.kept(hard),
+        "benefit": selection.kept(useful),
+        "both": drawn.select([i for i, keep in enumerate(both) if keep]),
+    }
+    for name, rows in chosen.items():
+        rows.save_to_disk(out / f"{name}.tmp")
+        shutil.rmtree(out / name, ignore_errors=True)
+        os.replace(out / f"{name}.tmp", out / name)

@@ -23,7 +23,7 @@ from deepeyes_lite.doctor import precision
 from deepeyes_lite.environment import NoTool, ZoomEnvironment
 from deepeyes_lite.history import CollapseAlarm, History, Progress, read_history, write_history
 from deepeyes_lite.policies import MAX_NEW_TOKENS
-from deepeyes_lite.rewards import arm
+from deepeyes_lite.rewards import Arm, arm
 from deepeyes_lite.rollout import MAX_COMPLETION_LENGTH
 from deepeyes_lite.tinyworld.model import load
 from deepeyes_lite.tinyworld.scenes import World
@@ -40,6 +40,7 @@ class RunConfig:
 
     Attributes:
         arm: reward variant, a key of ``rewards.ARMS``.
+        bonus: for a correct answer with a zoom, instead of the arm's; None for the arm's own.
         steps: optimizer steps.
         prompts: different questions a step.
         generations: rollouts of each question, the group of GRPO.
@@ -53,6 +54,7 @@ class RunConfig:
     """
 
     arm: str = "conditional"
+    bonus: float | None = None
     steps: int = 100
     prompts: int = 8
     generations: int = 8
@@ -69,6 +71,12 @@ PRESETS = {
     "demo": RunConfig(),
     "quick": RunConfig(steps=2, prompts=2, generations=4, save_every=1),  # does it run at all?
 }
+
+
+def reward_arm(config: RunConfig) -> Arm:
+    """The arm of a run, with the run's own bonus where it has one."""
+    named = arm(config.arm)
+    return named if config.bonus is None else replace(named, bonus_if_correct=config.bonus)
 
 
 def training_set(config: RunConfig):
@@ -104,7 +112,8 @@ def build_trainer(config: RunConfig, out: Path, stock: bool = False) -> GRPOTrai
         stock: TRL as it is, with nothing of ours but environment and reward: for comparison.
     """
     model, processor = load(config.model, remember=not stock)
-    history = History(arm(config.arm), processor.tokenizer, out / "history.csv")
+    weights = reward_arm(config)
+    history = History(weights, processor.tokenizer, out / "history.csv")
     cuda = torch.cuda.is_available()
     rollouts = config.prompts * config.generations
     tokens = [*prompts.RESERVED_TOKENS]
@@ -149,11 +158,11 @@ def build_trainer(config: RunConfig, out: Path, stock: bool = False) -> GRPOTrai
         reward_funcs=history.reward,
         train_dataset=training_set(config),
         processing_class=processor,
-        environment_factory=ZoomEnvironment if arm(config.arm).tool else NoTool,
+        environment_factory=ZoomEnvironment if weights.tool else NoTool,
         peft_config=lora,
         callbacks=[
             history,
-            CollapseAlarm(history, arm(config.arm).bonus_if_correct),
+            CollapseAlarm(history, weights.bonus_if_correct),
             MarkComplete(),
         ],
     )

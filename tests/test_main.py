@@ -14,7 +14,18 @@ from deepeyes_lite.data import tiny_world
 from deepeyes_lite.training import RunConfig
 from deepeyes_lite.trajectories import read_jsonl
 
-COMMANDS = ["demo", "train", "evaluate", "rollout", "select", "pretrain", "card", "doctor"]
+COMMANDS = [
+    "demo",
+    "train",
+    "evaluate",
+    "rollout",
+    "select",
+    "study",
+    "claims",
+    "pretrain",
+    "card",
+    "doctor",
+]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

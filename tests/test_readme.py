@@ -22,6 +22,14 @@ def test_the_demo_table_is_made_of_the_records():
     assert block(ROOT / "README.md", "demo") == seeds_table(RUNS)
 
 
+def test_the_ledger_is_made_of_the_records():
+    from deepeyes_lite.claims import ledger, table
+
+    rows = ledger(RUNS)
+    assert block(ROOT / "README.md", "claims") == table(rows)
+    assert json.loads((ROOT / "data" / "claims.json").read_text()) == rows
+
+
 def test_the_step_table_is_made_of_the_record():
     from bench_step import table
 

@@ -123,6 +123,15 @@ def test_what_is_dropped_is_not_measured_again(rows, chances, processor):
     ]
 
 
+def test_a_bar_is_shown_unless_it_is_not_wanted(rows, chances, processor, capsys):
+    few = rows.select(range(4))
+    for measure in (difficulty, tool_benefit):
+        measure(few, Dice(processor, chances))
+        assert measure.__name__ in capsys.readouterr().err
+        measure(few, Dice(processor, chances), progress=False)
+        assert capsys.readouterr().err == ""
+
+
 # --- the benefit of the tool --------------------------------------------------------------------
 
 

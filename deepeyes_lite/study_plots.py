@@ -1,0 +1,126 @@
+"""The study's figures, made of its records alone; in the manner of `plots.py`."""
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from deepeyes_lite.claims import load_records, load_sweep_base, predictions
+from deepeyes_lite.plots import BLUE, GREY, ORANGE, STYLES, png, smooth
+from deepeyes_lite.rewards import ARMS
+
+# Six arms in one picture: two colours more, and dashes that differ from the others.
+ARM_STYLES = [*STYLES, ("#CC79A7", (0, (5, 1))), ("#56B4E9", (0, (3, 1, 1, 1)))]
+
+
+def write_figures(records: str | Path, rows: list[dict], out: str | Path) -> list[Path]:
+    """All figures that the records are enough for, as PNG files.
+
+    Args:
+        records: of the study.
+        rows: the ledger.
+        out: folder to write.
+    """
+    found = load_records(records)
+    arms: dict[str, list] = {}
+    for run in found.values():
+        if run.group in ARMS:
+            arms.setdefault(run.group, []).append(run.history)
+    arms = {name: arms[name] for name in ARMS if name in arms}
+    figures = {}
+    if arms:
+        figures["arms"] = arm_curves(arms)
+    if sweep := predictions(found, load_sweep_base(records)):
+        figures["collapse"] = phase_diagram(sweep)
+    if any("effect" in row for row in rows):
+        figures["claims"] = forest(rows)
+    Path(out).mkdir(parents=True, exist_ok=True)
+    paths = [Path(out) / f"{name}.png" for name in figures]
+    for path, figure in zip(paths, figures.values()):
+        path.write_bytes(png(figure))
+    return paths
+
+
+def arm_curves(runs: dict[str, list[list[dict]]], window: int = 9) -> Figure:
+    """Training curves of several arms: the mean over seeds, and the band from the least to the greatest.
+
+    Args:
+        runs: for each arm the histories of its seeds.
+        window: steps that are averaged.
+    """
+    figure = Figure(figsize=(12, 3.6), layout="constrained")
+    panels = [
+        ("accuracy_illegible", "Accuracy, illegible details", "share of episodes"),
+        ("call_rate", "Call rate", "share of episodes"),
+        ("best_iou", "Boxes", "best IoU with the target"),
+    ]
+    for axes, (column, title, unit) in zip(figure.subplots(1, len(panels)), panels):
+        for n, (name, histories) in enumerate(runs.items()):
+            color, style = ARM_STYLES[n % len(ARM_STYLES)]
+            curves = [smooth([row[column] for row in history], window) for history in histories]
+            length = min(map(len, curves))
+            data = np.ma.masked_invalid([curve[:length] for curve in curves])
+            steps = np.arange(1, length + 1)
+            axes.fill_between(steps, data.min(0), data.max(0), color=color, alpha=0.12, linewidth=0)
+            label = f"{name} ({len(histories)})"
+            axes.plot(steps, data.mean(0), linestyle=style, color=color, linewidth=2, label=label)
+        axes.set(title=title, xlabel="step", ylabel=unit, ylim=(-0.03, 1.03))
+        axes.grid(alpha=0.3)
+    figure.axes[0].legend(fontsize=9, title="arm (seeds)", title_fontsize=9)
+    return figure
+
+
+def phase_diagram(rows: list[dict]) -> Figure:
+    """C11: where zooming grew and where it died, against the line of the collapse inequality.
+
+    Args:
+        rows: of `claims.predictions`.
+    """
+    figure = Figure(figsize=(6.4, 5.2), layout="constrained")
+    axes = figure.subplots()
+    ends = [row["least_bonus"] for row in rows] + [row["bonus"] for row in rows]
+    low, high = min(ends) - 0.15, max(ends) + 0.15
+    axes.plot([low, high], [low, high], color=GREY, linewidth=1.5)
+    axes.fill_between([low, high], [low, high], high, color=BLUE, alpha=0.07)
+    axes.text(low + 0.05, high - 0.05, "predicted: grows", va="top", color=BLUE)
+    axes.text(high - 0.05, low + 0.05, "predicted: dies", ha="right", color=ORANGE)
+    for grew, color, marker, label in ((True, BLUE, "^", "grew"), (False, ORANGE, "v", "fell")):
+        some = [row for row in rows if row["observed"] == grew]
+        for hit in (True, False):
+            these = [row for row in some if (row["predicted"] == row["observed"]) == hit]
+            axes.scatter(
+                [row["least_bonus"] for row in these],
+                [row["bonus"] for row in these],
+                s=70,
+                marker=marker,
+                facecolor=color if hit else "white",
+                edgecolor=color,
+                label=f"{label}, {'as predicted' if hit else 'against the prediction'} ({len(these)})",
+            )
+    axes.set(xlabel="least bonus b* measured before training", ylabel="bonus b of the run")
+    axes.set(xlim=(low, high), ylim=(low, high))
+    figure.legend(fontsize=9, loc="outside lower center", ncols=2)
+    return figure
+
+
+def forest(rows: list[dict]) -> Figure:
+    """The claims ledger as a picture: every effect with its interval, and the verdict in words."""
+    rows = [row for row in rows if "effect" in row]
+    figure = Figure(figsize=(9, 1.2 + 0.42 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    looks = {
+        "replicated": (BLUE, "o"),
+        "not replicated": (GREY, "s"),
+        "reversed": (ORANGE, "D"),
+    }
+    for place, row in enumerate(rows):
+        color, marker = looks[row["verdict"]]
+        axes.plot([row["low"], row["high"]], [place, place], color=color, linewidth=2)
+        axes.plot(row["effect"], place, marker, color=color, markersize=8)
+        axes.text(1.02, place, row["verdict"], va="center", transform=axes.get_yaxis_transform())
+    axes.axvline(0, color="black", linewidth=1)
+    names = [f"{row['id']}  {row['measure']}" for row in rows]
+    axes.set_yticks(range(len(rows)), names, fontsize=9)
+    axes.set(xlabel="effect with its 95 % interval", ylim=(len(rows) - 0.5, -0.5))
+    axes.grid(axis="x", alpha=0.3)
+    return figure

@@ -1,0 +1,155 @@
+"""study.py: the plan holds every run once, and a killed study goes on."""
+
+import csv
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+from datasets import load_from_disk
+
+from deepeyes_lite import study as room
+from deepeyes_lite.claims import ledger
+from deepeyes_lite.evaluation import evaluate_run
+from deepeyes_lite.history import HISTORY_COLUMNS, write_history
+from deepeyes_lite.rewards import ARMS
+from deepeyes_lite.study import SETS, Run, plan, prepare, recorded, study, sweep_base, transfer
+from deepeyes_lite.training import RunConfig
+
+
+@pytest.fixture
+def base(random_eyes):
+    return RunConfig(model=str(random_eyes), steps=2, prompts=1, generations=2)
+
+
+def test_the_plan_has_every_arm_with_its_seeds_and_both_sides_of_the_sweep(base, tmp_path):
+    runs = plan(base, tmp_path)
+    assert len({json.dumps(vars(run.config)) for run in runs.values()}) == len(runs)
+    for name, seeds in {"conditional": 5, "unconditional": 5, "none": 5}.items():
+        found = [run.config for n, run in runs.items() if n.startswith(f"{name}-")]
+        assert [config.seed for config in found] == list(range(seeds))
+        assert {config.arm for config in found} == {name}
+    assert set(ARMS) <= {name.rpartition("-")[0] for name in runs}
+    sweep = [run.config for name, run in runs.items() if name.startswith("sweep")]
+    assert len(sweep) >= 24 and {config.bonus for config in sweep} >= {0.0, 1.2}
+    assert all(run.measured == "history" for n, run in runs.items() if n.startswith("sweep"))
+    assert sum(n.startswith("data-") for n in runs) == 12
+
+
+@pytest.fixture
+def trained(finished_run, monkeypatch):
+    """`train` and the measurements without their cost; what was trained, in order."""
+    done = []
+
+    def fake(config, out):
+        done.append(out.name)
+        if not out.exists():
+            shutil.copytree(finished_run, out)
+            (out / "config.json").write_text(json.dumps(vars(config)))
+            row = dict.fromkeys(HISTORY_COLUMNS, 0.5) | {"n_zoom": 1, "n_direct": 1}
+            rows = [{**row, "step": step + 1} for step in range(config.steps)]
+            write_history(rows, out / "history.csv")
+        return out
+
+    def measure(folder, samples):
+        for name in ("evaluation.json", "episodes.csv", "transfer.csv"):
+            (folder / name).write_text("{}")
+
+    monkeypatch.setattr(room, "train", fake)
+    for name in ("evaluate_run", "transfer"):
+        monkeypatch.setattr(room, name, measure)
+    monkeypatch.setattr(room, "sweep_base", lambda *arguments: None)
+    return done
+
+
+def test_a_study_runs_what_is_not_recorded(trained, base, tmp_path, capsys):
+    out, records = tmp_path / "out", tmp_path / "records"
+    study(out, records, base, only="none-*")
+    assert trained == [f"none-{seed}" for seed in range(5)]
+    assert "5 runs, 0 of them recorded" in capsys.readouterr().out
+    run = plan(base, out / "data")["none-1"]
+    files = {path.name for path in (records / "none-1").iterdir()}
+    assert files == {*run.files, "commit.txt"} and "transfer.csv" not in files
+    shutil.rmtree(records / "none-1")
+    (records / "none-3" / "episodes.csv").unlink()
+    study(out, records, base, only="none-*")
+    assert trained[5:] == ["none-1", "none-3"]
+    assert recorded(records / "none-3", replace_seed(run, 3))
+    study(out, records, base, only="none-*")
+    assert len(trained) == 7
+
+
+def replace_seed(run, seed):
+    return Run(replace(run.config, seed=seed), run.measured)
+
+
+def test_a_record_of_other_settings_is_no_record(trained, base, tmp_path):
+    out, records = tmp_path / "out", tmp_path / "records"
+    study(out, records, base, only="iou-0")
+    run = plan(base, out / "data")["iou-0"]
+    assert recorded(records / "iou-0", run)
+    assert not recorded(records / "iou-0", replace_seed(run, 1))
+    longer = Run(replace(run.config, steps=3))
+    assert not recorded(records / "iou-0", longer)
+
+
+def test_a_kill_while_recording_leaves_no_half_record(trained, base, tmp_path, monkeypatch):
+    out, records = tmp_path / "out", tmp_path / "records"
+    real, calls = shutil.copy, []
+
+    def killed(*arguments):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(room.shutil, "copy", killed)
+    with pytest.raises(KeyboardInterrupt):
+        study(out, records, base, only="iou-0")
+    assert not (records / "iou-0").exists()
+    monkeypatch.setattr(room.shutil, "copy", real)
+    study(out, records, base, only="iou-0")
+    assert (records / "iou-0" / "history.csv").exists() and not list(records.glob("*.tmp"))
+
+
+def test_transfer_measures_base_and_trained_on_every_set(finished_run, tmp_path):
+    run = shutil.copytree(finished_run, tmp_path / "run")
+    transfer(run, 2)
+    with (run / "transfer.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    expected = [f"{name}: {who}" for name in SETS for who in ("base", "trained") for _ in range(2)]
+    assert [row["condition"] for row in rows] == expected
+
+
+def test_a_real_record_fills_the_ledger(finished_run, tmp_path):
+    for seed in range(2):
+        run = shutil.copytree(finished_run, tmp_path / f"conditional-{seed}")
+        evaluate_run(run, 4)
+    found = {row["id"]: row for row in ledger(tmp_path)}
+    assert found["C1"]["seeds"] == 2 and found["C1"]["verdict"] == "not replicated"
+    assert found["C8a"]["verdict"] == "not measured"
+
+
+def test_the_questions_of_each_selection_are_kept_apart(base, tmp_path):
+    prepare(base, tmp_path, n=6)
+    sizes = {
+        name: len(load_from_disk(tmp_path / name))
+        for name in room.SELECTIONS
+        if name == "unfiltered"
+    }
+    assert sizes == {"unfiltered": 6}  # random weights are never right: the others are empty
+    assert {path.name for path in tmp_path.iterdir()} >= set(room.SELECTIONS)
+    before = (tmp_path / "unfiltered").stat().st_mtime_ns
+    prepare(base, tmp_path, n=6)
+    assert (tmp_path / "unfiltered").stat().st_mtime_ns == before
+
+
+def test_the_sweep_is_predicted_from_the_base_model(base, tmp_path):
+    path = tmp_path / "records" / "base.json"
+    sweep_base(base, path, 2)
+    found = json.loads(path.read_text())
+    assert list(found) == [f"{share:.1f}" for share in room.SWEEP_SHARES]
+    assert set(found["0.5"]) == {"p_zoom", "p_direct", "call_rate"}
+    path.write_text("kept")
+    sweep_base(base, path, 2)
+    assert path.read_text() == "kept"
