@@ -2,11 +2,11 @@
 
 import html
 import json
-import os
 from pathlib import Path
 
 from deepeyes_lite import plots
 from deepeyes_lite.evaluation import held_out, interval
+from deepeyes_lite.files import whole
 from deepeyes_lite.training import read_config, read_history
 from deepeyes_lite.trajectories import Trajectory, read_jsonl
 
@@ -71,9 +71,8 @@ def write_report(out: str | Path, episodes: int = 6) -> Path:
     parts.append(
         f"<h2>Configuration</h2><pre>{html.escape((out / 'config.json').read_text())}</pre>"
     )
-    temporary = out / "report.tmp"
-    temporary.write_text("\n".join(parts), encoding="utf-8")
-    os.replace(temporary, out / "report.html")
+    with whole(out / "report.html") as aside:
+        aside.write_text("\n".join(parts), encoding="utf-8")
     return out / "report.html"
 
 
