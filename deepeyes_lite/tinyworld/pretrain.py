@@ -89,7 +89,7 @@ PLAN = (
     Stage("tower, again", 2000, 10, 1.5e-3, closeups=3),
     Stage("tower, close letters", 1200, 10, 1.5e-3, closeups=3),
     Stage("joint, places", 1600, 12, 1e-3, closeups=1, grounding=0.6, crops=0.2, captions=0.8),
-    Stage("joint", 3200, 12, 1e-3, closeups=1),
+    Stage("joint", 2400, 12, 1e-3, closeups=1),
     Stage("joint, clumsy habits", 400, 12, 5e-4, crops=0.2, captions=0.65, aimed=0.2),
 )
 QUICK = tuple(replace(stage, steps=12, scenes=4) for stage in PLAN)  # a smoke run
