@@ -391,3 +391,15 @@ def test_the_corpus_is_the_same_every_time_and_has_all_letters():
     a, b = list(corpus(3, seed=0)), list(corpus(3, seed=0))
     assert a == b != list(corpus(3, seed=1))
     assert len(a) == 20_006
+
+
+def test_the_least_thing_can_be_pointed_at_and_cropped():
+    for x in (0.0, 89.2, 383.4):
+        said = speak((x, 250.0, x + 0.5, 262.0), WHOLE)
+        assert said[0] < said[2] <= 1000 and said[1] < said[3] <= 1000
+        x1, y1, x2, y2 = heard(said, WHOLE)
+        assert x1 < x2 and y1 < y2
+    rng = random.Random(0)
+    for _ in range(300):
+        x1, y1, x2, y2 = around((100, 100, 108, 108), rng, 0, 12, 384)
+        assert x1 <= x2 and y1 <= y2

@@ -94,8 +94,9 @@ def around(box_px: Box, rng: random.Random, margin: float, shake: float, canvas:
     """A box around another: a random margin up to ``margin``, each side off by ``shake`` px."""
     m = rng.uniform(0, margin)
     x1, y1, x2, y2 = box_px
-    box = [v + rng.uniform(-shake, shake) for v in (x1 - m, y1 - m, x2 + m, y2 + m)]
-    return clamp(tuple(box), (canvas, canvas))
+    a, b, c, d = (v + rng.uniform(-shake, shake) for v in (x1 - m, y1 - m, x2 + m, y2 + m))
+    # Around a small thing the sides may have passed each other.
+    return clamp((min(a, c), min(b, d), max(a, c), max(b, d)), (canvas, canvas))
 
 
 def anywhere(rng: random.Random, window_px: Box) -> Box:
@@ -111,7 +112,12 @@ def speak(box_px: Box, window_px: Box) -> list[int]:
     x0, y0, x1, y1 = window_px
     inside = _within(box_px, window_px)
     moved = tuple(v - o for v, o in zip(inside, (x0, y0, x0, y0)))
-    return [round(v / 10) * 10 for v in px_to_1000(moved, (x1 - x0, y1 - y0))]
+    said = [round(v / 10) * 10 for v in px_to_1000(moved, (x1 - x0, y1 - y0))]
+    for low, high in ((0, 2), (1, 3)):
+        if said[low] >= said[high]:  # too small for the steps: the least box that can be said
+            said[low] = min(said[low], 990)
+            said[high] = said[low] + 10
+    return said
 
 
 def heard(box_1000: list[int], window_px: Box) -> Box:
