@@ -10,13 +10,12 @@ from deepeyes_lite import prompts
 from deepeyes_lite.folder import from_folder
 from deepeyes_lite.policies import Policy
 from deepeyes_lite.tinyworld.lessons import (
-    WORLD,
     Images,
+    draw,
     encode,
     long_sample,
     short_sample,
 )
-from deepeyes_lite.tinyworld.scenes import draw_scene
 
 CALL = {"bbox_2d": [10, 20, 300, 400], "label": "red circle"}
 CONVERSATION = [
@@ -107,10 +106,10 @@ def pretraining():
     """Two samples of every kind, by kind."""
     samples, rng = {}, random.Random(0)
     for index in range(12):
-        scene, images = draw_scene("pretrain", index, WORLD), Images()
-        view, _ = images.add(scene)
-        for make in (short_sample,) * 3 + (long_sample,) * 2:
-            sample = make(scene, view, images, rng)
+        scene, images = draw(index), Images()
+        view = images.add(scene)
+        for make, shares in ((short_sample, (0.3, 0.3)),) * 3 + ((long_sample, (0.4, 0.4)),) * 2:
+            sample = make(scene, view, images, rng, *shares)
             samples.setdefault(kind_of(sample), []).append((scene, sample))
     return {kind: found[:2] for kind, found in samples.items()}
 
