@@ -174,7 +174,7 @@ def test_the_page_of_an_episode_is_ours_bounded_and_whole(episode, tmp_path):
 def test_an_episode_in_the_terminal_is_bounded_and_steers_nothing(episode):
     episode.turns[0].text = "\x1b[2J\x07\u202eKL\r"
     lines = episode_text(episode).split("\n")
-    assert lines[1] == "turn 1:  [2J   KL "
+    assert lines[1] == "turn 1:  [2J  KL "
     assert lines[2].startswith("  zoom 1: (100, ")
     assert max(map(len, lines)) < 5100 and lines[-1] == f"answer: {HOSTILE}"
     episode.answer = None
