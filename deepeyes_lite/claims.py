@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
+from deepeyes_lite.collapse import Half, by_group, first_order, fit, race
 from deepeyes_lite.history import read_history
-from deepeyes_lite.rewards import least_bonus
 
 RESAMPLES = 2000
 WINDOW = 10  # steps that are averaged where a history is read
@@ -37,9 +37,9 @@ class Record:
 
     @property
     def group(self) -> str:
-        """Which runs it is a seed of: "sweep", "data-" and the choice of questions, or the arm."""
+        """Which runs it is one of: "sweep", "fresh", "data-" and the choice of questions, or the arm."""
         if self.config.get("bonus") is not None:
-            return "sweep"
+            return "fresh" if self.config["seed"] else "sweep"
         chosen = Path(self.config.get("data", "")).name
         return f"data-{chosen}" if chosen else self.config["arm"]
 
@@ -67,9 +67,10 @@ class Record:
     @cached_property
     def _rows(self) -> list[dict]:
         rows = []
-        for name in ("episodes.csv", "transfer.csv"):
-            if (self.folder / name).exists():
-                with (self.folder / name).open(newline="") as file:
+        base = self.folder.parent / "base-transfer.csv"
+        for path in (self.folder / "episodes.csv", self.folder / "transfer.csv", base):
+            if path.exists():
+                with path.open(newline="") as file:
                     rows += csv.DictReader(file)
         return rows
 
@@ -205,40 +206,66 @@ def _steps(
 
 
 def predictions(records: dict[str, Record], base: dict) -> list[dict]:
-    """C11, run by run: bonus, predicted least bonus, call rate at the start and end of training.
+    """C11, run by run: what each account says before training, and what the call rate did.
 
     Args:
-        records: of the study.
-        base: `study.sweep_base`'s figures, by share of legible details.
+        records: of the study. The rates of `collapse.race` are fitted to its group "sweep" alone; the
+            group "fresh" is what the accounts are compared on.
+        base: `study.sweep_base`'s figures of the base model.
+
+    Returns:
+        For each run group, share, bonus, before and after (call rates), grew, and by the name of each
+        account whether it said so; the least_bonus of the first, and the call rate that the race expects.
     """
+    runs = [run for _, run in sorted(records.items()) if run.group in ("sweep", "fresh")]
+    if not runs or not base:
+        return []
+    asked = [(halves(base, run.config["legible_share"]), run.config["bonus"]) for run in runs]
+    curves = [np.array([row["call_rate"] for row in run.history]) for run in runs]
+    fitted = [(*ask, curve) for ask, curve, run in zip(asked, curves, runs) if run.group == "sweep"]
+    rates = fit(fitted) if fitted else None
     rows = []
-    for name in sorted(records):
-        run = records[name]
-        if run.group != "sweep" or f"{run.config['legible_share']:.1f}" not in base:
-            continue
-        share, bonus = run.config["legible_share"], run.config["bonus"]
-        figures = base[f"{share:.1f}"]
-        needed = least_bonus(figures["p_zoom"]["mean"], figures["p_direct"]["mean"])
-        before, after = figures["call_rate"]["mean"], run.mean("call_rate", "last")
-        rows.append(
-            {
-                "share": share,
-                "bonus": bonus,
-                "least_bonus": needed,
-                "before": before,
-                "after": after,
-                "predicted": bonus > needed,
-                "observed": after > before,
-            }
-        )
+    for run, ask, curve in zip(runs, asked, curves):
+        before, after = sum(h.share * h.call_rate for h in ask[0]), run.mean("call_rate", "last")
+        row = {
+            "group": run.group,
+            "share": run.config["legible_share"],
+            "bonus": run.config["bonus"],
+            "before": before,
+            "after": after,
+            "grew": after > before,
+            "least_bonus": first_order(ask[0]),
+            "first_order": run.config["bonus"] > first_order(ask[0]),
+            "by_group": by_group(*ask),
+        }
+        if rates:
+            row["expected"] = float(race(*ask, len(curve), rates)[-WINDOW:].mean())
+            row["race"] = row["expected"] > before
+        rows.append(row)
     return rows
 
 
-def _collapse(records: dict[str, Record]) -> dict:
-    """Share of hits minus one half, so that 0 is a coin."""
-    base = load_sweep_base(_of(records, "sweep")[0].folder.parent)
-    hits = [float(row["predicted"] == row["observed"]) for row in predictions(records, base)]
-    return {**clustered([np.array(hits) - 0.5]), "hits": int(sum(hits))}
+def halves(base: dict, legible_share: float) -> list[Half]:
+    """The base model on legible and on illegible questions, in their shares."""
+    return [
+        Half(share, *(base[name + half]["mean"] for name in ("call_rate", "p_zoom", "p_direct")))
+        for half, share in (("_legible", legible_share), ("_illegible", 1 - legible_share))
+    ]
+
+
+def _hits(account: str, group: str, against: str = "") -> Callable[[dict[str, Record]], dict]:
+    """Share of runs that an account predicts right, minus one half (a coin) or another account's."""
+
+    def judge(records: dict[str, Record]) -> dict:
+        base = load_sweep_base(_of(records, group)[0].folder.parent)
+        rows = [row for row in predictions(records, base) if row["group"] == group]
+        if not rows or account not in rows[0]:
+            raise NotMeasured(f"no prediction of {account}")
+        right = np.array([float(row[account] == row["grew"]) for row in rows])
+        other = np.array([float(row[against] == row["grew"]) if against else 0.5 for row in rows])
+        return {**clustered([right - other]), "hits": int(right.sum())}
+
+    return judge
 
 
 _FINE = "accuracy on illegible details"
@@ -324,6 +351,7 @@ CLAIMS = (
             ("C8c", "unseen pairs", "HR-Bench"),
             ("C9a", "exists", "transfer table: POPE"),
             ("C9b", "chart", "transfer table: charts"),
+            ("C9c", "grounding", "transfer table: refCOCO"),
         )
     ),
     *(
@@ -337,11 +365,38 @@ CLAIMS = (
         for letter, name in zip("abc", ("tool off", "blank crops", "other crops"))
     ),
     Claim(
-        "C11",
+        "P1",
+        "the price: it zooms on what it could have read at once",
+        "ours",
+        "calls per episode on legible details, trained minus base",
+        _between("conditional", "trained", "base", "calls", legible=1),
+    ),
+    Claim(
+        "P2",
+        "the price: it forgets how to answer at once",
+        "ours",
+        "accuracy on legible details, base minus trained with tool off",
+        _between("conditional", "base", "trained, tool off", legible=1),
+    ),
+    Claim(
+        "C11a",
         "the collapse inequality predicts whether zooming grows or dies",
         "ours",
         "share of runs predicted right, minus one half",
-        _collapse,
+        _hits("first_order", "sweep"),
+    ),
+    *(
+        Claim(
+            f"C11{letter}",
+            f"on fresh runs, an account {how} predicts better",
+            "ours",
+            "share of runs predicted right, minus that of the inequality",
+            _hits(account, "fresh", "first_order"),
+        )
+        for letter, account, how in (
+            ("b", "by_group", "that compares within groups"),
+            ("c", "race", "in which boxes improve while it calls"),
+        )
     ),
 )
 
@@ -358,8 +413,13 @@ def ledger(folder: str | Path) -> list[dict]:
 
     Args:
         folder: the records of the study.
+
+    Raises:
+        FileNotFoundError: if there is no record at all.
     """
     records = load_records(folder)
+    if not records:
+        raise FileNotFoundError(f"no records in {folder}; make them with `study`")
     rows = []
     for claim in CLAIMS:
         row = {name: getattr(claim, name) for name in ("id", "text", "source", "measure")}

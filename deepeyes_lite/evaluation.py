@@ -7,13 +7,13 @@ trained policy with the tool switched off, with blank crops and with crops of an
 import csv
 import json
 import math
-import os
 from pathlib import Path
 
 import numpy as np
 
 from deepeyes_lite.boxes import iou
 from deepeyes_lite.data import tiny_world
+from deepeyes_lite.files import whole
 from deepeyes_lite.policies import LocalPolicy
 from deepeyes_lite.rewards import arm
 from deepeyes_lite.rollout import rollout
@@ -154,8 +154,8 @@ def evaluate_run(out: str | Path, n: int = 300, seed: int = 0) -> dict:
                 models[weights] = load(config.model)
             policy = LocalPolicy(*models[weights], tools=tools or weights == "base")
             found = rollout(dataset, policy, tool=tool, seed=seed)
-            write_jsonl(found, path.with_suffix(".tmp"))
-            os.replace(path.with_suffix(".tmp"), path)
+            with whole(path) as aside:
+                write_jsonl(found, aside)
         episodes[name] = found
     report = {
         "samples": n,
@@ -168,9 +168,8 @@ def evaluate_run(out: str | Path, n: int = 300, seed: int = 0) -> dict:
         },
     }
     write_episodes(episodes, out / "episodes.csv")
-    temporary = out / "evaluation.tmp"
-    temporary.write_text(json.dumps(report, indent=2) + "\n")
-    os.replace(temporary, out / "evaluation.json")
+    with whole(out / "evaluation.json") as aside:
+        aside.write_text(json.dumps(report, indent=2) + "\n")
     return report
 
 

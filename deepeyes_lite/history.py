@@ -8,11 +8,13 @@ import math
 import os
 import time
 from collections import defaultdict
+from contextlib import nullcontext
 from pathlib import Path
 
 from transformers import ProgressCallback, TrainerCallback
 
 from deepeyes_lite import prompts
+from deepeyes_lite.files import whole
 from deepeyes_lite.rewards import Arm, least_bonus, reward
 from deepeyes_lite.trajectories import best_iou
 from deepeyes_lite.verifiers import extract_answer, is_correct, well_formed
@@ -139,8 +141,10 @@ def summarise(episodes: list[dict]) -> dict:
 def write_history(rows: list[dict], path: Path, append: bool = False) -> None:
     """Append rows of ``HISTORY_COLUMNS``, flushed to the disk; or write them anew, all or nothing."""
     new = not append or not path.exists()
-    target = path if append else path.with_suffix(".tmp")
-    with target.open("a" if append else "w", newline="") as file:
+    with (
+        nullcontext(path) if append else whole(path) as target,
+        target.open("a" if append else "w", newline="") as file,
+    ):
         writer = csv.DictWriter(file, HISTORY_COLUMNS)
         if new:
             writer.writeheader()
@@ -148,8 +152,6 @@ def write_history(rows: list[dict], path: Path, append: bool = False) -> None:
             writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
         file.flush()
         os.fsync(file.fileno())
-    if not append:
-        os.replace(target, path)
 
 
 def read_history(path: str | Path) -> list[dict]:

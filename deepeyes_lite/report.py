@@ -4,13 +4,13 @@ import base64
 import html
 import io
 import json
-import os
 from pathlib import Path
 
 from PIL import Image
 
 from deepeyes_lite import plots
 from deepeyes_lite.evaluation import held_out, interval
+from deepeyes_lite.files import whole
 from deepeyes_lite.training import read_config, read_history
 from deepeyes_lite.trajectories import Trajectory, read_jsonl
 
@@ -82,9 +82,8 @@ def write_report(out: str | Path, episodes: int = 6) -> Path:
 
 
 def _write(parts: list[str], path: Path) -> Path:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("\n".join(parts), encoding="utf-8")
-    os.replace(temporary, path)
+    with whole(path) as aside:
+        aside.write_text("\n".join(parts), encoding="utf-8")
     return path
 
 

@@ -17,7 +17,6 @@ is dropped is not measured again, so filters chain:
 
 import json
 import math
-import os
 import re
 from collections import Counter
 from collections.abc import Callable
@@ -26,6 +25,7 @@ from pathlib import Path
 from datasets import Dataset
 from tqdm.auto import tqdm
 
+from deepeyes_lite.files import whole
 from deepeyes_lite.policies import Policy, ShownTargets
 from deepeyes_lite.rollout import rollout
 from deepeyes_lite.verifiers import normalise
@@ -312,6 +312,5 @@ def _read_record(record: Path | None, identity: dict, ids: list[str]) -> list[di
 
 
 def _write_lines(path: Path, lines: list[dict]) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    os.replace(temporary, path)
+    with whole(path) as aside:
+        aside.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")

@@ -6,12 +6,12 @@ moment it goes on where it was. What it measured is kept, small, in a folder of 
 """
 
 import json
-import os
 import shutil
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
+from itertools import product
 from pathlib import Path
 
 from datasets import Dataset
@@ -20,11 +20,14 @@ from tqdm.auto import tqdm
 from deepeyes_lite import selection
 from deepeyes_lite.data import tiny_world
 from deepeyes_lite.evaluation import evaluate_run, held_out, summarise, write_episodes
+from deepeyes_lite.files import whole
 from deepeyes_lite.history import read_history
 from deepeyes_lite.policies import LocalPolicy
 from deepeyes_lite.rewards import arm
 from deepeyes_lite.rollout import rollout
+from deepeyes_lite.tinyworld.card import grounding
 from deepeyes_lite.tinyworld.model import load
+from deepeyes_lite.tinyworld.questions import SPOILS
 from deepeyes_lite.tinyworld.scenes import World
 from deepeyes_lite.training import RunConfig, load_trained, read_config, train
 
@@ -39,10 +42,13 @@ SETS: dict[str, Callable[[int], Dataset]] = {
 }
 # C7: what training questions are chosen by. All are drawn from the same spoiled scenes.
 SELECTIONS = ("unfiltered", "difficulty", "benefit", "both")
-SPOILED = {"wrong label": 0.1, "unanswerable": 0.1}
-# C11: short runs from the same base, on both sides of the line of `rewards.least_bonus`.
-SWEEP_SHARES = (0.1, 0.3, 0.5, 0.7, 0.8, 0.9)
-SWEEP_BONUSES = (0.0, 0.2, 0.6, 1.2)
+SPOILED = dict.fromkeys(SPOILS, 0.1)
+# C11: short runs from the same base, on both sides of the line of `rewards.least_bonus`; and fresh ones,
+# on which nothing was fitted.
+SWEEPS = (
+    ("sweep", (0.1, 0.3, 0.5, 0.7, 0.8, 0.9), (0.0, 0.1, 0.3, 0.9)),
+    ("fresh", (0.2, 0.4, 0.6, 0.75, 0.85, 0.95), (0.0, 0.05, 0.2)),
+)
 SWEEP_STEPS = 60
 
 
@@ -80,10 +86,10 @@ def plan(base: RunConfig, data: Path) -> dict[str, Run]:
             if seed < seeds:
                 measured = "full" if name in ("conditional", "text_only") else "controls"
                 runs[f"{name}-{seed}"] = Run(replace(base, arm=name, seed=seed), measured)
-    for share in SWEEP_SHARES:
-        for bonus in SWEEP_BONUSES:
-            config = replace(base, steps=SWEEP_STEPS, legible_share=share, bonus=bonus)
-            runs[f"sweep-{share:.1f}-{bonus:.1f}"] = Run(config, "history")
+    for seed, (name, shares, bonuses) in enumerate(SWEEPS):
+        for share, bonus in product(shares, bonuses):
+            config = replace(base, steps=SWEEP_STEPS, legible_share=share, bonus=bonus, seed=seed)
+            runs[f"{name}-{share:.2f}-{bonus:.2f}"] = Run(config, "history")
     for seed in range(3):
         for name in SELECTIONS:
             runs[f"data-{name}-{seed}"] = Run(replace(base, data=str(data / name), seed=seed))
@@ -110,8 +116,10 @@ def study(
     runs = {n: run for n, run in plan(base, out / "data").items() if fnmatch(n, only)}
     left = {n: run for n, run in runs.items() if not recorded(records / n, run)}
     print(f"{len(runs)} runs, {len(runs) - len(left)} of them recorded; next: {', '.join(left)}")
-    if any(name.startswith("sweep") for name in runs):
+    if any(run.config.bonus is not None for run in left.values()):
         sweep_base(base, records / "sweep-base.json", samples)
+    if any(run.measured == "full" for run in left.values()):
+        transfer(*load(base.model), "base", samples, records / "base-transfer.csv")
     for name, run in tqdm(left.items(), desc="study"):
         if run.config.data:
             prepare(base, out / "data")
@@ -119,7 +127,8 @@ def study(
         if run.measured != "history":
             evaluate_run(folder, samples)
         if run.measured == "full":
-            transfer(folder, samples)
+            tools = arm(run.config.arm).tool
+            transfer(*load_trained(folder), "trained", samples, folder / "transfer.csv", tools)
         record(folder, records / name, run)
 
 
@@ -133,14 +142,11 @@ def recorded(folder: Path, run: Run) -> bool:
 
 def record(folder: Path, to: Path, run: Run) -> None:
     """Keep what a run measured, and at which commit; all or nothing."""
-    aside = to.with_name(to.name + ".tmp")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    for name in run.files:
-        shutil.copy(folder / name, aside / name)
-    (aside / "commit.txt").write_text(commit() + "\n")
-    shutil.rmtree(to, ignore_errors=True)
-    os.replace(aside, to)
+    with whole(to) as aside:
+        aside.mkdir()
+        for name in run.files:
+            shutil.copy(folder / name, aside / name)
+        (aside / "commit.txt").write_text(commit() + "\n")
 
 
 def commit() -> str:
@@ -155,35 +161,36 @@ def commit() -> str:
     return found.stdout.strip() or "unknown"
 
 
-def transfer(folder: Path, samples: int) -> None:
-    """Base and trained model on the other ``SETS``, into ``transfer.csv``."""
-    config = read_config(folder)
-    tools = arm(config.arm).tool
-    base = LocalPolicy(*load(config.model))
-    trained = LocalPolicy(*load_trained(folder), tools=tools)
-    episodes = {}
-    for name, draw in SETS.items():
-        rows = draw(samples)
-        episodes[f"{name}: base"] = rollout(rows, base)
-        episodes[f"{name}: trained"] = rollout(rows, trained, tool="on" if tools else "off")
-    write_episodes(episodes, folder / "transfer.tmp")
-    os.replace(folder / "transfer.tmp", folder / "transfer.csv")
+def transfer(model, processor, who: str, samples: int, path: Path, tools: bool = True) -> None:
+    """A model on the other ``SETS``, and pointing at named objects; a line an episode.
+
+    Args:
+        model, processor: who is measured.
+        who: its name in the conditions: "base" or "trained".
+        samples: scenes of every set.
+        path: the CSV file to write; one that is there stays.
+        tools: whether its prompts offer the tool; pointing is asked in a single turn without it.
+    """
+    if path.exists():
+        return
+    policy = LocalPolicy(model, processor, tools=tools)
+    episodes = {
+        f"{name}: {who}": rollout(draw(samples), policy, tool="on" if tools else "off")
+        for name, draw in SETS.items()
+    }
+    surely = LocalPolicy(model, processor, tools=False, temperature=0.0)
+    episodes[f"grounding: {who}"] = grounding(held_out(samples), surely)
+    with whole(path) as aside:
+        write_episodes(episodes, aside)
 
 
 def sweep_base(base: RunConfig, path: Path, samples: int) -> None:
-    """What C11 predicts from: p_zoom and p_direct of the base model, before any training."""
+    """What C11 predicts from: the base model's figures for legible and illegible details apart."""
     if path.exists():
         return
-    policy = LocalPolicy(*load(base.model))
-    found = {}
-    for share in SWEEP_SHARES:
-        figures = summarise(rollout(held_out(samples, share), policy))
-        found[f"{share:.1f}"] = {
-            name: figures[name] for name in ("p_zoom", "p_direct", "call_rate")
-        }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.with_suffix(".tmp").write_text(json.dumps(found, indent=2) + "\n")
-    os.replace(path.with_suffix(".tmp"), path)
+    found = summarise(rollout(held_out(2 * samples), LocalPolicy(*load(base.model))))
+    with whole(path) as aside:
+        aside.write_text(json.dumps(found, indent=2) + "\n")
 
 
 def prepare(base: RunConfig, out: Path, n: int = 1000) -> None:
@@ -206,6 +213,5 @@ def prepare(base: RunConfig, out: Path, n: int = 1000) -> None:
         "both": drawn.select([i for i, keep in enumerate(both) if keep]),
     }
     for name, rows in chosen.items():
-        rows.save_to_disk(out / f"{name}.tmp")
-        shutil.rmtree(out / name, ignore_errors=True)
-        os.replace(out / f"{name}.tmp", out / name)
+        with whole(out / name) as aside:
+            rows.save_to_disk(aside)

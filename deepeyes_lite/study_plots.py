@@ -71,35 +71,49 @@ def arm_curves(runs: dict[str, list[list[dict]]], window: int = 9) -> Figure:
 
 
 def phase_diagram(rows: list[dict]) -> Figure:
-    """C11: where zooming grew and where it died, against the line of the collapse inequality.
+    """C11: where zooming grew and where it died, against the line of the inequality; and the race.
 
     Args:
         rows: of `claims.predictions`.
     """
-    figure = Figure(figsize=(6.4, 5.2), layout="constrained")
-    axes = figure.subplots()
-    ends = [row["least_bonus"] for row in rows] + [row["bonus"] for row in rows]
-    low, high = min(ends) - 0.15, max(ends) + 0.15
-    axes.plot([low, high], [low, high], color=GREY, linewidth=1.5)
-    axes.fill_between([low, high], [low, high], high, color=BLUE, alpha=0.07)
-    axes.text(low + 0.05, high - 0.05, "predicted: grows", va="top", color=BLUE)
-    axes.text(high - 0.05, low + 0.05, "predicted: dies", ha="right", color=ORANGE)
+    figure = Figure(figsize=(12, 4.6), layout="constrained")
+    plane, race = figure.subplots(1, 2)
+    line = sorted({(row["share"], row["least_bonus"]) for row in rows})
+    plane.plot(*zip(*line), color=GREY, linewidth=2, label="least bonus of the inequality")
     for grew, color, marker, label in ((True, BLUE, "^", "grew"), (False, ORANGE, "v", "fell")):
-        some = [row for row in rows if row["observed"] == grew]
         for hit in (True, False):
-            these = [row for row in some if (row["predicted"] == row["observed"]) == hit]
-            axes.scatter(
-                [row["least_bonus"] for row in these],
+            these = [
+                row
+                for row in rows
+                if row["grew"] == grew and (row["first_order"] == row["grew"]) == hit
+            ]
+            plane.scatter(
+                [row["share"] for row in these],
                 [row["bonus"] for row in these],
-                s=70,
+                s=60,
                 marker=marker,
                 facecolor=color if hit else "white",
                 edgecolor=color,
-                label=f"{label}, {'as predicted' if hit else 'against the prediction'} ({len(these)})",
+                label=f"{label}, {'as predicted' if hit else 'against it'} ({len(these)})",
             )
-    axes.set(xlabel="least bonus b* measured before training", ylabel="bonus b of the run")
-    axes.set(xlim=(low, high), ylim=(low, high))
-    figure.legend(fontsize=9, loc="outside lower center", ncols=2)
+    plane.set(title="Did zooming grow?", xlabel="share of legible details")
+    plane.set(ylabel="bonus for a right answer with a zoom")
+    plane.legend(fontsize=9)
+    for group, face in (("sweep", "white"), ("fresh", BLUE)):
+        these = [row for row in rows if row["group"] == group and "expected" in row]
+        race.scatter(
+            [row["expected"] for row in these],
+            [row["after"] for row in these],
+            facecolor=face,
+            edgecolor=BLUE,
+            label=f"{'fitted to' if group == 'sweep' else 'fresh'} ({len(these)})",
+        )
+    race.plot([0, 1], [0, 1], color=GREY, linewidth=1.5)
+    race.set(title="Call rate at the end", xlabel="expected by the race", ylabel="observed")
+    race.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
+    race.legend(fontsize=9)
+    for axes in (plane, race):
+        axes.grid(alpha=0.3)
     return figure
 
 

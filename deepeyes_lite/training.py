@@ -21,6 +21,7 @@ from deepeyes_lite import prompts
 from deepeyes_lite.data import FEATURES, tiny_world
 from deepeyes_lite.doctor import precision
 from deepeyes_lite.environment import NoTool, ZoomEnvironment
+from deepeyes_lite.files import whole
 from deepeyes_lite.history import CollapseAlarm, History, Progress, read_history, write_history
 from deepeyes_lite.policies import MAX_NEW_TOKENS
 from deepeyes_lite.rewards import Arm, arm
@@ -217,9 +218,8 @@ def train(config: RunConfig, out: str | Path) -> Path:
     write_history(rows, path)
     print("training in {} ({}), from step {} to {}".format(*precision(), done, config.steps))
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    # Saved aside and renamed: the adapter's folder stands for "this run is done".
-    trainer.model.save_pretrained(out / "adapter.tmp")
-    os.replace(out / "adapter.tmp", adapter)
+    with whole(adapter) as aside:  # the adapter's folder stands for "this run is done"
+        trainer.model.save_pretrained(aside)
     return out
 
 
@@ -241,9 +241,8 @@ def claim(out: Path, config: dict) -> None:
                 f"{out} holds another run ({found}); choose another folder or delete it"
             )
         return
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(config, indent=2) + "\n")
-    os.replace(temporary, path)
+    with whole(path) as aside:
+        aside.write_text(json.dumps(config, indent=2) + "\n")
 
 
 def read_config(out: str | Path) -> RunConfig:

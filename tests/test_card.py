@@ -7,11 +7,13 @@ import pytest
 
 from deepeyes_lite.data import tiny_world
 from deepeyes_lite.evaluation import average, share
+from deepeyes_lite.policies import ScriptedPolicy
 from deepeyes_lite.tinyworld import card
-from deepeyes_lite.tinyworld.card import MARK, _name, _pointed_iou, _target_crop, measure, table
+from deepeyes_lite.tinyworld.card import MARK, _name, _target_crop, grounding, measure, table
 from deepeyes_lite.tinyworld.lessons import readable
+from deepeyes_lite.tinyworld.questions import KINDS
 from deepeyes_lite.tinyworld.scenes import draw_scene
-from deepeyes_lite.trajectories import Trajectory
+from deepeyes_lite.trajectories import Trajectory, Turn
 
 FIGURES = {
     "scenes": 4,
@@ -29,6 +31,7 @@ FIGURES = {
         },
         "call_iou": average([]),
     },
+    "kinds": {kind: dict.fromkeys(("view", "shown", "rollout"), share(1, 2)) for kind in KINDS},
 }
 
 
@@ -73,10 +76,22 @@ def test_the_crop_to_be_read_shows_the_letter(rows):
     ],
 )
 def test_the_box_in_an_answer_is_compared_with_the_target(rows, answer, expected):
-    trajectory = Trajectory(
+    episode = Trajectory(
         sample={"boxes_px": [[96, 96, 192, 192]]}, images=[rows[0]["image"]], answer=answer
     )
-    assert _pointed_iou(trajectory) == pytest.approx(expected)
+    episode.turns = [Turn("")]
+    episode.turns[0].boxes_px = card._pointed(episode)
+    assert (episode.best_iou or 0.0) == pytest.approx(expected)
+
+
+def test_grounding_is_asked_in_one_turn_and_judged_by_overlap(rows, processor):
+    x1, y1, x2, y2 = (round(v / 0.384) for v in rows[0]["boxes_px"][0])
+    said = f"<think>I can see it.</think><answer>{[x1, y1, x2, y2]}</answer>"
+    good, bad = grounding(
+        rows[:2], ScriptedPolicy(processor, {"validation-0": [said], "validation-1": [said]})
+    )
+    assert good.correct and good.best_iou > 0.9 and len(good.turns) == 1
+    assert bad.correct == (bad.best_iou > 0.5)
 
 
 def test_random_weights_can_be_measured(random_eyes):
@@ -88,13 +103,14 @@ def test_random_weights_can_be_measured(random_eyes):
     assert figures["crop_reading"]["mean"] == 0.0 and math.isnan(
         figures["rollout"]["call_iou"]["mean"]
     )
-    assert len(table(figures).splitlines()) == 2 + 7 + 9
+    assert len(table(figures).splitlines()) == 2 + 7 + 9 + 3 + len(KINDS)
 
 
 def test_the_table_has_value_interval_and_count():
     lines = table(FIGURES).splitlines()
     assert "| reads the letter in the target's crop | 0.750 | 0.301 – 0.954 | 4 |" in lines
-    assert len({line.count("|") for line in lines}) == 1
+    assert len({line.count("|") for line in lines[:18]}) == 1
+    assert "| chart | 50 % [9, 91] | 50 % [9, 91] | 50 % [9, 91] | 2 |" in lines
 
 
 def test_the_card_goes_between_the_marks_of_the_readme(tmp_path, monkeypatch):

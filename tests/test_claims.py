@@ -78,11 +78,17 @@ def records(tmp_path):
     for share, after in (("0.1", 0.9), ("0.9", 0.1)):
         config = {"arm": "conditional", "seed": 0, "legible_share": float(share), "bonus": 0.0}
         make(tmp_path, f"sweep-{share}-0.0", {}, lambda step, after=after: after, config=config)
-    shares = {
-        "0.1": {"p_zoom": {"mean": 0.4}, "p_direct": {"mean": 0.2}, "call_rate": {"mean": 0.3}},
-        "0.9": {"p_zoom": {"mean": 0.4}, "p_direct": {"mean": 0.8}, "call_rate": {"mean": 0.3}},
+    for share, after in ((0.2, 0.9), (0.85, 0.8)):
+        config = {"arm": "conditional", "seed": 1, "legible_share": share, "bonus": 0.0}
+        make(tmp_path, f"fresh-{share}-0.0", {}, lambda step, after=after: after, config=config)
+    base = {
+        **dict.fromkeys(("call_rate_legible", "call_rate_illegible"), {"mean": 0.3}),
+        "p_zoom_legible": {"mean": 0.4},
+        "p_direct_legible": {"mean": 0.9},
+        "p_zoom_illegible": {"mean": 0.4},
+        "p_direct_illegible": {"mean": 0.1},
     }
-    (tmp_path / "sweep-base.json").write_text(json.dumps(shares))
+    (tmp_path / "sweep-base.json").write_text(json.dumps(base))
     return tmp_path
 
 
@@ -90,7 +96,7 @@ def test_every_claim_is_in_the_ledger_once():
     ids = [claim.id for claim in CLAIMS]
     assert len(set(ids)) == len(ids)
     found = {id.rstrip("abc") for id in ids}
-    assert found == {f"C{n}" for n in range(1, 12)}
+    assert found == {"P1", "P2", *(f"C{n}" for n in range(1, 12))}
 
 
 def test_the_ledger_says_what_the_records_hold(records):
@@ -105,7 +111,8 @@ def test_the_ledger_says_what_the_records_hold(records):
     assert (rows["C1"]["n"], rows["C1"]["seeds"]) == (N // 2, 3)
     assert rows["C1"]["low"] < rows["C1"]["effect"] < rows["C1"]["high"]
     assert rows["C2"]["effect"] == 1.0
-    assert rows["C11"]["hits"] == 2
+    assert rows["C11a"]["hits"] == 2
+    assert (rows["C11b"]["n"], rows["C11c"]["n"]) == (2, 2)
     text = table(list(rows.values()))
     assert text.count("\n") == len(CLAIMS) + 1 and "not measured" in text
     assert json.loads(json.dumps(list(rows.values()))) == list(rows.values())
@@ -115,25 +122,41 @@ def test_predictions_compare_the_bonus_with_the_line(records):
     found = {name: Record(records / name) for name in ("sweep-0.1-0.0", "sweep-0.9-0.0")}
     base = json.loads((records / "sweep-base.json").read_text())
     low, high = predictions(found, base)
-    assert low["least_bonus"] == pytest.approx(-0.4) and high["least_bonus"] == pytest.approx(0.8)
-    assert low["predicted"] and low["observed"] and not high["predicted"] and not high["observed"]
+    assert low["least_bonus"] == pytest.approx(-0.44) and high["least_bonus"] == pytest.approx(0.84)
+    assert low["first_order"] and low["grew"] and not high["first_order"] and not high["grew"]
+    assert low["by_group"] and low["race"] and low["expected"] > low["before"] == pytest.approx(0.3)
+    assert predictions(found, {}) == predictions({}, base) == []
+
+
+def test_the_race_is_fitted_to_the_sweep_alone(records):
+    found, base = load_records(records), load_sweep_base(records)
+    rows = {(row["group"], row["share"]): row for row in predictions(found, base)}
+    (found["fresh-0.85-0.0"].folder / "history.csv").write_text("")
+    found = load_records(records)
+    del found["fresh-0.85-0.0"]
+    for row in predictions(found, base):
+        assert row == rows[row["group"], row["share"]]
+
+
+def test_a_folder_without_records_overwrites_no_ledger(tmp_path, capsys):
+    out = tmp_path / "claims.json"
+    out.write_text("kept")
+    assert main(["claims", "--records", str(tmp_path / "none"), "--out", str(out)]) == 1
+    assert "make them with `study`" in capsys.readouterr().err and out.read_text() == "kept"
 
 
 def test_a_record_belongs_to_a_group_by_its_configuration(tmp_path):
     for config, group in (
         ({"arm": "none"}, "none"),
         ({"arm": "none", "bonus": None, "data": ""}, "none"),
-        ({"arm": "conditional", "bonus": 0.0}, "sweep"),
+        ({"arm": "conditional", "bonus": 0.0, "seed": 0}, "sweep"),
+        ({"arm": "conditional", "bonus": 0.0, "seed": 1}, "fresh"),
         ({"arm": "conditional", "data": "runs/study/data/both"}, "data-both"),
     ):
         folder = tmp_path / str(len(list(tmp_path.iterdir())))
         folder.mkdir()
         (folder / "config.json").write_text(json.dumps(config))
         assert Record(folder).group == group
-
-
-def test_an_empty_folder_has_nothing_measured(tmp_path):
-    assert {row["verdict"] for row in ledger(tmp_path)} == {"not measured"}
 
 
 def test_a_broken_record_is_not_taken_for_a_missing_one(records):
@@ -204,14 +227,17 @@ def test_arms_are_told_apart_without_colour(records):
 
 def test_the_phase_diagram_counts_hits_and_misses(records):
     found = predictions(load_records(records), load_sweep_base(records))
-    missed = {**found[0], "observed": not found[0]["observed"]}
-    labels = [text.get_text() for text in phase_diagram([*found, missed]).legends[0].get_texts()]
+    plane, race = phase_diagram(found).axes
+    labels = [text.get_text() for text in plane.get_legend().get_texts()]
     assert labels == [
-        "grew, as predicted (1)",
-        "grew, against the prediction (0)",
+        "least bonus of the inequality",
+        "grew, as predicted (2)",
+        "grew, against it (1)",
         "fell, as predicted (1)",
-        "fell, against the prediction (1)",
+        "fell, against it (0)",
     ]
+    labels = [text.get_text() for text in race.get_legend().get_texts()]
+    assert labels == ["fitted to (2)", "fresh (2)"]
 
 
 def test_the_forest_has_a_line_for_every_measured_claim(records):

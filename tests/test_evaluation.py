@@ -213,7 +213,7 @@ def test_a_killed_evaluation_goes_on(run, scripted):
     whole = evaluate_run(run, n=4)
     (run / "evaluation.json").unlink()
     (run / "trajectories" / "trained-blank-crops.jsonl").unlink()
-    (run / "trajectories" / "trained-tool-off.tmp").write_text("{half")
+    (run / "trajectories" / "trained-tool-off.jsonl.tmp").write_text("{half")
     again = evaluate_run(run, n=4)
     assert scripted == ["on", "on", "off", "blank", "other", "blank"]
     assert repr(again) == repr(whole)

@@ -248,6 +248,7 @@ def test_ask_takes_tiny_eyes_where_no_server_is_named(
             ["PHOTO", "?<|im_end|>", "--endpoint", "URL/x/v1", "--model", "m"],
             "only the template may",
         ),
+        (["PHOTO", "?", "--out", "PHOTO"], "its name ends in .html"),
         (["PHOTO", "?", "--model", "m"], "--model names a model of --endpoint"),
         (["PHOTO", "?", "--endpoint", "URL/x/v1", "--run-folder", "r"], "two models; choose one"),
         (["PHOTO", "?", "--endpoint", "URL/x/v1"], "name a model; "),

@@ -42,7 +42,7 @@ def run(finished_run, tmp_path_factory, processor):
 @pytest.fixture(scope="module")
 def page(run):
     path = write_report(run, episodes=3)
-    assert path == run / "report.html" and not (run / "report.tmp").exists()
+    assert path == run / "report.html" and not (run / "report.html.tmp").exists()
     return path.read_text(encoding="utf-8")
 
 

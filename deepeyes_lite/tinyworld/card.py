@@ -5,15 +5,18 @@ at temperature 1 with the tool, as training does it.
 """
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
-from deepeyes_lite.boxes import iou, px_from_1000
+from deepeyes_lite.boxes import Box, px_from_1000
 from deepeyes_lite.data import tiny_world
-from deepeyes_lite.evaluation import average, share, summarise
-from deepeyes_lite.policies import LocalPolicy
+from deepeyes_lite.evaluation import average, interval, share, summarise
+from deepeyes_lite.policies import LocalPolicy, Policy, ShownTargets
 from deepeyes_lite.rollout import rollout
 from deepeyes_lite.tinyworld.model import load
+from deepeyes_lite.tinyworld.questions import KINDS
 from deepeyes_lite.tools import check_box, zoom
+from deepeyes_lite.trajectories import Trajectory
 
 MARK = "<!-- measured -->"  # the table in the model's README stands between two of these
 MARGIN = 8  # px of the scene around the target in a crop that is to be read
@@ -23,18 +26,28 @@ def measure(folder: str | Path, n: int = 600) -> dict:
     """All figures of the card on ``n`` held-out scenes (split "validation"), with counts and intervals.
 
     Returns:
-        crop_reading, grounding_iou, view_reading_legible, view_reading_illegible, and ``rollout``: the
-        figures of `evaluation.summarise`.
+        crop_reading, grounding_iou, view_reading_legible, view_reading_illegible; ``rollout``: the figures
+        of `evaluation.summarise`; ``kinds``: for each kind of question the accuracy from the view, with
+        crops of the targets shown (both greedy), and in the rollout setting, on a third of the scenes.
     """
     model, processor = load(folder)
     rows = list(tiny_world("validation", n))
     skill = LocalPolicy(model, processor, tools=False, temperature=0.0)
     crops = rollout([{**row, "image": _target_crop(row)} for row in rows], skill)
-    questions = [{**row, "question": f"Where is the {_name(row)}?"} for row in rows]
-    found = [_pointed_iou(t) for t in rollout(questions, skill)]
+    found = [t.best_iou or 0.0 for t in grounding(rows, skill)]
     view = rollout(rows, skill)
     episodes = rollout(rows, LocalPolicy(model, processor), tool="on", seed=0)
     halves = {half: [t for t in view if t.sample["legible"] == half] for half in (0, 1)}
+    kinds = {}
+    for kind in KINDS:
+        some = list(tiny_world("validation", max(2, n // 3), kind=kind))
+        for name, who, tool in (
+            ("view", skill, "off"),
+            ("shown", ShownTargets(skill), "on"),
+            ("rollout", LocalPolicy(model, processor), "on"),
+        ):
+            right = [t.correct for t in rollout(some, who, tool=tool)]
+            kinds.setdefault(kind, {})[name] = share(sum(right), len(right))
     return {
         "scenes": n,
         "split": "validation",
@@ -43,7 +56,23 @@ def measure(folder: str | Path, n: int = 600) -> dict:
         "view_reading_legible": share(sum(t.correct for t in halves[1]), len(halves[1])),
         "view_reading_illegible": share(sum(t.correct for t in halves[0]), len(halves[0])),
         "rollout": summarise(episodes),
+        "kinds": kinds,
     }
+
+
+def grounding(rows: Iterable[dict], policy: Policy) -> list[Trajectory]:
+    """Asks, in a single turn, where the target of each question is.
+
+    Returns:
+        Episodes; the box that the answer names counts as a call's, so that ``best_iou`` is its IoU (None
+        where it names none). ``correct`` is IoU > 0.5, as usual in grounding.
+    """
+    questions = [{**row, "question": f"Where is the {_name(row)}?"} for row in rows]
+    episodes = rollout(questions, policy, tool="off")
+    for episode in episodes:
+        episode.turns[-1].boxes_px = _pointed(episode)
+        episode.correct = (episode.best_iou or 0.0) > 0.5
+    return episodes
 
 
 def write_card(folder: str | Path, n: int = 600) -> dict:
@@ -78,6 +107,11 @@ def table(figures: dict) -> str:
     for label, figure in rows:
         value, low, high = (f"{figure[key]:.3f}" for key in ("mean", "low", "high"))
         lines.append(f"| {label} | {value} | {low} – {high} | {figure['n']} |")
+    lines += ["", "| accuracy by kind | from the view | targets shown | rollout | n |"]
+    lines += ["|---|---|---|---|---:|"]
+    for kind, found in figures["kinds"].items():
+        cells = " | ".join(interval(found[name]) for name in ("view", "shown", "rollout"))
+        lines.append(f"| {kind} | {cells} | {found['view']['n']} |")
     return "\n".join(lines)
 
 
@@ -91,11 +125,10 @@ def _target_crop(row: dict):
     return zoom(row["image"], (x1 - MARGIN, y1 - MARGIN, x2 + MARGIN, y2 + MARGIN))[0]
 
 
-def _pointed_iou(trajectory) -> float:
-    """IoU of the box that the answer names with the target; 0 where it names none."""
+def _pointed(episode: Trajectory) -> list[Box]:
+    """The box that the answer names, in pixels of the image; empty where it names none."""
     try:
-        box_1000 = check_box(json.loads(trajectory.answer or ""))
+        box_1000 = check_box(json.loads(episode.answer or ""))
     except (ValueError, RecursionError):  # a ToolError is a ValueError
-        return 0.0
-    box_px = px_from_1000(box_1000, trajectory.images[0].size)
-    return iou(box_px, trajectory.sample["boxes_px"][0])
+        return []
+    return [px_from_1000(box_1000, episode.images[0].size)]

@@ -15,7 +15,6 @@ exactly.
 
 import csv
 import math
-import os
 import random
 import time
 from contextlib import contextmanager
@@ -31,6 +30,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerFast
 from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures
 
+from deepeyes_lite.files import whole
 from deepeyes_lite.tinyworld.lessons import (
     CELLS,
     WORLD,
@@ -395,9 +395,8 @@ def _run_stage(
                 "heads": heads.state_dict(),
                 "optimizer": None if last else optimizer.state_dict(),
             }
-            # A kill while writing must leave the last checkpoint whole: write aside, then rename.
-            torch.save(state, out / "checkpoint.tmp")
-            os.replace(out / "checkpoint.tmp", out / "checkpoint.pt")
+            with whole(out / "checkpoint.pt") as aside:
+                torch.save(state, aside)
 
 
 _LOG_COLUMNS = ["stage", "step", "loss", "color", "letter", "box_error", "short", "long", "seconds"]
