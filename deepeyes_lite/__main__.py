@@ -250,6 +250,8 @@ def ask(args) -> int:
     from deepeyes_lite.pages import episode_page, episode_text
     from deepeyes_lite.rollout import rollout as run
 
+    if args.out.suffix != ".html" or args.out.is_dir():  # it is replaced, whatever it was
+        raise ValueError(f"--out is a page, so its name ends in .html; got {str(args.out)!r}")
     sample = {"id": args.photo.name, "image": read_photo(args.photo), "question": args.question}
     policy = _served(args) if args.endpoint else _local(args, 0.0)
     (episode,) = run([sample | {"answer": ""}], policy, progress=False)

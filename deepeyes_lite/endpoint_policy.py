@@ -185,8 +185,9 @@ def written(message: dict) -> str:
             arguments = function.get("arguments")
             with suppress(ValueError, RecursionError, TypeError):  # the tool says what is wrong
                 arguments = json.loads(arguments)
-            call = json.dumps({"name": function.get("name"), "arguments": arguments})
-            text += f"<tool_call>{call}</tool_call>"
+            with suppress(RecursionError):
+                call = json.dumps({"name": function.get("name"), "arguments": arguments})
+                text += f"<tool_call>{call}</tool_call>"
     # A lone surrogate is valid in JSON, but no file can hold it.
     text = text[:MAX_REPLY_CHARS].encode("utf-8", "replace").decode()
     for token in (*prompts.RESERVED_TOKENS, prompts.TURN_END):

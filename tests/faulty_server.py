@@ -46,7 +46,7 @@ class Handler(BaseHTTPRequestHandler):
         if path == "log":
             self.send(200, {"requests": log[mode], "most": most[mode]})
         elif mode == "closed":
-            self.connection.close()
+            self.close_connection = True
         else:
             names = ["the-model"] if mode == "one" else ["a", "b"]
             self.send(200, {"data": [{"id": name} for name in names]})
@@ -59,8 +59,8 @@ class Handler(BaseHTTPRequestHandler):
             number = len(log[mode])
             flying[mode] += 1
             most[mode] = max(most[mode], flying[mode])
-        assert path == "v1/chat/completions"
         try:
+            assert path == "v1/chat/completions", self.path
             self.answer(mode, number, body)
         except (BrokenPipeError, ConnectionResetError):
             pass  # the client has had enough

@@ -204,7 +204,8 @@ def photo(tmp_path):
 def test_ask_prints_the_episode_and_writes_the_page(faulty, photo, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert (
-        main(["ask", photo, "Which letter?", "--endpoint", f"{faulty}/parsed", "--model", "m"]) == 0
+        main(["ask", photo, "Which letter?", "--endpoint", f"{faulty}/parsed/v1", "--model", "m"])
+        == 0
     )
     assert capsys.readouterr().out.splitlines() == [
         "question: Which letter?",
@@ -220,7 +221,7 @@ def test_ask_prints_the_episode_and_writes_the_page(faulty, photo, tmp_path, cap
 
 def test_ask_speaks_as_deepeyes_does(faulty, photo, tmp_path, capsys):
     out = str(tmp_path / "d.html")
-    served = ["--endpoint", f"{faulty}/deepeyes", "--model", "m", "--prompt", "deepeyes"]
+    served = ["--endpoint", f"{faulty}/deepeyes/v1", "--model", "m", "--prompt", "deepeyes"]
     assert main(["ask", photo, "?", "--out", out, *served]) == 0
     # 384 px are seen as 392: the box is asked for in pixels of the view
     assert "zoom 1: (10, 20) to (98, 196) px" in capsys.readouterr().out
@@ -247,14 +248,21 @@ def test_ask_takes_tiny_eyes_where_no_server_is_named(
     [
         (["nowhere.png", "?"], "no file 'nowhere.png'"),
         (["a-file", "?"], "'a-file' is not an image (PNG, JPEG"),
-        (["PHOTO", "?<|im_end|>", "--endpoint", "URL/x", "--model", "m"], "only the template may"),
+        (
+            ["PHOTO", "?<|im_end|>", "--endpoint", "URL/x/v1", "--model", "m"],
+            "only the template may",
+        ),
+        (["PHOTO", "?", "--out", "PHOTO"], "its name ends in .html"),
         (["PHOTO", "?", "--model", "m"], "--model names a model of --endpoint"),
-        (["PHOTO", "?", "--endpoint", "URL/x", "--run-folder", "r"], "two models; choose one"),
-        (["PHOTO", "?", "--endpoint", "URL/x"], "name a model; "),
+        (["PHOTO", "?", "--endpoint", "URL/x/v1", "--run-folder", "r"], "two models; choose one"),
+        (["PHOTO", "?", "--endpoint", "URL/x/v1"], "name a model; "),
         (["PHOTO", "?", "--endpoint", "localhost:1"], "address is like http://localhost:8000/v1"),
-        (["PHOTO", "?", "--endpoint", "URL/locked", "--model", "m"], "refuses the key"),
-        (["PHOTO", "?", "--endpoint", "URL/other-model", "--model", "m"], "does not serve 'm'"),
-        (["PHOTO", "?", "--endpoint", "URL/x", "--model", "m", "--frame", "px"], "frame must be"),
+        (["PHOTO", "?", "--endpoint", "URL/locked/v1", "--model", "m"], "refuses the key"),
+        (["PHOTO", "?", "--endpoint", "URL/other-model/v1", "--model", "m"], "does not serve 'm'"),
+        (
+            ["PHOTO", "?", "--endpoint", "URL/x/v1", "--model", "m", "--frame", "px"],
+            "frame must be",
+        ),
     ],
 )
 def test_asking_wrongly_is_one_line(
@@ -269,14 +277,22 @@ def test_asking_wrongly_is_one_line(
 
 
 def test_an_episode_that_the_server_ended_is_shown_and_fails(faulty, photo, tmp_path, capsys):
-    served = ["--endpoint", f"{faulty}/short", "--model", "m"]
+    served = ["--endpoint", f"{faulty}/short/v1", "--model", "m"]
     assert main(["ask", photo, "?", "--out", str(tmp_path / "p.html"), *served]) == 1
     assert "the conversation is too long for m" in capsys.readouterr().out
 
 
 def test_rollout_of_a_served_model_goes_on_and_mixes_no_two(faulty, tmp_path, capsys):
     path = tmp_path / "episodes.jsonl"
-    arguments = ["rollout", "--out", str(path), "--samples", "3", "--endpoint", f"{faulty}/parsed"]
+    arguments = [
+        "rollout",
+        "--out",
+        str(path),
+        "--samples",
+        "3",
+        "--endpoint",
+        f"{faulty}/parsed/v1",
+    ]
     assert main([*arguments, "--model", "m"]) == 0
     assert capsys.readouterr().out == f"0 of 3 right, 3 with a zoom: {path}\n"
     first = path.read_text()
