@@ -82,7 +82,7 @@ def load(
     processor = load_processor(name, max_pixels)
     # Cut up among processes, the weights are placed by accelerate.
     sharded = any(os.environ.get(f"ACCELERATE_USE_{n}") == "true" for n in ("FSDP", "DEEPSPEED"))
-    place = {"device_map": {"": device()}} if device().type == "cuda" and not sharded else {}
+    place = {"device_map": {"": device().index}} if device().type == "cuda" and not sharded else {}
     if quantise:
         place["quantization_config"] = four_bits(dtype)
     model = AutoModelForImageTextToText.from_pretrained(name, dtype=dtype, **place)

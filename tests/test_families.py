@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from test_rollout import trl_episode
 from trl.chat_template_utils import is_chat_template_prefix_preserving, supports_tool_calling
 
-from deepeyes_lite import prompts, training
+from deepeyes_lite import loading, prompts, training
 from deepeyes_lite.history import History, read_history
 from deepeyes_lite.loading import load, load_processor
 from deepeyes_lite.models import LORA_TARGETS, spec_of
@@ -313,6 +313,20 @@ def test_names_that_lead_nowhere_say_so(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ValueError, match="Qwen/Qwen0-VL is neither a folder with a model nor"):
         load_processor("Qwen/Qwen0-VL")
+
+
+def test_every_process_loads_onto_its_own_gpu(folder, monkeypatch):
+    asked = {}
+    whole = loading.AutoModelForImageTextToText
+    monkeypatch.setattr(whole, "from_pretrained", lambda name, **kwargs: asked.update(kwargs))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    load(folder, precision="bf16")
+    assert asked == {"dtype": torch.bfloat16, "device_map": {"": 1}}
+    asked.clear()
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")  # accelerate places what it cuts up
+    load(folder, precision="bf16")
+    assert asked == {"dtype": torch.bfloat16}
 
 
 def test_four_bits_without_bitsandbytes_say_what_to_install(folder, monkeypatch):
