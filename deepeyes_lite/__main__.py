@@ -23,7 +23,13 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _quiet() -> None:
-    """Keep the libraries' notes to developers off the screen of somebody who runs a command."""
+    """Keep the libraries' notes to developers off the screen of somebody who runs a command.
+
+    And let a console that lacks a letter, such as those of Windows, show a question mark.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -312,7 +318,7 @@ def select(args) -> None:
     dataset = selection.tool_benefit(dataset, surely, args.seed, args.out / "tool_benefit.jsonl")
     selection.kept(dataset).save_to_disk(args.out / "selected")
     found = selection.report(dataset)
-    (args.out / "report.json").write_text(json.dumps(found, indent=2) + "\n")
+    (args.out / "report.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     (args.out / "pass_rates.png").write_bytes(png(pass_rate_bars(dataset["pass_rate"])))
     print(selection.table(found))
     print(f"the questions that are kept: {args.out / 'selected'}")
@@ -357,7 +363,7 @@ def claims(args) -> None:
 
     rows = ledger(args.records)
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(rows, indent=2) + "\n")
+    args.out.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
     print(table(rows))
     for path in write_figures(args.records, rows, args.out.parent / "figures"):
         print(f"figure: {path}")

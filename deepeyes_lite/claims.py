@@ -33,7 +33,7 @@ class Record:
 
     @cached_property
     def config(self) -> dict:
-        return json.loads((self.folder / "config.json").read_text())
+        return json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
 
     @property
     def group(self) -> str:
@@ -70,7 +70,7 @@ class Record:
         base = self.folder.parent / "base-transfer.csv"
         for path in (self.folder / "episodes.csv", self.folder / "transfer.csv", base):
             if path.exists():
-                with path.open(newline="") as file:
+                with path.open(encoding="utf-8", newline="") as file:
                     rows += csv.DictReader(file)
         return rows
 
@@ -89,7 +89,7 @@ def load_records(folder: str | Path) -> dict[str, Record]:
 def load_sweep_base(folder: str | Path) -> dict:
     """What C11 predicts from, by share of legible details; empty if it was not measured."""
     path = Path(folder) / "sweep-base.json"
-    return json.loads(path.read_text()) if path.exists() else {}
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def clustered(differences: Iterable[np.ndarray], seed: int = 0) -> dict:

@@ -125,8 +125,8 @@ def check_cores() -> Check:
 def _container_memory(cgroup: Path) -> float:
     """Bytes that the container may still use; infinite outside of one (cgroup v2)."""
     try:
-        limit = int((cgroup / "memory.max").read_text())
-        return limit - int((cgroup / "memory.current").read_text())
+        limit = int((cgroup / "memory.max").read_text(encoding="utf-8"))
+        return limit - int((cgroup / "memory.current").read_text(encoding="utf-8"))
     except (OSError, ValueError):  # no such file, or "max"
         return float("inf")
 

@@ -175,13 +175,13 @@ def evaluate_run(out: str | Path, n: int = 300, seed: int = 0) -> dict:
     }
     write_episodes(episodes, out / "episodes.csv")
     with whole(out / "evaluation.json") as aside:
-        aside.write_text(json.dumps(report, indent=2) + "\n")
+        aside.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     return report
 
 
 def write_episodes(episodes: dict[str, list[Trajectory]], path: Path) -> None:
     """A line an episode in ``EPISODE_COLUMNS``: what another run can be paired with later."""
-    with path.open("w", newline="") as file:
+    with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(EPISODE_COLUMNS)
         for name, found in episodes.items():
@@ -226,7 +226,7 @@ def seeds_table(folder: str | Path) -> str:
         "|---|---|---|---|---|---|---|---|---|---|---:|",
     ]
     for run in sorted(Path(folder).glob("seed-*")):
-        conditions = json.loads((run / "evaluation.json").read_text())["conditions"]
+        conditions = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))["conditions"]
         base, trained = conditions["base"], conditions["trained"]
         cells = [interval(figures["accuracy_illegible"]) for figures in conditions.values()]
         cells += [interval(base["accuracy"]), interval(trained["accuracy"])]

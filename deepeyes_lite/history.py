@@ -163,7 +163,7 @@ def write_history(rows: list[dict], path: Path, append: bool = False) -> None:
     new = not append or not path.exists()
     with (
         nullcontext(path) if append else whole(path) as target,
-        target.open("a" if append else "w", newline="") as file,
+        target.open("a" if append else "w", encoding="utf-8", newline="") as file,
     ):
         writer = csv.DictWriter(file, HISTORY_COLUMNS)
         if new:
@@ -176,7 +176,7 @@ def write_history(rows: list[dict], path: Path, append: bool = False) -> None:
 
 def read_history(path: str | Path) -> list[dict]:
     """Rows of a ``history.csv``, as numbers; a last line cut short by a kill is left out."""
-    with Path(path).open(newline="") as file:
+    with Path(path).open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(line for line in file if line.endswith("\n")))
     return [
         {k: int(v) if k in ("step", "n_zoom", "n_direct") else float(v) for k, v in row.items()}

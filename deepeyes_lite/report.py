@@ -21,7 +21,7 @@ def write_report(out: str | Path, episodes: int = 6) -> Path:
     out = Path(out)
     if not (out / "evaluation.json").exists():
         raise FileNotFoundError(f"no evaluation.json in {out}; run `evaluate --out {out}` first")
-    report = json.loads((out / "evaluation.json").read_text())
+    report = json.loads((out / "evaluation.json").read_text(encoding="utf-8"))
     config = read_config(out)
     history = read_history(out / "history.csv")
     dataset = held_out(report["samples"], config.legible_share)
@@ -62,7 +62,7 @@ def write_report(out: str | Path, episodes: int = 6) -> Path:
             f"<div class=pair>{_figure(before[i], 'Before', crops)}{_figure(after[i], 'After', crops)}</div>"
         )
     parts.append(
-        f"<h2>Configuration</h2><pre>{html.escape((out / 'config.json').read_text())}</pre>"
+        f"<h2>Configuration</h2><pre>{html.escape((out / 'config.json').read_text(encoding='utf-8'))}</pre>"
     )
     with whole(out / "report.html") as aside:
         aside.write_text("\n".join(parts), encoding="utf-8")

@@ -146,7 +146,7 @@ def record(folder: Path, to: Path, run: Run) -> None:
         aside.mkdir()
         for name in run.files:
             shutil.copy(folder / name, aside / name)
-        (aside / "commit.txt").write_text(commit() + "\n")
+        (aside / "commit.txt").write_text(commit() + "\n", encoding="utf-8")
 
 
 def commit() -> str:
@@ -190,7 +190,7 @@ def sweep_base(base: RunConfig, path: Path, samples: int) -> None:
         return
     found = summarise(rollout(held_out(2 * samples), LocalPolicy(*load(base.model))))
     with whole(path) as aside:
-        aside.write_text(json.dumps(found, indent=2) + "\n")
+        aside.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 
 
 def prepare(base: RunConfig, out: Path, n: int = 1000) -> None:

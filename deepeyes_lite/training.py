@@ -205,7 +205,7 @@ def claim(out: Path, config: dict) -> None:
     path = out / "config.json"
     if path.exists():
         try:
-            found = json.loads(path.read_text())
+            found = json.loads(path.read_text(encoding="utf-8"))
         except ValueError:
             found = None
         if found != config:
@@ -214,7 +214,7 @@ def claim(out: Path, config: dict) -> None:
             )
         return
     with whole(path) as aside:
-        aside.write_text(json.dumps(config, indent=2) + "\n")
+        aside.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def read_config(out: str | Path) -> RunConfig:
@@ -226,7 +226,7 @@ def read_config(out: str | Path) -> RunConfig:
     path = Path(out) / "config.json"
     if not path.exists():
         raise FileNotFoundError(f"no config.json in {out}; start a run with `train --out {out}`")
-    return RunConfig(**json.loads(path.read_text()))
+    return RunConfig(**json.loads(path.read_text(encoding="utf-8")))
 
 
 def load_trained(out: str | Path):

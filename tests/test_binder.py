@@ -3,9 +3,11 @@
 ``python -m pytest tests/test_binder.py -rP`` prints the table of peaks.
 """
 
+import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -28,8 +30,13 @@ def run(command: list, limit: float) -> tuple[int, float, str]:
 
     A limit of the address space would say nothing: torch maps several times what it uses.
     """
+    said = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
     process = subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=said,
+        stderr=subprocess.STDOUT,
     )
     main, peak = psutil.Process(process.pid), 0
     while process.poll() is None:
@@ -45,9 +52,10 @@ def run(command: list, limit: float) -> tuple[int, float, str]:
             for member in family:
                 with suppress(psutil.Error):
                     member.kill()
-            process.communicate()
+            process.wait()
             return -1, peak, f"more than {limit / 1e9:g} GB"
-    return process.returncode, peak, process.communicate()[0][-2000:]
+    said.seek(0)
+    return process.returncode, peak, said.read()[-2000:]
 
 
 @pytest.fixture(scope="module")

@@ -79,7 +79,7 @@ def write_card(folder: str | Path, n: int = 600) -> dict:
     """Measure; write ``card.json`` into the model's folder and the table into its README."""
     folder = Path(folder)
     figures = measure(folder, n)
-    (folder / "card.json").write_text(json.dumps(figures, indent=2) + "\n")
+    (folder / "card.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     readme = folder / "README.md"
     if readme.exists() and MARK in readme.read_text(encoding="utf-8"):
         before, _, after = readme.read_text(encoding="utf-8").split(MARK)

@@ -378,7 +378,7 @@ _LOG_COLUMNS = ["stage", "step", "loss", "color", "letter", "box_error", "short"
 def _log(out: Path, row: dict) -> None:
     path = out / "pretrain.csv"
     new = not path.exists()
-    with path.open("a", newline="") as file:
+    with path.open("a", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, _LOG_COLUMNS)
         if new:
             writer.writeheader()
@@ -396,7 +396,7 @@ def _load_checkpoint(out: Path, identity: dict) -> dict | None:
         raise ValueError(f"{path} belongs to another plan, {state['identity']}; use another folder")
     if log.exists():
         names = [stage["name"] for stage in identity["plan"]]
-        with log.open(newline="") as file:
+        with log.open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
         log.unlink()
         for row in rows:
