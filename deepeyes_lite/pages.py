@@ -118,7 +118,9 @@ def picture(trajectory: Trajectory, turns: int | None = None, width: int = 420) 
     shapes = [_rectangle(box, GREEN, 'stroke-dasharray="7 5"') for box in targets_px]
     size = image.width / 24
     for number, box in enumerate(boxes_px, 1):
-        x, y = box[0] + size / 4, max(box[1] - size / 4, size)
+        # Above the box and below it in turn, so that the names of nested boxes do not meet.
+        above, below = max(box[1] - size / 4, size), min(box[3] + size, image.height - size / 4)
+        x, y = box[0] + size / 4, above if number % 2 else below
         shapes.append(_rectangle(box, ORANGE, ""))
         shapes.append(
             f'<text x="{x:.1f}" y="{y:.1f}" font-size="{size:.1f}" font-weight="bold" fill="white" '

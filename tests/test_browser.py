@@ -31,6 +31,7 @@ CHROMIUM = (
 )
 DRIVER = shutil.which("chromedriver")
 PATIENCE = 600  # seconds for a kernel that imports torch on a busy machine
+STEP = 120  # seconds for a widget to answer there
 
 pytestmark = [
     pytest.mark.slow,
@@ -174,13 +175,13 @@ def lab(browser, tmp_path_factory):
         wait(browser, lambda: browser.execute_script("return !!window.jupyterapp"))
         wait(browser, lambda: len(browser.find_elements(By.CSS_SELECTOR, ".jp-CodeCell")) == 5)
         kernel = "return document.querySelector('.jp-Notebook-ExecutionIndicator')?.dataset.status"
-        wait(browser, lambda: browser.execute_script(kernel) == "idle")
+        wait(browser, lambda: browser.execute_script(kernel) == "idle", PATIENCE)
         browser.execute_script("window.jupyterapp.commands.execute('notebook:run-all-cells')")
-        wait(browser, lambda: len(outputs(browser)) == 4 and scenes_shown(browser))
+        wait(browser, lambda: len(outputs(browser)) == 4 and scenes_shown(browser), PATIENCE)
         yield browser
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(STEP)
 
 
 @pytest.fixture(scope="module")
@@ -192,15 +193,19 @@ def voila(browser, tmp_path_factory):
     try:
         reachable(f"{address}/static/favicon.ico", process, folder / "log.txt")
         browser.get(address)
-        wait(browser, lambda: len(browser.find_elements(By.CSS_SELECTOR, ".eyes-frame")) == 1)
-        wait(browser, lambda: "24 of 24 episodes" in shown(browser))
+        wait(
+            browser,
+            lambda: len(browser.find_elements(By.CSS_SELECTOR, ".eyes-frame")) == 1,
+            PATIENCE,
+        )
+        wait(browser, lambda: "24 of 24 episodes" in shown(browser), PATIENCE)
         yield browser
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(STEP)
 
 
-def wait(browser, condition, seconds=PATIENCE):
+def wait(browser, condition, seconds=STEP):
     def holds(_):
         try:
             return condition()
@@ -243,7 +248,7 @@ def press(browser, area, name, *keys):
     browser.execute_script("arguments[0].scrollIntoView({block: 'center'});", control)
     browser.execute_script("arguments[0].focus();", control)
     assert browser.switch_to.active_element == control
-    ActionChains(browser).send_keys(*keys).perform()
+    control.send_keys(*keys)
     return control
 
 
@@ -292,7 +297,7 @@ def zoom_by_hand(browser, area):
         ]
 
     wait(browser, lambda: all(abs(a - b) <= 8 for a, b in zip(box(), (250, 250, 500, 750))))
-    press(browser, area, "right", Keys.CONTROL, "a", Keys.NULL, "400", Keys.ENTER)
+    press(browser, area, "right", Keys.CONTROL + "a" + Keys.NULL + "400", Keys.ENTER)
     shape = area.find_element(By.CSS_SELECTOR, ".eyes-box")
     wait(browser, lambda: abs(float(shape.value_of_css_property("width")[:-2]) - 58) < 6)
     press(browser, area, "Zoom", Keys.ENTER)
@@ -333,7 +338,7 @@ def test_trajectory_viewer_filter_step_and_compare(lab):
 
 def test_trajectory_viewer_shows_hostile_text_as_text(lab):
     area = outputs(lab)[1]
-    press(lab, area, "contains", Keys.CONTROL, "a", Keys.NULL, Keys.BACKSPACE)
+    press(lab, area, "contains", Keys.CONTROL + "a" + Keys.NULL + Keys.BACKSPACE)
     Select(named(area, "answer")).select_by_visible_text("any")
     wait(lab, lambda: "28 of 28 episodes" in shown(area))
     press(lab, area, "episodes", Keys.END, Keys.ARROW_UP, Keys.ARROW_UP)
