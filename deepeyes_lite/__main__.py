@@ -160,8 +160,8 @@ def _add_endpoint(sub: argparse.ArgumentParser) -> None:
 
 
 def _served(args):
-    from deepeyes_lite.endpoint import Endpoint
-    from deepeyes_lite.endpoint_policy import MAX_PIXELS, EndpointPolicy
+    from deepeyes_lite.realworld.endpoint import Endpoint
+    from deepeyes_lite.realworld.endpoint_policy import MAX_PIXELS, EndpointPolicy
 
     if args.run_folder:
         raise ValueError("--run-folder and --endpoint are two models; choose one")
@@ -216,7 +216,7 @@ def demo(args) -> None:
 
 
 def merge(args) -> None:
-    from deepeyes_lite.publishing import merge as run
+    from deepeyes_lite.realworld.publishing import merge as run
 
     print(f"merged: {run(args.out, args.to)}")
 
@@ -273,7 +273,7 @@ def ask(args) -> int:
 
 def data(args) -> None:
     from deepeyes_lite.folder import summary
-    from deepeyes_lite.public import write
+    from deepeyes_lite.realworld.public import write
 
     dataset, errors = write(args.name, args.out, args.source, args.limit)
     for line in summary(errors):
@@ -283,7 +283,7 @@ def data(args) -> None:
 
 def export(args) -> None:
     from deepeyes_lite.data import load
-    from deepeyes_lite.verl import export as run
+    from deepeyes_lite.realworld.verl import export as run
 
     print(f"{run(load(args.data), args.out)} rows: {args.out}")
 
@@ -325,10 +325,10 @@ def select(args) -> None:
 
 
 def benchmark(args) -> None:
-    from deepeyes_lite import benchmarks
     from deepeyes_lite.data import load as load_data
     from deepeyes_lite.loading import load
     from deepeyes_lite.policies import LocalPolicy
+    from deepeyes_lite.realworld import benchmarks
     from deepeyes_lite.training import RunConfig, claim, load_trained
 
     if args.temperature is None:
@@ -383,14 +383,14 @@ def card(args) -> None:
 
 
 def grade(args) -> int:
-    from deepeyes_lite.grading import main as run
+    from deepeyes_lite.grading.marks import main as run
 
     return run(args.paths, args.csv, args.seconds, args.memory)
 
 
 def doctor(args) -> int:
     if args.gpu:
-        from deepeyes_lite.smoke import report, smoke
+        from deepeyes_lite.realworld.smoke import report, smoke
 
         print(report(smoke(args.preset)))
         return 0

@@ -90,7 +90,9 @@ def build_trainer(config: RunConfig, out: Path, stock: bool = False) -> GRPOTrai
     )
     dataset = training_set(config, spec.suffix[weights.tool])
     if config.cold_start:
-        from deepeyes_lite.cold_start import cold_start  # seconds of imports, for few runs
+        from deepeyes_lite.realworld.cold_start import (
+            cold_start,  # seconds of imports, for few runs
+        )
 
         shared = ("use_cpu", "bf16", "gradient_checkpointing", "seed", "dataloader_pin_memory")
         shared = {name: getattr(settings, name) for name in shared}

@@ -11,13 +11,21 @@ from PIL import Image, ImageDraw
 
 from deepeyes_lite import prompts
 from deepeyes_lite.__main__ import main
-from deepeyes_lite.benchmarks import CELLS, asked, benchmark, compare, difference, summarise, table
 from deepeyes_lite.boxes import px_to_1000
 from deepeyes_lite.choices import LETTERS, split_options, with_options
 from deepeyes_lite.data import build, encode, tiny_world
 from deepeyes_lite.policies import Policy, ScriptedPolicy
-from deepeyes_lite.published import PUBLISHED
-from deepeyes_lite.published import table as published_table
+from deepeyes_lite.realworld.benchmarks import (
+    CELLS,
+    asked,
+    benchmark,
+    compare,
+    difference,
+    summarise,
+    table,
+)
+from deepeyes_lite.realworld.published import PUBLISHED
+from deepeyes_lite.realworld.published import table as published_table
 
 COLOURS = ["red", "green", "blue", "white"]
 BOX = [8.0, 8.0, 40.0, 40.0]

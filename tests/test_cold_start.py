@@ -8,9 +8,9 @@ import torch
 from safetensors.torch import load_file
 
 from deepeyes_lite import training
-from deepeyes_lite.cold_start import collator, traces
 from deepeyes_lite.history import History
 from deepeyes_lite.presets import RunConfig
+from deepeyes_lite.realworld.cold_start import collator, traces
 from deepeyes_lite.training import train
 
 

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from deepeyes_lite.endpoint import KEY, ConversationError, Endpoint, EndpointError
+from deepeyes_lite.realworld.endpoint import KEY, ConversationError, Endpoint, EndpointError
 
 HELLO = [{"role": "user", "content": "hello"}]
 

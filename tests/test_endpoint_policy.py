@@ -16,9 +16,9 @@ from PIL import Image
 from deepeyes_lite import prompts
 from deepeyes_lite.boxes import px_to_1000, rescale, view_size
 from deepeyes_lite.data import tiny_world
-from deepeyes_lite.endpoint import Endpoint, EndpointError
-from deepeyes_lite.endpoint_policy import MAX_REPLY_CHARS, EndpointPolicy, written
 from deepeyes_lite.policies import LocalPolicy, TextReply
+from deepeyes_lite.realworld.endpoint import Endpoint, EndpointError
+from deepeyes_lite.realworld.endpoint_policy import MAX_REPLY_CHARS, EndpointPolicy, written
 from deepeyes_lite.rollout import rollout, rollout_to_file
 from deepeyes_lite.tinyworld.model import load
 from deepeyes_lite.tools import MAX_CALLS, ZoomTool, answer_call, zoom

@@ -5,8 +5,8 @@ import re
 
 import pytest
 
-from deepeyes_lite import exercises as room
-from deepeyes_lite.exercises import COURSE, attempt_of, course_notebook, judge, sources
+from deepeyes_lite.grading import exercises as room
+from deepeyes_lite.grading.exercises import COURSE, attempt_of, course_notebook, judge, sources
 
 NOTEBOOKS = sorted(COURSE.glob("*.ipynb"))
 STUB = r"def (my_\w+)\([^\n]*\n(?:    \"\"\".*?\"\"\"\n)?    # your code.*?return None"

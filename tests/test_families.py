@@ -19,8 +19,8 @@ from deepeyes_lite.loading import load, load_processor
 from deepeyes_lite.models import LORA_TARGETS, spec_of
 from deepeyes_lite.policies import LocalPolicy, Policy, ScriptedPolicy, ShownTargets
 from deepeyes_lite.presets import RunConfig
+from deepeyes_lite.realworld.shapes import SHAPES, config_of, write_random
 from deepeyes_lite.rollout import rollout
-from deepeyes_lite.shapes import SHAPES, config_of, write_random
 from deepeyes_lite.tools import ZOOM
 from deepeyes_lite.training import build_trainer, load_trained, train
 

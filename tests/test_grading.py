@@ -8,10 +8,11 @@ import time
 import psutil
 import pytest
 
-from deepeyes_lite import attempts, exercises, grading
 from deepeyes_lite.__main__ import main
-from deepeyes_lite.exercises import Exercise
-from deepeyes_lite.grading import Mark, grade
+from deepeyes_lite.grading import attempts, exercises
+from deepeyes_lite.grading import marks as grading
+from deepeyes_lite.grading.exercises import Exercise
+from deepeyes_lite.grading.marks import Mark, grade
 
 RIGHT = "return right_with_crop & ~right_from_view"
 # What learners hand in for one exercise, and what is said about it. All in one notebook: what one of

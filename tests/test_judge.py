@@ -6,8 +6,8 @@ import urllib.request
 
 import pytest
 
-from deepeyes_lite.endpoint import Endpoint, EndpointError
-from deepeyes_lite.judge import Judge, messages, read_verdict
+from deepeyes_lite.realworld.endpoint import Endpoint, EndpointError
+from deepeyes_lite.realworld.judge import Judge, messages, read_verdict
 from deepeyes_lite.verifiers import MAX_ANSWER_CHARS
 
 QUESTION = "What colour is the helmet?"

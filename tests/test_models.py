@@ -25,7 +25,7 @@ from deepeyes_lite.models import (
     tool_of,
     view_of,
 )
-from deepeyes_lite.shapes import tokenizer_of
+from deepeyes_lite.realworld.shapes import tokenizer_of
 from deepeyes_lite.tinyworld.model import RememberingImageProcessor
 from deepeyes_lite.tools import MAX_CROP_SIDE, ZoomTool
 

@@ -11,7 +11,7 @@ from deepeyes_lite.__main__ import _config, _parser
 from deepeyes_lite.loading import StillQwen2_5VLProcessor, StillQwen3VLProcessor, ready
 from deepeyes_lite.models import completion_length, spec_of
 from deepeyes_lite.presets import PRESETS, RunConfig, options, preset
-from deepeyes_lite.shapes import SHAPES, tokenizer_of
+from deepeyes_lite.realworld.shapes import SHAPES, tokenizer_of
 from deepeyes_lite.tinyworld.model import RememberingImageProcessor
 
 GPUS = [name for name in PRESETS if name.endswith("GB")]

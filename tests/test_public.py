@@ -12,10 +12,10 @@ from datasets import Dataset, Features, Value, load_from_disk
 from datasets import Image as ImageFeature
 from PIL import Image
 
-from deepeyes_lite import public
 from deepeyes_lite.__main__ import main
 from deepeyes_lite.data import FEATURES
-from deepeyes_lite.public import SETS, write
+from deepeyes_lite.realworld import public
+from deepeyes_lite.realworld.public import SETS, write
 
 FLAG = {
     "target_object": ["flag"],

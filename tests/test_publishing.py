@@ -8,7 +8,7 @@ import torch
 from deepeyes_lite.__main__ import main
 from deepeyes_lite.evaluation import evaluate_run
 from deepeyes_lite.loading import load
-from deepeyes_lite.publishing import card, merge
+from deepeyes_lite.realworld.publishing import card, merge
 from deepeyes_lite.training import load_trained
 
 

@@ -5,9 +5,10 @@ import weakref
 import pytest
 import torch
 
-from deepeyes_lite import doctor, smoke, training
+from deepeyes_lite import doctor, training
 from deepeyes_lite.__main__ import main
-from deepeyes_lite.shapes import tokenizer_of
+from deepeyes_lite.realworld import smoke
+from deepeyes_lite.realworld.shapes import tokenizer_of
 
 
 @pytest.mark.parametrize("name", ["8GB", "24GB"])

@@ -13,9 +13,8 @@ from deepeyes_lite import prompts
 from deepeyes_lite.data import FEATURES, tiny_world
 from deepeyes_lite.folder import BadRow
 from deepeyes_lite.images import BadImage
-from deepeyes_lite.public import write
-from deepeyes_lite.tools import ZOOM
-from deepeyes_lite.verl import (
+from deepeyes_lite.realworld.public import write
+from deepeyes_lite.realworld.verl import (
     MATH_SUFFIX,
     USER_SUFFIX,
     VERL_FEATURES,
@@ -24,7 +23,8 @@ from deepeyes_lite.verl import (
     from_verl,
     to_verl,
 )
-from deepeyes_lite.verl_reward import MATH, compute_score
+from deepeyes_lite.realworld.verl_reward import MATH, compute_score
+from deepeyes_lite.tools import ZOOM
 
 CALL = "<think>?</think>" + prompts.tool_call({"bbox_2d": [100, 200, 300, 400]})
 CROP = (
@@ -237,7 +237,7 @@ def test_the_reward_finds_the_options_in_the_question():
 
 def test_the_reward_needs_no_datasets_and_no_torch():
     code = (
-        "import sys, deepeyes_lite.verl_reward\n"
+        "import sys, deepeyes_lite.realworld.verl_reward\n"
         "print({'datasets', 'torch', 'transformers', 'math_verify'} & set(sys.modules))"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 COURSE = ROOT / "notebooks"
 LARGEST = 200e6  # bytes of a notebook that is read
 SPOKEN = 2000  # characters kept of what a check says: it may repeat what an attempt gave

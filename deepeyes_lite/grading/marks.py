@@ -9,9 +9,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from deepeyes_lite.attempts import said_about
-from deepeyes_lite.exercises import Exercise, course_notebook, exercises, sources
 from deepeyes_lite.files import whole
+from deepeyes_lite.grading.attempts import said_about
+from deepeyes_lite.grading.exercises import Exercise, course_notebook, exercises, sources
 
 COLUMNS = ["file", "notebook", "exercise", "function"]
 COLUMNS += ["difficulty", "verdict", "points", "message"]

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import psutil
 
-from deepeyes_lite.exercises import ROOT, Exercise, attempt_of, given, judge
+from deepeyes_lite.grading.exercises import ROOT, Exercise, attempt_of, given, judge
 
 START = 600  # seconds until the libraries are there, on a busy machine
 
@@ -65,7 +65,7 @@ def _run(asked, cells, course, seconds: float, memory: float) -> list[str]:
         job.write_text(json.dumps(task), encoding="utf-8")
         with errors.open("wb") as stderr:
             process = subprocess.Popen(
-                [sys.executable, "-m", "deepeyes_lite.attempts", str(job), str(told)],
+                [sys.executable, "-m", "deepeyes_lite.grading.attempts", str(job), str(told)],
                 cwd=Path(place, "work"),
                 env=_environment(),
                 stdin=subprocess.DEVNULL,

@@ -18,15 +18,15 @@ import torch
 from transformers import TrainerCallback
 
 from deepeyes_lite import prompts
-from deepeyes_lite.clock import PHASES, Clock
 from deepeyes_lite.data import tiny_world
 from deepeyes_lite.doctor import precision
 from deepeyes_lite.loading import device, load
 from deepeyes_lite.models import spec_of, token_ids
 from deepeyes_lite.policies import LocalPolicy
 from deepeyes_lite.presets import RunConfig, preset
+from deepeyes_lite.realworld.clock import PHASES, Clock
+from deepeyes_lite.realworld.shapes import SHAPES, write_random
 from deepeyes_lite.rollout import rollout
-from deepeyes_lite.shapes import SHAPES, write_random
 from deepeyes_lite.tinyworld.scenes import World
 from deepeyes_lite.training import build_trainer, last_checkpoint
 

@@ -15,12 +15,12 @@ import numpy as np
 import xxhash
 from datasets import Dataset
 
-from deepeyes_lite import published
 from deepeyes_lite.boxes import iou
 from deepeyes_lite.choices import LETTERS, with_options, without_options
 from deepeyes_lite.evaluation import interval, paired, share
 from deepeyes_lite.files import whole
 from deepeyes_lite.policies import Policy
+from deepeyes_lite.realworld import published
 from deepeyes_lite.records import measure, read_record
 from deepeyes_lite.rollout import rollout
 from deepeyes_lite.trajectories import Trajectory

@@ -18,8 +18,8 @@ from deepeyes_lite.files import whole
 from deepeyes_lite.folder import BadRow, read_text
 from deepeyes_lite.images import read_image
 from deepeyes_lite.prompts import markup_in
+from deepeyes_lite.realworld.verl_reward import MATH, VISUAL, verifier_of
 from deepeyes_lite.tools import ZoomTool
-from deepeyes_lite.verl_reward import MATH, VISUAL, verifier_of
 
 VERL_FEATURES = Features(
     {

@@ -12,7 +12,7 @@ import secrets
 from pathlib import Path
 from threading import Lock
 
-from deepeyes_lite.endpoint import ConversationError, Endpoint
+from deepeyes_lite.realworld.endpoint import ConversationError, Endpoint
 from deepeyes_lite.verifiers import MAX_ANSWER_CHARS
 
 MAX_QUESTION_CHARS = 4000  # of a question and of a truth
