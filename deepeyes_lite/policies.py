@@ -5,6 +5,7 @@ The prompts and observations it writes are, token for token, those of TRL's trai
 to it.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ import torch
 from PIL import Image
 
 from deepeyes_lite import prompts
-from deepeyes_lite.boxes import Box, Size
+from deepeyes_lite.boxes import Box
 from deepeyes_lite.models import TINY_EYES, completion_length, spec_of, spoken, token_ids, tool_of
 from deepeyes_lite.tools import ZoomTool, images_and_texts
 from deepeyes_lite.trajectories import Trajectory
@@ -210,7 +211,7 @@ class ShownTargets(Policy):
         replies: list[list[int]] = []
         for trajectory in trajectories:
             left = trajectory.sample["boxes_px"][len(trajectory.turns) :]
-            replies.append(self._call(left[0], trajectory.images[0].size) if left else [])
+            replies.append(self._call(left[0], trajectory) if left else [])
         done = [i for i, ids in enumerate(replies) if not ids]
         if done:
             answers = self.policy.reply([trajectories[i] for i in done], allow_calls=False)
@@ -218,8 +219,11 @@ class ShownTargets(Policy):
                 replies[i] = ids
         return replies
 
-    def _call(self, box_px: Box, size: Size) -> list[int]:
-        box = spoken(self.processor, box_px, size)
-        call = prompts.tool_call({"bbox_2d": box, "label": "target"})
+    def _call(self, box_px: Box, trajectory: Trajectory) -> list[int]:
+        box = spoken(self.processor, box_px, trajectory.images[0].size)
+        # tiny-eyes has only ever called by the name of a thing, such as "red star" in the question.
+        names = re.findall(r"\b(?:the|an?) (\w+ \w+)", trajectory.sample["question"]) or ["target"]
+        label = names[min(len(trajectory.turns), len(names) - 1)]
+        call = prompts.tool_call({"bbox_2d": box, "label": label})
         text = f"<think>I need to zoom in.</think>{call}{prompts.TURN_END}"
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
