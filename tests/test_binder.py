@@ -38,22 +38,24 @@ def run(command: list, limit: float) -> tuple[int, float, str]:
         stdout=said,
         stderr=subprocess.STDOUT,
     )
-    main, peak = psutil.Process(process.pid), 0
-    while process.poll() is None:
-        time.sleep(0.1)
-        size, family = 0, [main]
-        with suppress(psutil.Error):
-            family += main.children(recursive=True)
-        for member in family:
+    main, family, peak = psutil.Process(process.pid), [], 0
+    try:
+        while process.poll() is None:
+            time.sleep(0.25)
+            size, family = 0, [main]
             with suppress(psutil.Error):
-                size += member.memory_info().rss
-        peak = max(peak, size)
-        if size > limit:
+                family += main.children(recursive=True)
             for member in family:
                 with suppress(psutil.Error):
-                    member.kill()
-            process.wait()
-            return -1, peak, f"more than {limit / 1e9:g} GB"
+                    size += member.memory_info().rss
+            peak = max(peak, size)
+            if size > limit:
+                return -1, peak, f"more than {limit / 1e9:g} GB"
+    finally:  # where it was too large, and where the test was stopped
+        for member in family:
+            with suppress(psutil.Error):
+                member.kill()
+        process.wait()
     said.seek(0)
     return process.returncode, peak, said.read()[-2000:]
 

@@ -112,25 +112,27 @@ def _watch(process, told: Path, token: str, seconds: float, memory: float) -> st
     """Wait for the end, or make it and give the reason. What the process has started ends with it."""
     family, reason = {psutil.Process(process.pid)}, ""
     seen, since = 0, time.monotonic()
-    while process.poll() is None and not reason:
-        time.sleep(0.1)
-        size = 0
-        for member in list(family):
+    try:
+        while process.poll() is None and not reason:
+            time.sleep(0.1)
+            size = 0
+            for member in list(family):
+                with suppress(psutil.Error):
+                    family.update(member.children(recursive=True))
+                    size += member.memory_info().rss
+            events, now = len(_events(told, token)), time.monotonic()
+            if events > seen:
+                seen, since = events, now
+            limit = seconds if seen else START
+            if now - since > limit:
+                reason = f"no end within {limit:g} s"
+            elif size > memory:
+                reason = f"more than {memory / 1e9:g} GB of memory"
+    finally:  # at Ctrl-C, too
+        for member in family:
             with suppress(psutil.Error):
-                family.update(member.children(recursive=True))
-                size += member.memory_info().rss
-        events, now = len(_events(told, token)), time.monotonic()
-        if events > seen:
-            seen, since = events, now
-        limit = seconds if seen else START
-        if now - since > limit:
-            reason = f"no end within {limit:g} s"
-        elif size > memory:
-            reason = f"more than {memory / 1e9:g} GB of memory"
-    for member in family:
-        with suppress(psutil.Error):
-            member.kill()
-    process.wait()
+                member.kill()
+        process.wait()
     return reason
 
 
