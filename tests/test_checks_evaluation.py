@@ -167,7 +167,7 @@ MISTAKES = [
     ("my_figures", figures(neither="yes"), "read as yes"),
     ("my_figures", figures(neither="no"), "read as no"),
     ("my_figures", figures(ratio=True), "not of what is true"),
-    ("my_figures", figures(right="yes"), "right noes"),
+    ("my_figures", figures(right="yes"), "a right no"),
     ("my_figures", figures(order=(1, 2, 0, 3)), "the order is"),
     ("my_figures", crash, "never says yes has precision 0"),
     ("my_figures", figures(order=(0, 1, 2)), "the shape is (2, 3)"),

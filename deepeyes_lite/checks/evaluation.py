@@ -149,7 +149,7 @@ def yes_no(attempt) -> None:
         "the share of yes is of what was said, not of what is true": table(
             lambda s, t: [*figures(s, t)[:3], t.count("yes") / len(t)]
         ),
-        "accuracy counts right noes, too": table(
+        "accuracy counts a right no, too": table(
             lambda s, t: [
                 sum(a == b == "yes" for a, b in zip(s, t)) / len(s),
                 *figures(s, t)[1:],
