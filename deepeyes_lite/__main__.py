@@ -130,7 +130,7 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("claims", claims, "fill the claims ledger from the study's records")
     sub.add_argument("--records", type=Path, default=Path("data/runs/study"))
     sub.add_argument("--out", type=Path, default=Path("data/claims.json"), help="file to write")
-    sub = command("pretrain", pretrain, "make tiny-eyes from scratch (two to three hours)")
+    sub = command("pretrain", pretrain, "make tiny-eyes from scratch (about three hours)")
     sub.add_argument("--out", type=Path, required=True, help="folder to write")
     sub.add_argument("--quick", action="store_true", help="a smoke run of a minute")
     sub.add_argument("--seed", type=int, default=0)

@@ -1,6 +1,7 @@
 """pretrain.py: batches are functions of their step, and a killed run ends where it would have."""
 
 import csv
+import os
 from dataclasses import replace
 from itertools import islice
 
@@ -237,7 +238,7 @@ KILLS = {
     "while the first checkpoint is written": (torch, "save", 1, half_written),
     "while a later checkpoint is written": (torch, "save", 2, half_written),
     "at the end of a stage": (torch, "save", 3, half_written),
-    "between writing and renaming": (pretrain.os, "replace", 2, None),
+    "between writing and renaming": (os, "replace", 2, None),
     "in the last stage": (torch.nn.utils, "clip_grad_norm_", 10, None),
     "before the weights are saved": (pretrain, "build_model", 2, None),
 }
