@@ -12,7 +12,7 @@ READY := $(VENV)/.ready
 TORCH := $(shell sed -n 's/^ *"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lab app lint format refresh pretrain doctor
+.PHONY: help setup demo test browser lab app lint format refresh pretrain doctor
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ demo: setup ## train tiny-eyes to zoom, evaluate before and after, write a repor
 test: setup ## unit tests, doctests and all notebooks
 	HF_HUB_OFFLINE=1 $(PY) -m pytest -q --doctest-modules deepeyes_lite tests \
 	  --nbval-lax --nbval-current-env notebooks $(PYTEST_ARGS)
+
+browser: setup ## drive the widgets in headless Chromium (some minutes)
+	BROWSER=1 $(PY) -m pytest -q tests/test_browser.py
 
 lab: setup ## open JupyterLab
 	$(PY) -m jupyter lab --notebook-dir=notebooks

@@ -37,6 +37,9 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(3 * PATIENCE),
     pytest.mark.skipif(
+        not os.environ.get("BROWSER"), reason="minutes of browser: run it with `make browser`"
+    ),
+    pytest.mark.skipif(
         not (CHROMIUM and DRIVER),
         reason="no Chromium with chromedriver here (Debian: apt install chromium chromium-driver)",
     ),

@@ -38,7 +38,7 @@ Given answer:
 {fence}
 Is the given answer right?"""
 
-_VERDICT = re.compile(r"\W*(?:judge?ment\W*)?([01])\W*", re.IGNORECASE)
+_VERDICT = re.compile(r"\W*(?:(?:judgement|judgment)\W*)?([01])\W*", re.IGNORECASE)
 
 
 class Judge:
