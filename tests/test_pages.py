@@ -161,7 +161,7 @@ def test_an_episode_without_a_known_answer_is_shown_without_reward():
     episode = Trajectory({"question": HOSTILE}, [photo, crop], turns=turns, answer=HOSTILE)
     page = pages.episode_page({f"model {HOSTILE}": episode})
     reader = Reader(page)
-    assert len(page) < 3_500_000 and reader.text.count(HOSTILE) >= 5
+    assert len(page) < 4_000_000 and reader.text.count(HOSTILE) >= 4
     assert "Reward" not in reader.text and "wrong" not in reader.text
     assert "K" * 1900 in reader.text and "K" * 2001 not in reader.text
     (x1, y1, x2, y2) = episode.boxes_px[0]
@@ -172,7 +172,7 @@ def test_an_episode_in_the_terminal_is_bounded_and_steers_nothing():
     turns = [Turn("\x1b[2J\x07\u202eKL\r", [(100, 200, 300, 400)]), Turn("K" * 100_000)]
     episode = Trajectory({"question": "?"}, turns=turns, answer=HOSTILE)
     lines = pages.episode_text(episode).split("\n")
-    assert lines[1] == "turn 1:  [2J   KL "
+    assert lines[1] == "turn 1:  [2J  KL "
     assert lines[2].startswith("  zoom 1: (100, ")
     assert max(map(len, lines)) < 2100 and lines[-1] == f"answer: {HOSTILE}"
     episode.answer = None

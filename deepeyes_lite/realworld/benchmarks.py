@@ -101,7 +101,7 @@ def benchmark(
         },
     }
     with whole(out / "benchmark.json") as aside:
-        aside.write_text(json.dumps(report, indent=2) + "\n")
+        aside.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     return report
 
 

@@ -50,7 +50,7 @@ class TrainingScrubber(Panel):
         self.history = read_history(folder / "history.csv")
         if not self.history:
             raise ValueError(f"{folder / 'history.csv'} has no steps yet")
-        self._config = json.loads((folder / "config.json").read_text())
+        self._config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         self.watched = {}
         if (folder / "watched").exists():
             images = {row["id"]: row["image"] for row in scenes(self._config)}
