@@ -122,3 +122,10 @@ def test_vllm_comes_with_a_warning_and_its_own_words(processor):
         plain = settings.sampling(RunConfig(), processor)
     assert plain["max_new_tokens"] == 40
     assert list(words["logit_bias"]) == plain["suppress_tokens"]
+
+
+def test_vllm_is_not_let_loose_unchecked():
+    off = {"use_vllm": True, "vllm_importance_sampling_correction": False}
+    with pytest.raises(ValueError, match="leaves vLLM's rollouts unchecked"):
+        settings.trl_options(off)
+    assert settings.trl_options({"use_vllm": True}) == {"use_vllm": True}
