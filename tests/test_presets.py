@@ -7,7 +7,8 @@ from dataclasses import asdict, replace
 import pytest
 
 from deepeyes_lite import settings, training
-from deepeyes_lite.__main__ import _config, _parser
+from deepeyes_lite.__main__ import _parser
+from deepeyes_lite.commands.runs import config_of
 from deepeyes_lite.loading import StillQwen2_5VLProcessor, StillQwen3VLProcessor, ready
 from deepeyes_lite.models import completion_length, spec_of
 from deepeyes_lite.presets import PRESETS, RunConfig, options, preset
@@ -95,7 +96,7 @@ def test_an_option_without_name_or_value_is_refused(text):
 
 def test_options_for_trl_come_from_the_command_line():
     arguments = ["train", "--preset", "24GB", "--trl", "beta=0.01", "--trl", "loss_type=grpo"]
-    config, out = _config(_parser().parse_args([*arguments, "--model", "m"]))
+    config, out = config_of(_parser().parse_args([*arguments, "--model", "m"]))
     assert config == replace(PRESETS["24GB"], model="m", trl={"beta": 0.01, "loss_type": "grpo"})
     assert str(out) == "runs/24GB-conditional-0"
     assert PRESETS["24GB"].trl == {}
