@@ -10,7 +10,7 @@ else it takes is model output, too: check it, and raise a `ToolError` that says 
 
 from PIL import Image, ImageOps
 
-from deepeyes_lite.tools import ZoomTool, methods, tool_names
+from deepeyes_lite.tools import ZoomTool, tool_names
 
 
 class ContrastTool:

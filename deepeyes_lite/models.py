@@ -146,14 +146,15 @@ def offer(processor, extra_tool: str):
 
     Args:
         processor: of the model.
-        extra_tool: a key of ``extra_tools.EXTRA_TOOLS``; "" takes the second tool away.
+        extra_tool: a key of ``extra_tools.EXTRA_TOOLS``; "" for the zoom alone.
 
     Raises:
         ValueError: naming the tools there are.
     """
     if extra_tool and extra_tool not in EXTRA_TOOLS:
         raise ValueError(f"unknown tool {extra_tool!r}; there are {', '.join(EXTRA_TOOLS)}")
-    processor.extra_tool = extra_tool
+    if extra_tool:
+        processor.extra_tool = extra_tool
     return processor
 
 
