@@ -16,6 +16,9 @@ def add(command) -> None:
     sub = command("claims", claims, "fill the claims ledger from the study's records")
     sub.add_argument("--records", type=Path, default=Path("data/runs/study"))
     sub.add_argument("--out", type=Path, default=Path("data/claims.json"), help="file to write")
+    sub = command("animate", animate, "draw a recorded run as a short animation")
+    sub.add_argument("--records", type=Path, required=True, help="a run's folder or its record")
+    sub.add_argument("--out", type=Path, default=Path("data/figures"), help="folder to write")
     sub = command("pretrain", pretrain, "make tiny-eyes from scratch (about three hours)")
     sub.add_argument("--out", type=Path, required=True, help="folder to write")
     sub.add_argument("--quick", action="store_true", help="a smoke run of a minute")
@@ -43,6 +46,12 @@ def claims(args) -> None:
     print(table(rows))
     for path in write_figures(args.records, rows, args.out.parent / "figures"):
         print(f"figure: {path}")
+
+
+def animate(args) -> None:
+    from deepeyes_lite.animation import write
+
+    print(f"{write(args.records, args.out)}\nwritten: zoom.gif and zoom.png in {args.out}")
 
 
 def pretrain(args) -> None:
