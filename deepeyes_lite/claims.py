@@ -16,6 +16,7 @@ import numpy as np
 
 from deepeyes_lite.collapse import Half, by_group, first_order, fit, race
 from deepeyes_lite.history import read_history
+from deepeyes_lite.presets import RunConfig
 
 RESAMPLES = 2000
 WINDOW = 10  # steps that are averaged where a history is read
@@ -37,11 +38,20 @@ class Record:
 
     @property
     def group(self) -> str:
-        """Which runs it is one of: "sweep", "fresh", "data-" and the choice of questions, or the arm."""
-        if self.config.get("bonus") is not None:
-            return "fresh" if self.config["seed"] else "sweep"
-        chosen = Path(self.config.get("data", "")).name
-        return f"data-{chosen}" if chosen else self.config["arm"]
+        """Which runs it is one of, by what its configuration has that others do not have.
+
+        "sweep", "fresh", "data-" and the choice of questions, "long", the arm, or "legible-" and the arm
+        where most details are legible.
+        """
+        config = self.config
+        if config.get("bonus") is not None:
+            return "fresh" if config["seed"] else "sweep"
+        if chosen := Path(config.get("data", "")).name:
+            return f"data-{chosen}"
+        if config.get("steps", 0) > RunConfig.steps:
+            return "long"
+        usual = config.get("legible_share", 0.5) == RunConfig.legible_share
+        return config["arm"] if usual else f"legible-{config['arm']}"
 
     @cached_property
     def history(self) -> list[dict]:
@@ -205,6 +215,18 @@ def _steps(
     return judge
 
 
+def _last(arm: str, other: str, column: str) -> Callable[[dict[str, Record]], dict]:
+    """The last steps of two arms' histories, seed by seed; only seeds are there to be resampled."""
+
+    def judge(records: dict[str, Record]) -> dict:
+        pairs = zip(_of(records, arm), _of(records, other))
+        return clustered(
+            np.array([a.mean(column, "last") - b.mean(column, "last")]) for a, b in pairs
+        )
+
+    return judge
+
+
 def predictions(records: dict[str, Record], base: dict) -> list[dict]:
     """C11, run by run: what each account says before training, and what the call rate did.
 
@@ -285,11 +307,19 @@ CLAIMS = (
         _between("conditional", "trained", "base", "calls"),
     ),
     Claim(
-        "C3",
+        "C3a",
         "selective use: calls fall again while accuracy holds",
         "dynamics figure",
         "calls per episode, nine tenths of the peak minus last steps",
         _steps("conditional", "calls_per_episode", "peak", "last", share=0.9),
+        reversible=False,
+    ),
+    Claim(
+        "C3b",
+        "the same in runs three times as long",
+        "ours",
+        "calls per episode, nine tenths of the peak minus last steps",
+        _steps("long", "calls_per_episode", "peak", "last", share=0.9),
         reversible=False,
     ),
     Claim(
@@ -319,6 +349,27 @@ CLAIMS = (
         "reward ablation",
         "call rate of arm none, first steps minus last",
         _steps("none", "call_rate", "first", "last"),
+    ),
+    Claim(
+        "C5d",
+        "so it does where nine in ten details are legible",
+        "ours: the users' complaint",
+        "call rate of arm none, first steps minus last",
+        _steps("legible-none", "call_rate", "first", "last"),
+    ),
+    Claim(
+        "C5e",
+        "and there the conditional bonus keeps it alive",
+        "ours: the cure",
+        "call rate of the last steps, conditional minus none",
+        _last("legible-conditional", "legible-none", "call_rate"),
+    ),
+    Claim(
+        "C5f",
+        "which pays off there over all questions, too",
+        "ours",
+        "accuracy, conditional minus none",
+        _against("legible-conditional", "legible-none"),
     ),
     Claim(
         "C6",

@@ -49,7 +49,7 @@ def window_of(scene):
     return (0.0, 0.0, *map(float, scene.image.size))
 
 
-def episodes(scenes, seed=0, n=1):
+def episodes(scenes, seed=0, n=1, trusting=0.0):
     """(scene, question, sample, images) of clumsy tool episodes only, of the least clumsy sort."""
     rng = random.Random(seed)
     asked = []
@@ -60,7 +60,7 @@ def episodes(scenes, seed=0, n=1):
             for _ in range(n):
                 images = Images()
                 view = images.add(scene)
-                sample = long_sample(scene, view, images, rng, captions=0.0, aimed=AIMED)
+                sample = long_sample(scene, view, images, rng, 0.0, AIMED, trusting)
                 yield scene, asked[-1], sample, images
 
 
@@ -301,6 +301,22 @@ def test_the_answer_is_taught_only_where_it_can_be_known():
             assert not question.legible and answer in ANSWERS[question.kind]
             unknown += 1
     assert known > 50 and unknown > 10
+
+
+def test_a_trusted_crop_is_answered_from_whatever_the_view_shows():
+    """With ``trusting`` 1, a known answer is taught only where a crop shows it."""
+    misled = 0
+    for _, question, sample, images in episodes(SCENES, n=4, trusting=1.0):
+        answer, weight = sample.parts[-2]
+        windows = [images.windows_px[view] for view in sample.views]
+        if shown(question, windows[1:]):
+            assert answer == question.answer and weight == 3.0
+        elif shown(question, windows):
+            assert answer in ANSWERS[question.kind] and weight == 3.0
+            misled += answer != question.answer
+        else:
+            assert weight == 0.0
+    assert misled > 30
 
 
 def test_every_other_reply_is_true(monkeypatch):

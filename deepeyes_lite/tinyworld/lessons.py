@@ -257,9 +257,18 @@ def _crop_reading(scene: Scene, images: Images, rng: random.Random) -> Sample:
 
 
 def long_sample(
-    scene: Scene, view: int, images: Images, rng: random.Random, captions: float, aimed: float
+    scene: Scene,
+    view: int,
+    images: Images,
+    rng: random.Random,
+    captions: float,
+    aimed: float,
+    trusting: float = 0.0,
 ) -> Sample:
-    """A caption that lists every object with its box, or a clumsy tool episode."""
+    """A caption that lists every object with its box, or a clumsy tool episode.
+
+    The shares are those of `pretrain.Stage`.
+    """
     if rng.random() < captions:
         whole = images.windows_px[view]
         order = sorted(scene.objects, key=lambda o: (o.box_px[1] * 4 // whole[3], o.box_px[0]))
@@ -281,8 +290,10 @@ def long_sample(
         call = f"<think>{THOUGHTS['zoom']}</think>{prompts.tool_call(arguments)}{prompts.TURN_END}"
         views.append(images.add(scene, heard(box_1000, window)))
         parts += [(call, 1.0), (OBSERVATION, 0.0)]
-    known = shown(question, [images.windows_px[index] for index in views])
-    text = question.answer if known else rng.choice(ANSWERS[question.kind])
+    windows = [images.windows_px[index] for index in views]
+    known = shown(question, windows)
+    misled = known and not shown(question, windows[1:]) and rng.random() < trusting
+    text = question.answer if known and not misled else rng.choice(ANSWERS[question.kind])
     return Sample(views, [*parts, *_reply(THOUGHTS["crop"], text, weight=3.0 if known else 0.0)])
 
 
