@@ -90,7 +90,7 @@ def plan(base: RunConfig, data: Path) -> dict[str, Run]:
             if seed < seeds:
                 measured = "full" if name in ("conditional", "text_only") else "controls"
                 runs[f"{name}-{seed}"] = Run(replace(base, arm=name, seed=seed), measured)
-    for seed, name in product(range(3), LEGIBLE_ARMS):
+    for seed, name in product(range(5), LEGIBLE_ARMS):
         config = replace(
             base, steps=MIDDLE_STEPS, arm=name, legible_share=MOSTLY_LEGIBLE, seed=seed
         )

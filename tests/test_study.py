@@ -39,7 +39,7 @@ def test_the_plan_has_every_arm_with_its_seeds_and_both_sides_of_the_sweep(base,
     assert all(run.measured == "history" for run in sweep.values())
     assert sum(n.startswith("data-") for n in runs) == 12
     assert [n for n in runs if n.startswith("l")] == [
-        *(f"legible-{arm}-{seed}" for seed in range(3) for arm in ("none", "conditional")),
+        *(f"legible-{arm}-{seed}" for seed in range(5) for arm in ("none", "conditional")),
         *(f"long-{seed}" for seed in range(3)),
     ]
 
