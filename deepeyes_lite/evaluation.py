@@ -31,6 +31,8 @@ CONDITIONS = {
 # An arm without a tool never sees it in a prompt, so there is nothing to switch off.
 CONDITIONS_WITHOUT_TOOL = {"base": ("base", "on"), "trained": ("trained", "off")}
 
+# What a reader reached by hand in notebook 01 (`widgets.ZoomByHand`); git ignores the folder.
+BY_HAND = Path(__file__).parents[1] / "runs" / "by-hand.jsonl"
 EPISODE_COLUMNS = ["condition", "id", "legible", "correct", "calls", "best_iou"]
 
 
@@ -92,6 +94,19 @@ def summarise(trajectories: list[Trajectory]) -> dict:
         ]
     )
     return figures
+
+
+def by_hand(record: str | Path = BY_HAND) -> dict[str, dict]:
+    """The reader's own figures, as one more condition to show beside those of a policy.
+
+    Returns:
+        Under "you" the figures of `summarise`, and ``seconds`` a question; empty if nobody has played.
+    """
+    episodes = read_jsonl(record) if Path(record).exists() else []
+    if not episodes:
+        return {}
+    seconds = average([t.sample["seconds"] for t in episodes])
+    return {"you": {**summarise(episodes), "seconds": seconds}}
 
 
 def _correct(episodes: list[Trajectory]) -> dict:

@@ -116,7 +116,7 @@ def accuracy_bars(report: dict) -> Figure:
                 fontsize=10,
             )
     axes.axhline(1 / 12, color=GREY, linestyle=":", label="a blind guess (1 of 12)")
-    axes.set_xticks(range(len(names)), names)
+    axes.set_xticks(range(len(names)), [name.replace(", ", ",\n") for name in names])
     axes.set(ylabel="accuracy", ylim=(0, 1.18))
     axes.legend(fontsize=9, loc="upper center", ncols=3)
     return figure
