@@ -24,6 +24,7 @@ from math import ceil, floor
 
 from deepeyes_lite import prompts
 from deepeyes_lite.boxes import Box, Size, rescale, view_size
+from deepeyes_lite.extra_tools import EXTRA_TOOLS, with_extra
 from deepeyes_lite.tools import MAX_CALLS, MAX_CROP_SIDE, ViewZoomTool, ZoomTool
 
 # Linear layers of the language model; the vision tower stays as it is.
@@ -140,6 +141,22 @@ def view_of(processor) -> Callable[[Size], Size]:
     )
 
 
+def offer(processor, extra_tool: str):
+    """Offer a second tool to the model of a processor, in whatever is made of it; returns the processor.
+
+    Args:
+        processor: of the model.
+        extra_tool: a key of ``extra_tools.EXTRA_TOOLS``; "" takes the second tool away.
+
+    Raises:
+        ValueError: naming the tools there are.
+    """
+    if extra_tool and extra_tool not in EXTRA_TOOLS:
+        raise ValueError(f"unknown tool {extra_tool!r}; there are {', '.join(EXTRA_TOOLS)}")
+    processor.extra_tool = extra_tool
+    return processor
+
+
 def tool_of(processor, kinds: tuple[type, type] = (ZoomTool, ViewZoomTool)) -> Callable:
     """What makes the tool of an episode, in the frame of the processor's family.
 
@@ -147,7 +164,8 @@ def tool_of(processor, kinds: tuple[type, type] = (ZoomTool, ViewZoomTool)) -> C
         processor: of the model.
         kinds: the class for ``box_1000``, the class for ``box_view``.
     """
-    relative, absolute = kinds
+    extra = EXTRA_TOOLS.get(getattr(processor, "extra_tool", ""))
+    relative, absolute = (with_extra(kind, extra) for kind in kinds) if extra else kinds
     if spec_of(processor).frame == "1000":
         return relative
     return partial(absolute, view=view_of(processor))

@@ -260,7 +260,7 @@ def bonus_lines(
     return figure
 
 
-def draw_boxes(axes, trajectory: Trajectory) -> None:
+def draw_boxes(axes, trajectory: Trajectory, fontsize: float = 9) -> None:
     """The scene with its target (green, dashed) and the numbered boxes of the calls (orange)."""
     axes.imshow(trajectory.images[0])
     for box in trajectory.sample.get("boxes_px") or []:
@@ -273,7 +273,7 @@ def draw_boxes(axes, trajectory: Trajectory) -> None:
             box[1] + 4 if inside else box[1] - 4,
             f"zoom {number}",
             color="white",
-            fontsize=9,
+            fontsize=fontsize,
             va="top" if inside else "baseline",
             bbox={"facecolor": ORANGE, "edgecolor": "none", "pad": 1.5},
             clip_on=True,

@@ -15,7 +15,7 @@ from PIL import Image
 from deepeyes_lite import prompts
 from deepeyes_lite.boxes import Box
 from deepeyes_lite.models import TINY_EYES, completion_length, spec_of, spoken, token_ids, tool_of
-from deepeyes_lite.tools import ZoomTool, images_and_texts
+from deepeyes_lite.tools import ZoomTool, images_and_texts, methods
 from deepeyes_lite.trajectories import Trajectory
 from deepeyes_lite.vision_cache import cache_vision
 
@@ -55,8 +55,8 @@ class Policy:
         self.tool_class = tool_of(processor)
         self.max_completion_length = completion_length(processor)
         self.batch_size = self.spec.batch_size
-        # TRL and transformers make the schema from the method.
-        self.tools = [self.tool_class().image_zoom_in_tool] if tools else None
+        # TRL and transformers make the schemas from the methods.
+        self.tools = methods(self.tool_class()) if tools else None
 
     def prompt_ids(self, question: str, image: Image.Image) -> list[int]:
         """Ids of the prompt: tool section, image, question, opening of the reply."""

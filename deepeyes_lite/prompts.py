@@ -24,10 +24,11 @@ _CONTENT = (
 # Line breaks are written as {{ "\n" }}: a bare one next to a tag that trims would be lost.
 CHAT_TEMPLATE = (
     _CONTENT
-    # tiny-eyes knows its tool by name, so its tool section is one line. A large model needs the schema.
+    # tiny-eyes knows its tools by name, so its tool section is one line. A large model needs the schema.
     + '{%- if tools -%}<|im_start|>system{{ "\n" }}'
-    + f'Tools: {ZOOM}.<|im_end|>{{{{ "\n" }}}}'
-    + "{%- endif -%}"
+    "Tools: {{ tools | map(attribute='function.name') | join(', ') }}."
+    '<|im_end|>{{ "\n" }}'
+    "{%- endif -%}"
     "{%- for m in messages -%}"
     "{%- if m.role == 'tool' -%}"
     '<|im_start|>user{{ "\n" }}<tool_response>{{ content(m.content) }}</tool_response>'
@@ -156,13 +157,13 @@ def user_message(question: str, suffix: str = "") -> list[dict]:
     return [{"role": "user", "content": [{"type": "image"}, text]}]
 
 
-def tool_call(arguments: dict) -> str:
-    """A zoom call as the model writes it.
+def tool_call(arguments: dict, name: str = ZOOM) -> str:
+    """A call as the model writes it.
 
     >>> tool_call({"bbox_2d": [250, 0, 500, 1000], "label": "red circle"})[:45]
     '<tool_call>{"name": "image_zoom_in_tool", "ar'
     """
-    call = json.dumps({"name": ZOOM, "arguments": arguments})
+    call = json.dumps({"name": name, "arguments": arguments})
     return f"<tool_call>{call}</tool_call>"
 
 

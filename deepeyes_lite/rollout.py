@@ -97,6 +97,7 @@ def rollout_to_file(
     tool: str = "on",
     workers: int = 8,
     progress: bool = True,
+    judge: Judge | None = None,
 ) -> list[Trajectory]:
     """`rollout` for a policy that may be cut off: each episode is written as soon as it ends.
 
@@ -109,6 +110,7 @@ def rollout_to_file(
         tool: "on", "off" or "blank", see `rollout`.
         workers: episodes that run side by side.
         progress: whether to show a bar.
+        judge: see `rollout`; asked by several threads at a time.
 
     Returns:
         The episodes in the order of the samples, without images.
@@ -130,7 +132,7 @@ def rollout_to_file(
     )
 
     def play(i: int) -> None:
-        (episode,) = rollout([samples[i]], policy, tool, progress=False)
+        (episode,) = rollout([samples[i]], policy, tool, progress=False, judge=judge)
         with lock:
             file.write(jsonl_line(episode))
             file.flush()

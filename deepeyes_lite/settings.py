@@ -91,8 +91,8 @@ def sampling(config: RunConfig, processor) -> dict:
         return {"max_new_tokens": length, "suppress_tokens": reserved}
     warnings.warn(
         "TRL #6294: vLLM may expand the placeholders of an image a second time and then see another "
-        "prompt than the trainer does. Before trusting a run, compare its first rollouts with those of "
-        "a run without use_vllm.",
+        "prompt than the trainer does. Its rollouts are held against transformers; a run in which they "
+        "disagree stops.",
         stacklevel=2,
     )
     return {"max_tokens": length, "logit_bias": dict.fromkeys(reserved, -100.0)}
@@ -112,4 +112,9 @@ def trl_options(options: dict) -> dict:
             raise ValueError(f"TRL's {name} follows from the run: set {ours[name]} instead")
         if name not in {known.name for known in fields(GRPOConfig)}:
             raise ValueError(f"TRL's GRPOConfig has no option {name!r}")
+    if options.get("use_vllm") and options.get("vllm_importance_sampling_correction") is False:
+        raise ValueError(
+            "vllm_importance_sampling_correction=false leaves vLLM's rollouts unchecked (TRL #6294): "
+            "leave it on"
+        )
     return options

@@ -1,14 +1,17 @@
 """The image tools as checked functions.
 
-Whatever a model writes into a call ends here: either in a crop of bounded size or in a `ToolError`
+Whatever a model writes into a call ends here: either in an image of bounded size or in a `ToolError`
 whose message goes back to the model as text, so that the episode goes on. Nothing else is raised.
 
 The zoom follows DeepEyes' ``image_zoom_in_tool`` (public code, ``visual_toolbox_v2.py``) with three
 deviations: the crop is cut from the original image in an explicit frame, the schema (made by TRL from
 `ZoomTool`) requires ``bbox_2d`` (theirs requires ``bbox``, which does not exist), and a tiny box grows
 instead of failing.
+
+`extra_tools.py` has what else a model can be offered, and says how to add a tool of one's own.
 """
 
+import inspect
 import math
 from collections.abc import Callable
 from numbers import Real
@@ -50,7 +53,7 @@ def check_box(bbox_2d: object) -> Box:
     return tuple(float(value) for value in bbox_2d)
 
 
-def zoom(image: Image.Image, box_px: Box) -> tuple[Image.Image, Box]:
+def zoom(image: Image.Image, box_px: Box, reduce: bool = True) -> tuple[Image.Image, Box]:
     """Crop a square around ``box_px`` out of the original image.
 
     Reversed corners are put in order and a box that reaches over the edge is cut to the image. The
@@ -60,6 +63,7 @@ def zoom(image: Image.Image, box_px: Box) -> tuple[Image.Image, Box]:
     Args:
         image: the original image, not the view.
         box_px: (x1, y1, x2, y2) in pixels of ``image``.
+        reduce: False for a crop as large as it is, to work on.
 
     Returns:
         The crop and its own ``box_px``.
@@ -80,23 +84,32 @@ def zoom(image: Image.Image, box_px: Box) -> tuple[Image.Image, Box]:
     x1, y1 = min(round(x1), image.width - width), min(round(y1), image.height - height)
     x2, y2 = x1 + width, y1 + height
     crop = image.crop((x1, y1, x2, y2))
-    scale = MAX_CROP_SIDE / max(crop.size)
-    if scale < 1:
-        # Rounded up: a strip that gets narrower than 1:200 is refused by Qwen-VL's image processor.
-        reduced = [min(MAX_CROP_SIDE, math.ceil(side * scale)) for side in crop.size]
-        crop = crop.resize(reduced, Image.Resampling.BICUBIC)
-    return crop, (float(x1), float(y1), float(x2), float(y2))
+    return reduced(crop) if reduce else crop, (float(x1), float(y1), float(x2), float(y2))
+
+
+def reduced(image: Image.Image) -> Image.Image:
+    """The image at ``MAX_CROP_SIDE`` at most."""
+    scale = MAX_CROP_SIDE / max(image.size)
+    if scale >= 1:
+        return image
+    # Rounded up: a strip that gets narrower than 1:200 is refused by Qwen-VL's image processor.
+    size = [min(MAX_CROP_SIDE, math.ceil(side * scale)) for side in image.size]
+    return image.resize(size, Image.Resampling.BICUBIC)
+
+
+def _moved(box: Box, x: float, y: float) -> Box:
+    return tuple(value + shift for value, shift in zip(box, (x, y, x, y)))
 
 
 class ZoomTool:
     """The tool bound to one image: what `rollout.py` and the TRL environment both call.
 
     It takes boxes in the frame ``box_1000``; `ViewZoomTool` takes them in ``box_view``. TRL takes every
-    public method for a tool and its docstring for the schema, so there is one.
+    public method for a tool and its docstring for the schema, so there is one; `extra_tools.py` adds another.
 
     Attributes:
         boxes_px: for each answered call, the box asked for, inside the image (``box_px``). IoU is
-            measured on it; the crop is a square around it.
+            measured on it; the crop is a square around it. Of another tool, what its image shows.
         refused: how many calls came back as an error.
         blank: control, answers every call with a grey crop. What is left of the gain is not the crop's.
     """
@@ -115,6 +128,8 @@ class ZoomTool:
         # own size, which differs where a large crop was reduced.
         self._windows_px = [(0.0, 0.0, *map(float, image.size))] if image else []
         self._sizes = [image.size] if image else []
+        # What it is cut from, and which part of the original that is: all of it, until a tool changes it.
+        self._sources = [(image, window) for window in self._windows_px]
 
     def image_zoom_in_tool(self, bbox_2d: list[float], label: str = "", image: int = 0) -> list:
         """Zoom in on a region of an image: returns the crop, enlarged.
@@ -127,17 +142,47 @@ class ZoomTool:
         Returns:
             The crop.
         """
+
+        def show():
+            box_px = self._in_original(check_box(bbox_2d), image)
+            return *self._cut(box_px, image), box_px, self._sources[image]
+
+        return self._answer(show)
+
+    def _changed(self, image: object, change: Callable[[Image.Image], Image.Image]) -> list:
+        """Answer with an image of the conversation after a change: what a tool of one's own ends in.
+
+        Args:
+            image: its number, as the model wrote it; checked here.
+            change: makes a new image of what that one shows. A `ToolError` that it raises is told to the
+                model; anything else is a bug of the tool.
+        """
+
+        def show():
+            window_px = self._windows_px[self._number(image)]
+            picture = change(self._cut(window_px, image, reduce=False)[0])
+            return reduced(picture), window_px, window_px, (picture, window_px)
+
+        return self._answer(show)
+
+    def _answer(self, show: Callable[[], tuple]) -> list:
+        """One image, or the reason why there is none.
+
+        Args:
+            show: gives the image, its ``window_px``, the ``box_px`` asked for, and what a zoom into the
+                image is to be cut from.
+        """
         try:
             if len(self.boxes_px) + self.refused >= self.max_calls:
                 raise ToolError(f"no calls left, the limit is {self.max_calls}; answer now")
-            box_px = self._in_original(check_box(bbox_2d), image)
-            crop, window_px = zoom(self.image, box_px)
+            crop, window_px, box_px, source = show()
         except ToolError as error:
             self.refused += 1
             return [{"type": "text", "text": f"Error: {error}"}]
         self.boxes_px.append(clamp(box_px, self.image.size))
         self._windows_px.append(window_px)
         self._sizes.append(crop.size)
+        self._sources.append(source)
         if self.blank:
             crop = Image.new("RGB", crop.size, (128, 128, 128))
         return [{"type": "image", "image": crop}]
@@ -146,14 +191,27 @@ class ZoomTool:
         """Width and height of an image of this size in the frame that the model speaks."""
         return (1000, 1000)
 
-    def _in_original(self, box: Box, image: object) -> Box:
-        """The box on one of the images, in pixels of the original; a crop has more to it than it shows."""
+    def _number(self, image: object) -> int:
+        """Which image of the conversation is meant."""
         last = len(self._windows_px) - 1
         if isinstance(image, bool) or not isinstance(image, int) or not 0 <= image <= last:
             raise ToolError(f"image must be a whole number from 0 to {last}")
-        x1, y1, x2, y2 = self._windows_px[image]
+        return image
+
+    def _in_original(self, box: Box, image: object) -> Box:
+        """The box on one of the images, in pixels of the original; a crop has more to it than it shows."""
+        x1, y1, x2, y2 = self._windows_px[self._number(image)]
         box_px = rescale(box, self._frame(self._sizes[image]), (x2 - x1, y2 - y1))
-        return tuple(value + origin for value, origin in zip(box_px, (x1, y1, x1, y1)))
+        return _moved(box_px, x1, y1)
+
+    def _cut(self, box_px: Box, image: int, reduce: bool = True) -> tuple[Image.Image, Box]:
+        """`zoom` into what an image of the conversation was cut from; boxes are the original's."""
+        picture, (x1, y1, x2, y2) = self._sources[image]
+        if picture is self.image:
+            return zoom(picture, box_px, reduce)
+        size = (x2 - x1, y2 - y1)  # as if the change had left every pixel at its place
+        crop, window = zoom(picture, rescale(_moved(box_px, -x1, -y1), size, picture.size), reduce)
+        return crop, _moved(rescale(window, picture.size, size), x1, y1)
 
 
 class ViewZoomTool(ZoomTool):
@@ -197,6 +255,17 @@ class BlankTool(ZoomTool):
     blank = True
 
 
+def methods(tool: ZoomTool) -> list[Callable]:
+    """The tools of a tool, in the order in which TRL shows them to a model."""
+    return [getattr(tool, name) for name in tool_names(type(tool))]
+
+
+def tool_names(kind: type) -> list[str]:
+    """Names of the tools of a class, as GRPOTrainer finds them: public methods but `reset`, sorted."""
+    names = [name for name, _ in inspect.getmembers(kind, inspect.isfunction)]
+    return [name for name in names if not name.startswith("_") and name != "reset"]
+
+
 def answer_call(tool: ZoomTool, function: dict) -> list[dict] | str:
     """Answer a parsed call, ``{"name": …, "arguments": …}``; nothing is raised.
 
@@ -210,9 +279,9 @@ def answer_call(tool: ZoomTool, function: dict) -> list[dict] | str:
     "{'error': 'Tool rotate not found.'}"
     """
     try:
-        if function["name"] != ZOOM:
+        if function["name"] not in tool_names(type(tool)):
             raise ValueError(f"Tool {function['name']} not found.")
-        return tool.image_zoom_in_tool(**function["arguments"])
+        return getattr(tool, function["name"])(**function["arguments"])
     except Exception as error:  # the arguments are model output: anything may be wrong with them
         return str({"error": str(error)})
 

@@ -11,6 +11,8 @@ What is spared leaves the gradient as it is, up to rounding:
 The features of the frozen vision tower are spared in `vision_cache.py`. TRL itself spares the second
 forward for old log-probabilities where ``num_iterations`` is 1. Where the weights are cut up among
 processes (FSDP, DeepSpeed), all of them have to make the same passes, so only prompts are spared there.
+
+What vLLM generates is held against transformers at every step (`RolloutsDisagree`).
 """
 
 from collections.abc import Sequence
@@ -24,9 +26,17 @@ from torch import nn
 from trl import GRPOTrainer
 from trl.trainer.utils import split_pixel_values_by_grid, unsplit_pixel_values_by_grid
 
+# Mean difference of a token's log-probability, vLLM against transformers. Engines that see the same differ by
+# about 0.01 (TRL #4772); with placeholders doubled, or a grey image, by far more (tests/test_vllm.py).
+MOST_LOGP_DIFFERENCE = 0.15
+
 
 class ImagesDropped(RuntimeError):
     """Image tokens and image features are unequal; TRL would train on without images."""
+
+
+class RolloutsDisagree(RuntimeError):
+    """vLLM wrote what transformers finds unlikely: the two do not see the same prompt, or weights."""
 
 
 class ZoomTrainer(GRPOTrainer):
@@ -79,10 +89,26 @@ class ZoomTrainer(GRPOTrainer):
                 "prompts.RESERVED_TOKENS in generation_kwargs['suppress_tokens']) or a crop was cut off "
                 "(raise max_completion_length)."
             )
+        if self.use_vllm:
+            self._hold_against_transformers()
         return output
 
+    def _hold_against_transformers(self) -> None:
+        """Stop where the engines disagree. TRL measures it, and would only leave such episodes out."""
+        metrics = self._metrics["train" if self.model.training else "eval"]
+        found = metrics["sampling/sampling_logp_difference/mean"][-1]
+        if not found <= MOST_LOGP_DIFFERENCE:
+            raise RolloutsDisagree(
+                f"step {self.state.global_step}: log-probabilities of vLLM's tokens differ from "
+                f"transformers' by {found:.2f} on average, more than {MOST_LOGP_DIFFERENCE}. vLLM sees "
+                "another prompt (TRL #6294: placeholders of images expanded twice) or other weights. "
+                "Train without use_vllm, or with a TRL and vLLM in which that is mended."
+            )
+
     def _generate_single_turn(self, *args, **kwargs):
-        with nullcontext() if self.sharded else merged_adapters(self.model):
+        # vLLM has weights of its own, into which TRL merges the adapters.
+        apart = self.sharded or self.use_vllm
+        with nullcontext() if apart else merged_adapters(self.model):
             return super()._generate_single_turn(*args, **kwargs)
 
     def _compute_loss(self, model, inputs):

@@ -302,3 +302,28 @@ def test_the_command_asks_and_compares(random_eyes, tmp_path, capsys):
     assert "holds another run" in capsys.readouterr().err
     assert main([*arguments, "--out", str(tmp_path / "x"), "--k", "2", "--temperature", "0"]) == 1
     assert "all k answers are one" in capsys.readouterr().err
+
+
+def test_the_command_asks_a_served_model_and_a_judge(faulty, tmp_path, capsys):
+    """The served one says K, which is no option: the rules cannot tell, so the judge is asked."""
+    rows = questions(3)
+    rows.save_to_disk(tmp_path / "set")
+    out = tmp_path / "served"
+    arguments = ["benchmark", "--data", str(tmp_path / "set"), "--out", str(out)]
+    served = ["--endpoint", f"{faulty}/parsed/v1", "--model", "m"]
+    judge = ["--judge", f"{faulty}/judge/v1", "--judge-model", "j"]
+    assert main([*arguments, *served, *judge]) == 0
+    text = capsys.readouterr().out
+    assert "3 questions of V* Bench" in text and "0 undecided, counted wrong" in text
+    assert json.loads((out / "config.json").read_text())["judge"] == "j"
+    keys = {json.loads(line)["key"] for line in (out / "judge.jsonl").read_text().splitlines()}
+    shown = [asked(row, order, 0) for row in rows for order in ("shuffled", "listed")]
+    assert len(keys) == len({(row["question"], row["answer"]) for row in shown})
+    assert main([*arguments, *served, *judge]) == 0  # nothing is left to ask
+    assert "j judged 0 answers" in capsys.readouterr().out
+    assert main([*arguments, *served]) == 1
+    assert "holds another run" in capsys.readouterr().err
+    arguments[-1] = str(tmp_path / "plain")
+    assert main([*arguments, *served, "--no-tool"]) == 0
+    text = capsys.readouterr().out
+    assert "listed, tool off" in text and "tool on" not in text and "undecided" not in text

@@ -94,6 +94,7 @@ def test_verdicts_are_remembered_across_kills(judge, requests, tmp_path):
     assert second(QUESTION, "blue", "red") is False
     assert second(QUESTION, "hm", "red") is None and len(requests()) == before + 2
     third = judge(cache=path)
+    assert third.undecided == 1  # by the one that was killed, and again by the second
     assert third(QUESTION, "blue", "red") is False and third.cached == 1
     assert len(requests()) == before + 2
     assert third(QUESTION, "red", "blue") is False and third.cached == 1  # another truth

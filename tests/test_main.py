@@ -27,6 +27,7 @@ COMMANDS = [
     "select",
     "study",
     "claims",
+    "animate",
     "pretrain",
     "card",
     "grade",
@@ -260,7 +261,8 @@ def test_ask_takes_tiny_eyes_where_no_server_is_named(
             "only the template may",
         ),
         (["PHOTO", "?", "--out", "PHOTO"], "its name ends in .html"),
-        (["PHOTO", "?", "--model", "m"], "--model names a model of --endpoint"),
+        (["PHOTO", "?", "--model", "m"], "no model.safetensors in m"),
+        (["PHOTO", "?", "--model", "m", "--run-folder", "r"], "two models; choose one"),
         (["PHOTO", "?", "--endpoint", "URL/x/v1", "--run-folder", "r"], "two models; choose one"),
         (["PHOTO", "?", "--endpoint", "URL/x/v1"], "name a model; "),
         (["PHOTO", "?", "--endpoint", "localhost:1"], "address is like http://localhost:8000/v1"),
@@ -306,3 +308,45 @@ def test_rollout_of_a_served_model_goes_on_and_mixes_no_two(faulty, tmp_path, ca
     assert main([*arguments, "--model", "m"]) == 0 and path.read_text() == first
     assert main([*arguments, "--model", "another"]) == 1
     assert "holds another run" in capsys.readouterr().err and path.read_text() == first
+
+
+def test_rollout_asks_a_judge_what_no_rule_can_tell(faulty, random_eyes, tmp_path, capsys):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    tiny_world("test", 1)[0]["image"].save(folder / "a.png")
+    rows = "image,question,answer\na.png,What letter?,letter K\na.png,Which?,k\n"
+    (folder / "questions.csv").write_text(rows)
+    path = tmp_path / "episodes.jsonl"
+    arguments = ["rollout", "--folder", str(folder), "--out", str(path), "--model", "m"]
+    arguments += ["--endpoint", f"{faulty}/parsed/v1"]  # its answer is K
+    judge = ["--judge", f"{faulty}/judge/v1", "--judge-model", "j"]
+    assert main([*arguments, *judge]) == 0
+    text = capsys.readouterr().out
+    assert (
+        "1 of 2 right, 2 with a zoom" in text
+    )  # the judge of the test wants the truth in the answer
+    assert text.endswith("j judged 1 answers (0 from the cache); 0 undecided, counted wrong\n")
+    verdicts = Path(f"{path}.judge.jsonl").read_text()
+    assert json.loads(verdicts)["verdict"] is False
+    path.unlink()  # episodes anew, verdicts from the cache
+    assert main([*arguments, *judge]) == 0
+    assert "j judged 1 answers (1 from the cache)" in capsys.readouterr().out
+    assert Path(f"{path}.judge.jsonl").read_text() == verdicts
+    assert main(arguments) == 1  # never half with a judge, half without
+    assert "holds another run" in capsys.readouterr().err
+    assert main([*arguments, "--judge-model", "j"]) == 1
+    assert "--judge-model names a model of --judge" in capsys.readouterr().err
+
+
+def test_rollout_of_this_machine_asks_a_judge_too(faulty, random_eyes, tmp_path, capsys):
+    arguments = ["rollout", "--out", str(tmp_path / "e.jsonl"), "--samples", "2"]
+    arguments += [
+        "--model",
+        str(random_eyes),
+        "--judge",
+        f"{faulty}/judge/v1",
+        "--judge-model",
+        "j",
+    ]
+    assert main(arguments) == 0
+    assert "j judged " in capsys.readouterr().out

@@ -7,7 +7,8 @@ from dataclasses import asdict, replace
 import pytest
 
 from deepeyes_lite import settings, training
-from deepeyes_lite.__main__ import _config, _parser
+from deepeyes_lite.__main__ import _parser
+from deepeyes_lite.commands.runs import config_of
 from deepeyes_lite.loading import StillQwen2_5VLProcessor, StillQwen3VLProcessor, ready
 from deepeyes_lite.models import completion_length, spec_of
 from deepeyes_lite.presets import PRESETS, RunConfig, options, preset
@@ -95,7 +96,7 @@ def test_an_option_without_name_or_value_is_refused(text):
 
 def test_options_for_trl_come_from_the_command_line():
     arguments = ["train", "--preset", "24GB", "--trl", "beta=0.01", "--trl", "loss_type=grpo"]
-    config, out = _config(_parser().parse_args([*arguments, "--model", "m"]))
+    config, out = config_of(_parser().parse_args([*arguments, "--model", "m"]))
     assert config == replace(PRESETS["24GB"], model="m", trl={"beta": 0.01, "loss_type": "grpo"})
     assert str(out) == "runs/24GB-conditional-0"
     assert PRESETS["24GB"].trl == {}
@@ -122,3 +123,10 @@ def test_vllm_comes_with_a_warning_and_its_own_words(processor):
         plain = settings.sampling(RunConfig(), processor)
     assert plain["max_new_tokens"] == 40
     assert list(words["logit_bias"]) == plain["suppress_tokens"]
+
+
+def test_vllm_is_not_let_loose_unchecked():
+    off = {"use_vllm": True, "vllm_importance_sampling_correction": False}
+    with pytest.raises(ValueError, match="leaves vLLM's rollouts unchecked"):
+        settings.trl_options(off)
+    assert settings.trl_options({"use_vllm": True}) == {"use_vllm": True}

@@ -1,9 +1,12 @@
 """The figures in the READMEs are those of the committed records."""
 
+import html
 import json
+import re
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 RUNS = ROOT / "data" / "runs" / "demo"
@@ -20,6 +23,20 @@ def test_the_demo_table_is_made_of_the_records():
     from deepeyes_lite.evaluation import seeds_table
 
     assert block(ROOT / "README.md", "demo") == seeds_table(RUNS)
+
+
+def test_the_picture_is_made_of_the_record_that_is_named():
+    """With its description; the pixels are left alone, for they depend on the build of the fonts."""
+    from deepeyes_lite.animation import alt, story
+
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    shown = story(ROOT / re.search(r"deepeyes_lite animate --records (\S+?)`", text)[1])
+    picture = block(ROOT / "README.md", "zoom")
+    assert f'alt="{html.escape(alt(shown))}"' in picture
+    moving, still = (ROOT / re.search(rf'{name}="(\S+)"', picture)[1] for name in ("src", "srcset"))
+    assert moving.stat().st_size < 1_000_000 and still.stat().st_size < 1_000_000
+    with Image.open(moving) as image:
+        assert image.n_frames == len(shown.episodes) and image.info["loop"] == 0
 
 
 def test_the_ledger_is_made_of_the_records():

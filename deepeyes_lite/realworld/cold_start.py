@@ -41,8 +41,13 @@ def traces(rows: list[dict], processor) -> list[Trajectory]:
     return rollout(rows, ScriptedPolicy(processor, scripts), progress=False)
 
 
-def collator(processor) -> Callable[[list[dict]], dict]:
-    """What makes a batch of samples into tensors, with -100 where the model did not write."""
+def collator(processor, traces: Callable = traces) -> Callable[[list[dict]], dict]:
+    """What makes a batch of samples into tensors, with -100 where the model did not write.
+
+    Args:
+        processor: of the model.
+        traces: makes the episodes of some samples.
+    """
 
     def collate(rows: list[dict]) -> dict:
         episodes = traces(rows, processor)

@@ -44,10 +44,12 @@ class EndpointPolicy(Policy):
         temperature: float = 0.0,
         max_tokens: int = 2048,
         max_pixels: int = MAX_PIXELS,
+        tools: bool = True,
     ):
         """Args: the served model; "tools" (the server's template gets the tool's schema) or "deepeyes"
         (DeepEyes' own prompt); "box_view" or "box_1000", where None takes the prompt's own
-        (``FRAMES``); sampling temperature; tokens of a turn; greatest area of a view in pixels.
+        (``FRAMES``); sampling temperature; tokens of a turn; greatest area of a view in pixels;
+        whether the prompt offers the tool.
 
         Raises:
             ValueError: for an unknown prompt or frame.
@@ -57,7 +59,7 @@ class EndpointPolicy(Policy):
         frame = frame or FRAMES[prompt]
         if frame not in FRAMES.values():
             raise ValueError(f"frame must be one of {', '.join(FRAMES.values())}, got {frame!r}")
-        self.tools = [ZoomTool().image_zoom_in_tool]
+        self.tools = [ZoomTool().image_zoom_in_tool] if tools else None
         self.endpoint, self.prompt, self.frame = endpoint, prompt, frame
         self.temperature, self.max_tokens, self.max_pixels = temperature, max_tokens, max_pixels
 
@@ -79,6 +81,7 @@ class EndpointPolicy(Policy):
         Raises:
             EndpointError: if the server cannot be reached or refuses.
         """
+        allow_calls = allow_calls and bool(self.tools)
         workers = min(self.endpoint.concurrency, len(trajectories))
         with ThreadPoolExecutor(workers) as pool:
             return list(pool.map(lambda t: self._reply(t, allow_calls), trajectories))

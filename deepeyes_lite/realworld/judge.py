@@ -47,7 +47,8 @@ class Judge:
     Attributes:
         asked: how many verdicts were asked for.
         cached: how many of them the cache knew.
-        undecided: how many were neither right nor wrong.
+        undecided: how many answers it could call neither right nor wrong, here or, with a cache, before
+            a kill.
     """
 
     def __init__(self, endpoint: Endpoint, cache: str | Path | None = None, max_tokens: int = 1024):
@@ -55,15 +56,19 @@ class Judge:
         model that thinks first needs many."""
         self.endpoint, self.max_tokens = endpoint, max_tokens
         self.cache = Path(cache) if cache else None
-        self.asked = self.cached = self.undecided = 0
+        self.asked = self.cached = 0
         self._lock = Lock()
         self._known = _read(self.cache)
+
+    @property
+    def undecided(self) -> int:
+        return sum(verdict is None for verdict in self._known.values())
 
     def __call__(self, question: str, answer: str | None, truth: str) -> bool | None:
         """Whether the answer says what the truth says; None if the judge cannot decide.
 
-        None is to be counted wrong, and `summary` says how often. No answer and one of
-        ``MAX_ANSWER_CHARS`` are wrong unread. Only verdicts are remembered.
+        None is to be counted wrong, and `summary` says how often; asked again, the judge may decide. No
+        answer and one of ``MAX_ANSWER_CHARS`` are wrong unread.
 
         Raises:
             EndpointError: if the server cannot be reached or refuses.
@@ -79,9 +84,7 @@ class Judge:
         if verdict is None:
             verdict = self._ask(question, answer, truth)
             with self._lock:
-                self.undecided += verdict is None
-                if verdict is not None:
-                    self._remember(key, verdict)
+                self._remember(key, verdict)
         return verdict
 
     def summary(self) -> str:
@@ -100,7 +103,7 @@ class Judge:
             return None
         return read_verdict(message.get("content"))
 
-    def _remember(self, key: str, verdict: bool) -> None:
+    def _remember(self, key: str, verdict: bool | None) -> None:
         self._known[key] = verdict
         if self.cache:
             self.cache.parent.mkdir(parents=True, exist_ok=True)
@@ -146,14 +149,14 @@ def _plain(text: str) -> str:
     return re.sub(r"<(?=[\w/|])", "< ", text)
 
 
-def _read(cache: Path | None) -> dict[str, bool]:
-    """Verdicts by key. Lines that are none are passed over; one that a kill cut short is ended."""
+def _read(cache: Path | None) -> dict[str, bool | None]:
+    """The last verdict of every key. What is no line is passed over; one that a kill cut short is ended."""
     known = {}
     text = cache.read_text(encoding="utf-8", errors="replace") if cache and cache.exists() else ""
     for line in text.splitlines():
         try:
             row = json.loads(line)
-            if isinstance(row["key"], str) and isinstance(row["verdict"], bool):
+            if isinstance(row["key"], str) and isinstance(row["verdict"], bool | None):
                 known[row["key"]] = row["verdict"]
         except (ValueError, RecursionError, TypeError, KeyError):
             continue

@@ -11,7 +11,7 @@ from PIL import Image
 
 from deepeyes_lite import pages, prompts, tools
 from deepeyes_lite.boxes import px_from_1000, view_size
-from deepeyes_lite.evaluation import interval, share
+from deepeyes_lite.evaluation import average, interval, share, summarise
 from deepeyes_lite.plots import ORANGE
 from deepeyes_lite.policies import ScriptedPolicy
 from deepeyes_lite.rewards import arm as arm_named
@@ -21,6 +21,8 @@ from deepeyes_lite.widgets.controls import BoxPicture, Panel
 
 MAX_CHARS = 200  # of an answer
 SIDES = ("left", "top", "right", "bottom")
+# The reader's own record, kept from notebook to notebook; git ignores the folder.
+BY_HAND = Path(__file__).parents[2] / "runs" / "by-hand.jsonl"
 
 
 def model_view(image: Image.Image, image_processor) -> Image.Image:
@@ -35,6 +37,22 @@ def model_view(image: Image.Image, image_processor) -> Image.Image:
     least, most = budget["shortest_edge"], budget["longest_edge"]
     size = view_size(image.size, least, most, factor)
     return image.convert("RGB").resize(size, Image.Resampling.BICUBIC)
+
+
+def human_baseline(record: str | Path = BY_HAND) -> dict:
+    """What a person reached by hand, to be shown beside a policy's figures.
+
+    Args:
+        record: what `ZoomByHand` saved.
+
+    Returns:
+        The figures of `evaluation.summarise`, and ``seconds`` a question; empty if nobody has played.
+    """
+    episodes = read_jsonl(record) if Path(record).exists() else []
+    if not episodes:
+        return {}
+    seconds = average([t.sample["seconds"] for t in episodes])
+    return {**summarise(episodes), "seconds": seconds}
 
 
 class ZoomByHand(Panel):
