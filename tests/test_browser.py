@@ -13,6 +13,7 @@ import time
 import urllib.request
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from urllib.error import HTTPError
 
 import nbformat
 import psutil
@@ -144,6 +145,8 @@ def reachable(url, process, log):
         try:
             urllib.request.urlopen(url, timeout=5).close()
             return
+        except HTTPError:  # an answer, too: Voilà serves its page and nothing else
+            return
         except OSError:
             time.sleep(1)
     pytest.fail(f"no answer from {url}:\n{log.read_text()[-3000:]}")
@@ -273,10 +276,13 @@ def press(browser, area, name, *keys):
 def keep(browser, area, name):
     """A picture of the widget, where somebody asked for it."""
     if folder := os.environ.get("SCREENSHOTS"):
+        size = browser.get_window_size()
+        browser.set_window_size(size["width"], 2 * size["height"])  # what is scrolled away is not in it
         browser.execute_script("arguments[0].scrollIntoView({block: 'start'});", area)
         time.sleep(1)
         Path(folder).mkdir(parents=True, exist_ok=True)
         area.screenshot(str(Path(folder) / f"{name}.png"))
+        browser.set_window_size(size["width"], size["height"])
 
 
 def console_errors(browser):
@@ -437,4 +443,15 @@ def test_a_server_is_stopped_with_its_children(tmp_path):
         time.sleep(0.1)
     family = [server, *server.children(recursive=True)]
     stop(process)
-    assert not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in family)
+    for _ in range(STEP):
+        if not any(map(alive, family)):
+            return
+        time.sleep(1)
+    pytest.fail("a child outlived its server")
+
+
+def alive(process):
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
