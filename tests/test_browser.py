@@ -4,6 +4,7 @@ Each test drives one widget as a reader would, by mouse and by keyboard. A conso
 environment variable SCREENSHOTS a folder is filled with a picture of each.
 """
 
+import io
 import os
 import shutil
 import socket
@@ -19,6 +20,7 @@ import nbformat
 import psutil
 import pytest
 from episodes import HOSTILE
+from PIL import Image
 
 webdriver = pytest.importorskip("selenium.webdriver")
 
@@ -274,15 +276,23 @@ def press(browser, area, name, *keys):
 
 
 def keep(browser, area, name):
-    """A picture of the widget, where somebody asked for it."""
+    """A picture of the widget's upper part in 256 colours, where somebody asked for it."""
     if folder := os.environ.get("SCREENSHOTS"):
         size = browser.get_window_size()
-        browser.set_window_size(size["width"], 2 * size["height"])  # what is scrolled away is not in it
+        browser.set_window_size(
+            size["width"], 2 * size["height"]
+        )  # what is scrolled away is not in it
         browser.execute_script("arguments[0].scrollIntoView({block: 'start'});", area)
         time.sleep(1)
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        area.screenshot(str(Path(folder) / f"{name}.png"))
+        write_picture(area.screenshot_as_png, Path(folder) / f"{name}.png", size["height"])
         browser.set_window_size(size["width"], size["height"])
+
+
+def write_picture(data, path, height):
+    picture = Image.open(io.BytesIO(data)).convert("RGB")
+    picture = picture.crop((0, 0, picture.width, min(height, picture.height)))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.quantize(256, method=Image.Quantize.FASTOCTREE).save(path, optimize=True)
 
 
 def console_errors(browser):

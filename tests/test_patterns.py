@@ -1,7 +1,11 @@
 """Each pattern and each kind of failure, on episodes made by hand: what is one, and what is none."""
 
+import hashlib
+from pathlib import Path
+
 import pytest
 
+from deepeyes_lite.data import tiny_world
 from deepeyes_lite.patterns import (
     FAILURES,
     PATTERNS,
@@ -12,7 +16,9 @@ from deepeyes_lite.patterns import (
     looked,
     looks,
 )
-from deepeyes_lite.trajectories import Trajectory, Turn
+from deepeyes_lite.trajectories import Trajectory, Turn, read_jsonl
+
+RECORDED = Path(__file__).parents[1] / "data" / "trajectories"
 
 A, B = (100, 100, 160, 160), (300, 300, 360, 360)  # two targets
 ON_A, ON_B, BOTH, FAR = (90, 90, 170, 170), (290, 290, 370, 370), (80, 80, 380, 380), (0, 0, 60, 60)
@@ -129,3 +135,21 @@ def test_episodes_stand_beside_the_same_question_of_the_same_kind():
     assert counts(pairs)["visual confirmation"]["mean"] == 0.5
     with pytest.raises(ValueError, match=r"a \(nested\) has no direct answer"):
         beside([other], [episode()])
+
+
+@pytest.mark.parametrize("kind", ["read", "compare", "exists", "nested"])
+def test_the_recorded_episodes_are_of_the_scenes_that_are_drawn_today(kind):
+    (row,) = tiny_world("test", 1, start=7, kind=kind)
+    sample = {name: value for name, value in row.items() if name != "image"}
+    for who in ("base", "trained", "direct"):
+        episodes = read_jsonl(RECORDED / f"{who}-{kind}.jsonl")
+        assert [t.sample["id"] for t in episodes] == [f"test-{i}" for i in range(100)]
+        assert episodes[7].sample == sample
+        assert all(len(t.loss_mask) == len(t.completion_ids) > 0 for t in episodes)
+        assert who != "direct" or not any(t.called for t in episodes)
+
+
+def test_the_checksum_of_the_recorded_episodes():
+    files = sorted(RECORDED.glob("*.jsonl"))
+    found = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+    assert found in (RECORDED / "README.md").read_text(encoding="utf-8")
