@@ -135,9 +135,9 @@ def paired(a: list[float], b: list[float], seed: int = 0) -> dict:
     return {**figures, "p": float((flipped.sum() + 1) / (len(flipped) + 1))}
 
 
-def held_out(n: int = 300, legible_share: float = 0.5):
+def held_out(n: int = 300, legible_share: float = 0.5, kind: str = "read"):
     """The held-out scenes: the same for every run and seed."""
-    return tiny_world("test", n, World(legible_share=legible_share))
+    return tiny_world("test", n, World(legible_share=legible_share), kind=kind)
 
 
 def evaluate_run(out: str | Path, n: int = 300, seed: int = 0) -> dict:
