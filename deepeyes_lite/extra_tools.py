@@ -42,6 +42,17 @@ def stretched(image: Image.Image) -> Image.Image:
 EXTRA_TOOLS = {"contrast": ContrastTool}
 
 
+def extra_tool(name: str) -> type:
+    """The tool of that name.
+
+    Raises:
+        ValueError: naming the tools there are.
+    """
+    if name not in EXTRA_TOOLS:
+        raise ValueError(f"unknown tool {name!r}; there are {', '.join(EXTRA_TOOLS)}")
+    return EXTRA_TOOLS[name]
+
+
 def with_extra(kind: type[ZoomTool], extra: type) -> type[ZoomTool]:
     """The zoom tool ``kind`` with the public method of ``extra`` beside its own.
 

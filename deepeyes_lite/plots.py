@@ -116,7 +116,7 @@ def accuracy_bars(report: dict) -> Figure:
                 fontsize=10,
             )
     axes.axhline(1 / 12, color=GREY, linestyle=":", label="a blind guess (1 of 12)")
-    axes.set_xticks(range(len(names)), names)
+    axes.set_xticks(range(len(names)), [name.replace(", ", ",\n") for name in names])
     axes.set(ylabel="accuracy", ylim=(0, 1.18))
     axes.legend(fontsize=9, loc="upper center", ncols=3)
     return figure
@@ -174,6 +174,50 @@ def intervals(figures: dict[str, dict], xlabel: str, line: float = 0.0) -> Figur
     return figure
 
 
+def parts(rows: dict[str, dict[str, int]], xlabel: str) -> Figure:
+    """Bars cut into parts, one below the other; a part of more than 5 % has its number in it.
+
+    Args:
+        rows: for each bar's name the counts of its parts, up to seven, the same names in every bar.
+        xlabel: of the axis.
+    """
+    looks = [
+        ("#DDDDDD", ""),
+        (GREY, ""),
+        ("#E69F00", "//"),
+        (ORANGE, ""),
+        ("#56B4E9", ".."),
+        ("#CC79A7", "xx"),
+        (BLUE, ""),
+    ]
+    figure = Figure(figsize=(9, 1.5 + 0.42 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    starts = np.zeros(len(rows))
+    total = max(sum(counts.values()) for counts in rows.values())
+    for name, (color, hatch) in zip(next(iter(rows.values())), looks):
+        widths = [counts[name] for counts in rows.values()]
+        axes.barh(
+            range(len(rows)),
+            widths,
+            left=starts,
+            color=color,
+            hatch=hatch,
+            edgecolor="white",
+            label=name,
+        )
+        for place, (width, start) in enumerate(zip(widths, starts)):
+            if width > 0.05 * total:
+                mark = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none"}
+                axes.text(start + width / 2, place, width, ha="center", va="center", bbox=mark)
+        starts = starts + widths
+    axes.set_yticks(range(len(rows)), list(rows))
+    axes.set(xlim=(0, total), ylim=(len(rows) - 0.5, -0.5))
+    axes.tick_params(labelsize=12)
+    axes.set_xlabel(xlabel, fontsize=12)
+    figure.legend(fontsize=11, ncols=4, loc="outside upper center")
+    return figure
+
+
 def bonus_lines(
     shares: Sequence[float],
     least: Sequence[float],
@@ -216,7 +260,7 @@ def bonus_lines(
     return figure
 
 
-def draw_boxes(axes, trajectory: Trajectory) -> None:
+def draw_boxes(axes, trajectory: Trajectory, fontsize: float = 9) -> None:
     """The scene with its target (green, dashed) and the numbered boxes of the calls (orange)."""
     axes.imshow(trajectory.images[0])
     for box in trajectory.sample.get("boxes_px") or []:
@@ -229,7 +273,7 @@ def draw_boxes(axes, trajectory: Trajectory) -> None:
             box[1] + 4 if inside else box[1] - 4,
             f"zoom {number}",
             color="white",
-            fontsize=9,
+            fontsize=fontsize,
             va="top" if inside else "baseline",
             bbox={"facecolor": ORANGE, "edgecolor": "none", "pad": 1.5},
             clip_on=True,

@@ -4,6 +4,7 @@ Each test drives one widget as a reader would, by mouse and by keyboard. A conso
 environment variable SCREENSHOTS a folder is filled with a picture of each.
 """
 
+import io
 import os
 import shutil
 import socket
@@ -11,11 +12,15 @@ import subprocess
 import sys
 import time
 import urllib.request
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from urllib.error import HTTPError
 
 import nbformat
+import psutil
 import pytest
 from episodes import HOSTILE
+from PIL import Image
 
 webdriver = pytest.importorskip("selenium.webdriver")
 
@@ -84,8 +89,12 @@ def free_port():
         return found.getsockname()[1]
 
 
+@contextmanager
 def serve(folder, *command):
-    """A server on a port of its own, with nothing of the user's settings; its address and the process."""
+    """A server on a port of its own, with nothing of the user's settings; stopped with its kernels.
+
+    Gives its address and the process.
+    """
     port = free_port()
     home = folder / "home"
     home.mkdir()
@@ -112,7 +121,23 @@ def serve(folder, *command):
             stdout=log,
             stderr=subprocess.STDOUT,
         )
-    return f"http://127.0.0.1:{port}", process
+    try:
+        yield f"http://127.0.0.1:{port}", process
+    finally:
+        stop(process)
+
+
+def stop(process, seconds=60):
+    """End a server politely, then what is left of it and of its kernels."""
+    with suppress(psutil.NoSuchProcess):
+        family = psutil.Process(process.pid).children(recursive=True)
+        process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(seconds)
+        for member in [*family, process]:
+            with suppress(psutil.NoSuchProcess):
+                member.kill()
+    process.wait()
 
 
 def reachable(url, process, log):
@@ -121,6 +146,8 @@ def reachable(url, process, log):
             pytest.fail(f"the server has ended:\n{log.read_text()[-3000:]}")
         try:
             urllib.request.urlopen(url, timeout=5).close()
+            return
+        except HTTPError:  # an answer, too: Voilà serves its page and nothing else
             return
         except OSError:
             time.sleep(1)
@@ -162,8 +189,7 @@ def lab(browser, tmp_path_factory):
         metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}},
     )
     nbformat.write(notebook, folder / "widgets.ipynb")
-    address, process = serve(
-        folder,
+    command = [
         "jupyterlab",
         "--no-browser",
         "--allow-root",
@@ -171,8 +197,8 @@ def lab(browser, tmp_path_factory):
         "--LabApp.expose_app_in_browser=True",
         "--LabApp.extension_manager=readonly",
         f"--ServerApp.root_dir={folder}",
-    )
-    try:
+    ]
+    with serve(folder, *command) as (address, process):
         reachable(f"{address}/api", process, folder / "log.txt")
         browser.get(f"{address}/doc/tree/widgets.ipynb")
         wait(browser, lambda: browser.execute_script("return !!window.jupyterapp"))
@@ -182,9 +208,6 @@ def lab(browser, tmp_path_factory):
         browser.execute_script("window.jupyterapp.commands.execute('notebook:run-all-cells')")
         wait(browser, lambda: len(outputs(browser)) == 4 and scenes_shown(browser), PATIENCE)
         yield browser
-    finally:
-        process.terminate()
-        process.wait(STEP)
 
 
 @pytest.fixture(scope="module")
@@ -192,8 +215,8 @@ def voila(browser, tmp_path_factory):
     """The page that `make app` serves."""
     folder = tmp_path_factory.mktemp("voila")
     page = ROOT / "notebooks" / "app" / "look.ipynb"
-    address, process = serve(folder, "voila", str(page), "--no-browser", "--Voila.ip=127.0.0.1")
-    try:
+    command = ["voila", str(page), "--no-browser", "--Voila.ip=127.0.0.1"]
+    with serve(folder, *command) as (address, process):
         reachable(f"{address}/static/favicon.ico", process, folder / "log.txt")
         browser.get(address)
         wait(
@@ -203,9 +226,6 @@ def voila(browser, tmp_path_factory):
         )
         wait(browser, lambda: "24 of 24 episodes" in shown(browser), PATIENCE)
         yield browser
-    finally:
-        process.terminate()
-        process.wait(STEP)
 
 
 def wait(browser, condition, seconds=STEP):
@@ -256,12 +276,27 @@ def press(browser, area, name, *keys):
 
 
 def keep(browser, area, name):
-    """A picture of the widget, where somebody asked for it."""
+    """A picture of the widget's upper part in 256 colours, where somebody asked for it."""
     if folder := os.environ.get("SCREENSHOTS"):
+        size = browser.get_window_size()
+        browser.set_window_size(
+            size["width"], 2 * size["height"]
+        )  # what is scrolled away is not in it
         browser.execute_script("arguments[0].scrollIntoView({block: 'start'});", area)
         time.sleep(1)
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        area.screenshot(str(Path(folder) / f"{name}.png"))
+        write_picture(area.screenshot_as_png, Path(folder) / f"{name}.png", size["height"])
+        browser.set_window_size(size["width"], size["height"])
+
+
+def write_picture(data, path, height):
+    picture = Image.open(io.BytesIO(data)).convert("RGB")
+    picture = picture.crop((0, 0, picture.width, min(height, picture.height)))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.quantize(256, method=Image.Quantize.FASTOCTREE).save(path, optimize=True)
+
+
+def console_errors(browser):
+    return [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
 
 
 @pytest.fixture(autouse=True)
@@ -269,8 +304,7 @@ def no_console_errors(request):
     yield
     if {"lab", "voila"} & set(request.fixturenames):
         driver = request.getfixturevalue("browser")
-        errors = [entry for entry in driver.get_log("browser") if entry["level"] == "SEVERE"]
-        assert errors == []
+        assert console_errors(driver) == []
         assert not driver.execute_script("return window.hacked"), "markup of a model was run"
 
 
@@ -332,6 +366,9 @@ def test_trajectory_viewer_filter_step_and_compare(lab):
     press(lab, area, "Previous turn", Keys.SPACE)
     wait(lab, lambda: "turns 1 to 2 of 3" in shown(area))
     assert "Turn 3 of 3" not in shown(area)
+    press(lab, area, "zoom", Keys.ARROW_DOWN)  # a list that is folded: with a zoom
+    wait(lab, lambda: "16 of 28 episodes" in shown(area))
+    press(lab, area, "zoom", Keys.ARROW_UP)
     Select(named(area, "answer")).select_by_visible_text("only trained right")
     wait(lab, lambda: "12 of 28 episodes" in shown(area))
     press(lab, area, "contains", "no model writes this")
@@ -397,3 +434,34 @@ def test_the_app_in_voila(voila):
     wait(voila, lambda: "24 of 24 episodes" not in shown(body))
     Select(named(body, "sort")).select_by_visible_text("most zooms first")
     keep(voila, body, "app")
+
+
+# --- the tests' own means -----------------------------------------------------------------------
+
+
+def test_a_console_error_would_be_seen(browser):
+    browser.get("data:text/html,<title>empty</title>")
+    browser.execute_script("console.error('made for this test')")
+    wait(browser, lambda: "made for this test" in str(console_errors(browser)))
+
+
+def test_a_server_is_stopped_with_its_children(tmp_path):
+    child = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'input()'])"
+    process = subprocess.Popen([sys.executable, "-c", child], stdin=subprocess.PIPE, cwd=tmp_path)
+    server = psutil.Process(process.pid)
+    while not server.children():
+        time.sleep(0.1)
+    family = [server, *server.children(recursive=True)]
+    stop(process)
+    for _ in range(STEP):
+        if not any(map(alive, family)):
+            return
+        time.sleep(1)
+    pytest.fail("a child outlived its server")
+
+
+def alive(process):
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

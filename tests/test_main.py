@@ -27,6 +27,7 @@ COMMANDS = [
     "select",
     "study",
     "claims",
+    "animate",
     "pretrain",
     "card",
     "grade",

@@ -117,7 +117,7 @@ def test_bars_have_the_height_of_the_accuracies():
     assert isinstance(figure, Figure) and shown(figure).size
     heights = [bar.get_height() for bar in figure.axes[0].patches]
     assert heights == [0.8] * 5 + [0.25] * 5
-    names = [tick.get_text() for tick in figure.axes[0].get_xticklabels()]
+    names = [t.get_text().replace("\n", " ") for t in figure.axes[0].get_xticklabels()]
     assert names == list(CONDITIONS)
     texts = [text.get_text() for text in figure.axes[0].texts]
     assert texts == ["80 %"] * 5 + ["25 %"] * 5

@@ -1,9 +1,12 @@
 """The figures in the READMEs are those of the committed records."""
 
+import html
 import json
+import re
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 RUNS = ROOT / "data" / "runs" / "demo"
@@ -22,12 +25,43 @@ def test_the_demo_table_is_made_of_the_records():
     assert block(ROOT / "README.md", "demo") == seeds_table(RUNS)
 
 
+def test_the_picture_is_made_of_the_record_that_is_named():
+    """With its description; the pixels are left alone, for they depend on the build of the fonts."""
+    from deepeyes_lite.animation import alt, story
+
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    shown = story(ROOT / re.search(r"deepeyes_lite animate --records (\S+?)`", text)[1])
+    picture = block(ROOT / "README.md", "zoom")
+    assert f'alt="{html.escape(alt(shown))}"' in picture
+    moving, still = (ROOT / re.search(rf'{name}="(\S+)"', picture)[1] for name in ("src", "srcset"))
+    assert moving.stat().st_size < 1_000_000 and still.stat().st_size < 1_000_000
+    with Image.open(moving) as image:
+        assert image.n_frames == len(shown.episodes) and image.info["loop"] == 0
+
+
 def test_the_ledger_is_made_of_the_records():
     from deepeyes_lite.claims import ledger, table
 
-    rows = ledger(RUNS)
+    rows = ledger(ROOT / "data" / "runs" / "study")
     assert block(ROOT / "README.md", "claims") == table(rows)
     assert json.loads((ROOT / "data" / "claims.json").read_text()) == rows
+
+
+def test_the_table_of_the_notebooks_is_made_of_the_record():
+    from measure_notebooks import RECORD, table
+
+    record = json.loads(RECORD.read_text(encoding="utf-8"))
+    assert set(record) == {path.stem for path in (ROOT / "notebooks").glob("*.ipynb")}
+    assert block(ROOT / "README.md", "notebooks") == table(record)
+
+
+def test_the_size_of_the_plan_is_said():
+    from deepeyes_lite.presets import RunConfig
+    from deepeyes_lite.study import plan
+
+    assert f"a plan ({len(plan(RunConfig(), Path('data')))} runs;" in (
+        ROOT / "README.md"
+    ).read_text(encoding="utf-8")
 
 
 def test_the_step_table_is_made_of_the_record():

@@ -2,6 +2,7 @@
 
 import html
 import json
+from pathlib import Path
 
 import pytest
 from episodes import HOSTILE, LONG, made
@@ -9,7 +10,7 @@ from test_pages import Reader
 
 from deepeyes_lite import boxes
 from deepeyes_lite.data import tiny_world
-from deepeyes_lite.evaluation import summarise
+from deepeyes_lite.evaluation import BY_HAND, by_hand, summarise, table
 from deepeyes_lite.plots import png
 from deepeyes_lite.policies import ScriptedPolicy
 from deepeyes_lite.rollout import rollout
@@ -112,6 +113,30 @@ def test_the_record_is_a_human_baseline(widget, samples, tmp_path):
     assert widget._next.description == "Done" and widget._next.disabled
     widget.start()
     assert not widget._running and widget.answer("K") is None
+
+
+def test_the_baseline_is_read_from_the_record(samples, processor, clock, tmp_path):
+    record = tmp_path / "runs" / "by-hand.jsonl"
+    assert by_hand(record) == {}
+    widget = ZoomByHand(samples, processor, save_to=record)
+    for row, text, seconds in zip(samples, (samples[0]["answer"], "?"), (3.0, 5.0)):
+        widget.start()
+        widget.box_1000 = target_1000(row)
+        widget.zoom()
+        clock.now += seconds
+        widget.answer(text)
+    found = by_hand(record)["you"]
+    assert (found["accuracy"]["mean"], found["accuracy"]["n"]) == (0.5, 2)
+    assert found["call_iou"]["mean"] > 0.8 and found["seconds"]["mean"] == 4.0
+    assert "you" in table({"samples": 2, "conditions": by_hand(record)})
+
+
+def test_the_record_of_the_course_is_not_in_the_repository():
+    """Nor in `data/`: it is the reader's own."""
+    root = Path(__file__).parents[1]
+    name = BY_HAND.relative_to(root).as_posix()
+    ignored = (root / ".gitignore").read_text(encoding="utf-8").splitlines()
+    assert f"/{name.split('/')[0]}/" in ignored
 
 
 def test_what_was_answered_is_kept_and_not_asked_again(samples, processor, tmp_path):

@@ -8,6 +8,7 @@ def add(command) -> None:
     sub = command("rollout", rollout, "roll out a model on held-out scenes into a JSONL file")
     sub.add_argument("--out", type=Path, required=True, help="JSONL file to write")
     sub.add_argument("--samples", type=int, default=20)
+    sub.add_argument("--kind", default="read", help="of the questions: read, compare, exists, …")
     sub.add_argument("--folder", type=Path, help="your own pictures, instead of held-out scenes")
     sub.add_argument("--tool", default="on", help="on, off, blank or other")
     sub.add_argument("--seed", type=int, default=0, help="of local sampling")
@@ -35,6 +36,7 @@ def _add_model(sub) -> None:
     group.add_argument("--run-folder", type=Path, help="a finished run")
     group.add_argument("--model", help="a folder, a name of the hub, or a name at the endpoint")
     group.add_argument("--max-pixels", type=int, default=0, help="greatest area of a view")
+    group.add_argument("--extra-tool", default="", help="a tool beside the zoom: contrast")
     group.add_argument("--endpoint", help="address of an OpenAI-compatible server")
     group.add_argument("--prompt", default="tools", help="tools, or deepeyes for its own weights")
     group.add_argument("--frame", help="box_1000 or box_view, if not that of the prompt")
@@ -58,16 +60,21 @@ def rollout(args) -> None:
     from deepeyes_lite.training import claim
     from deepeyes_lite.trajectories import write_jsonl
 
-    dataset, errors = from_folder(args.folder) if args.folder else (held_out(args.samples), [])
+    if args.folder:
+        dataset, errors = from_folder(args.folder)
+    else:
+        dataset, errors = held_out(args.samples, kind=args.kind), []
     for error in errors:
         print(error)
     judge = _judge(args, Path(f"{args.out}.judge.jsonl"))
     if args.endpoint:
         policy = _served(args, 0.0)
         # Beside the file, so that a stopped batch does not go on with another model or prompt.
-        settings = {name: str(getattr(args, name)) for name in ("folder", "tool", "endpoint")}
+        names = ("folder", "kind", "tool", "endpoint")
+        settings = {name: str(getattr(args, name)) for name in names}
         settings |= {"model": policy.endpoint.model, "prompt": policy.prompt}
         settings |= {"frame": policy.frame, "max_pixels": policy.max_pixels}
+        settings |= {"extra_tool": args.extra_tool} if args.extra_tool else {}
         claim(Path(f"{args.out}.settings"), settings | _judged_by(judge))
         episodes = rollout_to_file(
             dataset, policy, args.out, args.tool, args.concurrency, judge=judge
@@ -122,6 +129,7 @@ def benchmark(args) -> None:
     names = ("data", "model", "run_folder", "no_tool", "k", "temperature", "seed", "max_pixels")
     names = (*names, "endpoint", "prompt", "frame")
     settings = {name: str(getattr(args, name)) for name in names} | _judged_by(judge)
+    settings |= {"extra_tool": args.extra_tool} if args.extra_tool else {}
     if args.endpoint:
         settings["model"] = policy.endpoint.model
     claim(args.out, settings)
@@ -150,6 +158,7 @@ def _served(args, temperature: float, tools: bool = True):
         temperature,
         max_pixels=args.max_pixels or MAX_PIXELS,
         tools=tools,
+        extra=args.extra_tool,
     )
 
 
@@ -163,7 +172,8 @@ def _local(args, temperature: float, tools: bool = True):
     if args.run_folder:
         model = load_trained(args.run_folder)
     else:
-        model = load(args.model or RunConfig.model, max_pixels=args.max_pixels)
+        name = args.model or RunConfig.model
+        model = load(name, max_pixels=args.max_pixels, extra_tool=args.extra_tool)
     return LocalPolicy(*model, tools=tools, temperature=temperature)
 
 

@@ -16,6 +16,9 @@ def add(command) -> None:
     sub = command("claims", claims, "fill the claims ledger from the study's records")
     sub.add_argument("--records", type=Path, default=Path("data/runs/study"))
     sub.add_argument("--out", type=Path, default=Path("data/claims.json"), help="file to write")
+    sub = command("animate", animate, "draw a recorded run as a short animation")
+    sub.add_argument("--records", type=Path, required=True, help="a run's folder or its record")
+    sub.add_argument("--out", type=Path, default=Path("data/figures"), help="folder to write")
     sub = command("two-tools", two_tools, "train with the zoom and a second tool, and evaluate")
     sub.add_argument("--out", type=Path, default=Path("runs/two-tools"), help="folder of the runs")
     sub.add_argument("--records", type=Path, help="folder for a small record of the run, too")
@@ -50,6 +53,12 @@ def claims(args) -> None:
     print(table(rows))
     for path in write_figures(args.records, rows, args.out.parent / "figures"):
         print(f"figure: {path}")
+
+
+def animate(args) -> None:
+    from deepeyes_lite.animation import write
+
+    print(f"{write(args.records, args.out)}\nwritten: zoom.gif and zoom.png in {args.out}")
 
 
 def two_tools(args) -> None:

@@ -1,21 +1,49 @@
 """What the four widgets share: the panel with its picture, a slider, a picture to drag a box on.
 
-The two controls are written for anywidget, in a few lines of JavaScript: ipywidgets has no mouse events,
-and its slider has no name for a screen reader. Texts are set as text, never as markup.
+What ipywidgets lacks is written for anywidget, in a few lines of JavaScript: it has no mouse events, its
+slider has no name for a screen reader, and its lists lose their arrow keys to JupyterLab. Texts are set as
+text, never as markup.
 """
 
 import base64
 
 import anywidget
 import traitlets
-from ipywidgets import VBox
+from ipywidgets import Layout, VBox
 from matplotlib.figure import Figure
 
 from deepeyes_lite.plots import png
 
 
+class _OwnKeys(anywidget.AnyWidget):
+    """Keeps for a panel the keys that are pressed in it; shows nothing.
+
+    JupyterLab takes arrow keys for its cells, even out of a list or a slider, unless the focused element
+    itself says otherwise (an element around it may not); ipywidgets has no way to say it.
+    """
+
+    _esm = """
+    function render({ el }) {
+      let frames = 600;
+      const own = (event) => { event.target.dataset.lmSuppressShortcuts = "true"; };
+      const find = () => {
+        const panel = el.closest(".eyes-panel");
+        if (panel) panel.addEventListener("focusin", own);
+        else if (frames--) requestAnimationFrame(find);  // not in the page yet
+      };
+      find();
+    }
+    export default { render };
+    """
+
+
 class Panel(VBox):
     """A widget with a picture of its state, which a notebook keeps for readers without a kernel."""
+
+    def __init__(self, children):
+        """Args: what the panel shows, from top to bottom."""
+        super().__init__([*children, _OwnKeys(layout=Layout(display="none"))])
+        self.add_class("eyes-panel")
 
     def picture(self) -> Figure:
         """What the widget shows now, as a figure."""
@@ -33,10 +61,6 @@ class Panel(VBox):
         return data, {"image/png": {"alt": self.alt}}
 
 
-# JupyterLab takes arrow keys for itself, except below an element that says so.
-_KEYS = 'el.dataset.lmSuppressShortcuts = "true";'
-
-
 class Slider(anywidget.AnyWidget):
     """A range input with its label and its value; arrow keys, Home and End move it.
 
@@ -52,9 +76,8 @@ class Slider(anywidget.AnyWidget):
     max = traitlets.Float(1.0).tag(sync=True)
     step = traitlets.Float(0.05).tag(sync=True)
 
-    _esm = f"""
-    function render({{ model, el }}) {{
-      {_KEYS}
+    _esm = """
+    function render({ model, el }) {
       const label = document.createElement("label");
       const name = document.createElement("span");
       const input = document.createElement("input");
@@ -63,21 +86,21 @@ class Slider(anywidget.AnyWidget):
       input.type = "range";
       label.append(name, input, output);
       el.append(label);
-      const show = () => {{
+      const show = () => {
         name.textContent = model.get("label");
         for (const key of ["min", "max", "step"]) input[key] = model.get(key);
         input.value = model.get("value");
         output.textContent = String(Math.round(model.get("value") * 1000) / 1000);
-      }};
-      input.addEventListener("input", () => {{ output.textContent = input.value; }});
-      input.addEventListener("change", () => {{
+      };
+      input.addEventListener("input", () => { output.textContent = input.value; });
+      input.addEventListener("change", () => {
         model.set("value", Number(input.value));
         model.save_changes();
-      }});
-      for (const key of ["label", "min", "max", "step", "value"]) model.on(`change:${{key}}`, show);
+      });
+      for (const key of ["label", "min", "max", "step", "value"]) model.on(`change:${key}`, show);
       show();
-    }}
-    export default {{ render }};
+    }
+    export default { render };
     """
     _css = """
     .eyes-slider { display: flex; gap: .6em; align-items: center; font-size: 14px; }

@@ -4,7 +4,7 @@ import os
 import time
 from pathlib import Path
 
-from ipywidgets import HTML, BoundedIntText, Button, HBox, Label, Layout, Text, VBox
+from ipywidgets import HTML, BoundedIntText, Button, HBox, Layout, Text, VBox
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
@@ -76,7 +76,7 @@ class ZoomByHand(Panel):
         self._numbers = [
             BoundedIntText(min=0, max=1000, description=side, layout=narrow) for side in SIDES
         ]
-        self._cost = Label()
+        self._cost = HTML(layout=Layout(max_width="420px"))  # a Label does not wrap
         self._zoom = Button(description="Zoom", tooltip="Call the tool with this box")
         self._crops = HTML()
         self._text = Text(description="answer", placeholder="what the question asks for")
@@ -128,7 +128,7 @@ class ZoomByHand(Panel):
         try:
             crop, _ = tools.zoom(self._image, box_px)
         except tools.ToolError as error:
-            self._cost.value = f"This box cannot be cut out: {error}"
+            self._cost.value = f"This box cannot be cut out: {pages.excerpt(error)}"
             return
         self._calls.append(prompts.tool_call({"bbox_2d": list(self.box_1000)}))
         self._tokens += self._tokens_of(crop)
