@@ -6,6 +6,8 @@ it is `ZoomTool`'s, so that numbers are checked, calls counted and images bounde
 else it takes is model output, too: check it, and raise a `ToolError` that says what was wrong.
 
 ``RunConfig.extra_tool`` names the second tool of a run; `models.offer` offers it to a model at hand.
+Episodes read from JSONL have their crops cut again, which knows the zoom alone: there, a call of another
+tool shows as the part of the original that it was about, unchanged.
 """
 
 from PIL import Image, ImageOps

@@ -5,8 +5,8 @@ import random
 import pytest
 
 from deepeyes_lite.checks import own_tool as checks
+from deepeyes_lite.faint import CONTRAST
 from deepeyes_lite.tools import ZOOM, ToolError, ZoomTool
-from deepeyes_lite.two_tools import CONTRAST
 
 
 def said(check, attempt, capsys):

@@ -1,6 +1,8 @@
 """extra_tools.py: a second tool beside the zoom, whatever a model writes into its call."""
 
+import json
 import math
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -19,7 +21,7 @@ from deepeyes_lite.presets import RunConfig
 from deepeyes_lite.rollout import rollout
 from deepeyes_lite.tinyworld.model import load
 from deepeyes_lite.tools import MAX_CALLS, MAX_CROP_SIDE, ZOOM, ToolError, ZoomTool, answer_call
-from deepeyes_lite.training import build_trainer
+from deepeyes_lite.training import build_trainer, claim
 
 CONTRAST = "image_contrast_tool"
 Both = with_extra(ZoomTool, ContrastTool)
@@ -231,3 +233,13 @@ def test_same_episode_as_trl(name, trainer, random_eyes, samples, monkeypatch):
 def test_the_registry_holds_tools_that_work():
     for extra in EXTRA_TOOLS.values():
         assert get_json_schema(getattr(extra(), next(n for n in dir(extra) if n[0] != "_")))
+
+
+def test_a_run_from_before_there_were_extra_tools_goes_on(tmp_path):
+    config = asdict(RunConfig())
+    old = {name: value for name, value in config.items() if name != "extra_tool"}
+    (tmp_path / "config.json").write_text(json.dumps(old), encoding="utf-8")
+    claim(tmp_path, config)
+    for other in ({**config, "extra_tool": "contrast"}, {**config, "seed": 1}):
+        with pytest.raises(ValueError, match="holds another run"):
+            claim(tmp_path, other)

@@ -1,4 +1,4 @@
-"""two_tools.py: faint scenes, new words, clumsy episodes, and what a record holds."""
+"""faint.py and two_tools.py: faint scenes, new words, clumsy episodes, and what a record holds."""
 
 import hashlib
 import json
@@ -11,13 +11,13 @@ import pytest
 import torch
 from PIL import Image
 
-from deepeyes_lite import tool_use, two_tools
+from deepeyes_lite import faint, tool_use, two_tools
 from deepeyes_lite.extra_tools import stretched
+from deepeyes_lite.faint import CONTRAST, KINDS, WORDS
 from deepeyes_lite.history import read_history
 from deepeyes_lite.loading import load
 from deepeyes_lite.policies import Policy
 from deepeyes_lite.tools import ZOOM
-from deepeyes_lite.two_tools import CONTRAST, KINDS, WORDS
 
 ROOT = Path(__file__).parents[1]
 RECORDS = sorted((ROOT / "data/runs/two-tools").glob("*-*"))
@@ -26,7 +26,7 @@ SHIPPED = ROOT / "data/tiny-eyes"
 
 @pytest.fixture(scope="module")
 def asked():
-    return two_tools.questions("validation", 8, KINDS)
+    return faint.questions("validation", 8, KINDS)
 
 
 def test_each_kind_differs_in_what_it_says(asked):
@@ -34,23 +34,23 @@ def test_each_kind_differs_in_what_it_says(asked):
     assert len(set(asked["id"])) == len(asked)
     for row in asked:
         low, high = (band for band in zip(*row["image"].getextrema()))
-        squeezed = max(high) - min(low) < two_tools.LEVELS
+        squeezed = max(high) - min(low) < faint.LEVELS
         assert squeezed == ("faint" in row["kind"])
         assert row["legible"] == (row["kind"] == "plain")
 
 
 def test_stretching_brings_back_what_is_left_of_a_faint_scene(asked):
     scene = next(row["image"] for row in asked if row["kind"] == "plain")
-    back = np.asarray(stretched(two_tools.faint(scene)), float)
+    back = np.asarray(stretched(faint.faint(scene)), float)
     wanted = np.asarray(scene, float)
     assert np.corrcoef(back.ravel(), wanted.ravel())[0, 1] > 0.95
-    assert len(np.unique(back)) <= two_tools.LEVELS
+    assert len(np.unique(back)) <= faint.LEVELS
 
 
 def test_a_new_word_is_one_token_that_starts_as_a_copy():
     model, processor = load(SHIPPED, extra_tool="contrast")
     tokenizer, before = processor.tokenizer, len(processor.tokenizer)
-    two_tools.learn_words(model, tokenizer, WORDS)
+    faint.learn_words(model, tokenizer, WORDS)
     assert len(tokenizer) == before + len(WORDS) == model.get_input_embeddings().num_embeddings
     rows = model.get_input_embeddings().weight
     for word, like in WORDS.items():
@@ -59,10 +59,10 @@ def test_a_new_word_is_one_token_that_starts_as_a_copy():
         )
         assert tokenizer.decode([new]) == word and torch.equal(rows[new], rows[old])
     assert model.lm_head.weight is rows
-    two_tools.learn_words(model, tokenizer, WORDS)  # known by now
+    faint.learn_words(model, tokenizer, WORDS)  # known by now
     assert len(tokenizer) == before + len(WORDS)
     with pytest.raises(ValueError, match="is 2 tokens of this tokenizer, not one"):
-        two_tools.learn_words(model, tokenizer, {"anything": "red square"})
+        faint.learn_words(model, tokenizer, {"anything": "red square"})
 
 
 def test_the_old_prompts_are_as_they_were(samples):
@@ -70,19 +70,19 @@ def test_the_old_prompts_are_as_they_were(samples):
     model, processor = load(SHIPPED)
     row = samples[0]
     before = Policy(processor).prompt_ids(row["question"], row["image"])
-    two_tools.learn_words(model, processor.tokenizer, WORDS)
+    faint.learn_words(model, processor.tokenizer, WORDS)
     assert Policy(processor).prompt_ids(row["question"], row["image"]) == before
 
 
 def test_the_tool_of_a_trace_does_not_depend_on_the_scene_and_answers_are_only_what_is_shown():
     model, processor = load(SHIPPED, extra_tool="contrast")
-    two_tools.learn_words(model, processor.tokenizer, WORDS)
-    rows = list(two_tools.questions("validation", 60))
-    found = two_tools.traces(rows, processor)
+    faint.learn_words(model, processor.tokenizer, WORDS)
+    rows = list(faint.questions("validation", 60))
+    found = faint.traces(rows, processor)
     assert [t.sample["id"] for t in found] == [row["id"] for row in rows]
     calls = {kind: Counter() for kind in KINDS[:3]}
     for t in found:
-        tool = two_tools.chosen([turn.text for turn in t.turns])
+        tool = tool_use.chosen([turn.text for turn in t.turns])
         calls[t.sample["kind"]][tool] += 1
         assert t.correct and t.well_formed and len(t.turns) == 1 + (tool != "none")
         answers = t.loss_mask[-1] == 1

@@ -163,8 +163,8 @@ _KINDS = ("plain", "small", "faint")
 
 
 def _judge_draw(attempt) -> tuple[str, str]:
+    from deepeyes_lite.faint import CONTRAST
     from deepeyes_lite.tools import ZOOM
-    from deepeyes_lite.two_tools import CONTRAST
 
     known, drawn = ("none", ZOOM, CONTRAST), {kind: Counter() for kind in _KINDS}
     rng = random.Random(0)

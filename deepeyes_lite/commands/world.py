@@ -25,7 +25,7 @@ def add(command) -> None:
     sub.add_argument("--arm", default="conditional", help="a reward variant")
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument("--steps", type=int, default=40)
-    sub.add_argument("--samples", type=int, default=60, help="held-out questions of each kind")
+    sub.add_argument("--samples", type=int, default=30, help="held-out questions of each kind")
     sub = command("pretrain", pretrain, "make tiny-eyes from scratch (about three hours)")
     sub.add_argument("--out", type=Path, required=True, help="folder to write")
     sub.add_argument("--quick", action="store_true", help="a smoke run of a minute")
