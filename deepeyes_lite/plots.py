@@ -174,6 +174,29 @@ def intervals(figures: dict[str, dict], xlabel: str, line: float = 0.0) -> Figur
     return figure
 
 
+def memory_bars(parts: dict[str, tuple[float, float]]) -> Figure:
+    """How much of a GPU's memory weights and cache take, a bar for each size of GPU.
+
+    Args:
+        parts: GB of weights and of cache, by the GPU's memory such as "24GB".
+    """
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    axes = figure.subplots()
+    for place, (name, (weights, cache)) in enumerate(parts.items()):
+        card = float(name.removesuffix("GB"))
+        for gb, left, color, hatch in ((weights, 0.0, BLUE, ""), (cache, weights, ORANGE, "//")):
+            bar = {"color": color, "hatch": hatch, "edgecolor": "white"}
+            axes.barh(place, gb / card, left=left / card, **bar)
+            box = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}
+            where = (left + gb / 2) / card
+            axes.text(where, place, f"{gb:.1f}", ha="center", va="center", fontsize=12, bbox=box)
+    axes.set_yticks(range(len(parts)), list(parts), fontsize=12)
+    axes.set(xlim=(0, 1), ylim=(len(parts) - 0.5, -0.5))
+    label = "share of the GPU's memory; numbers in GB: weights (plain), cache (hatched)"
+    axes.set_xlabel(label, fontsize=12)
+    return figure
+
+
 def bonus_lines(
     shares: Sequence[float],
     least: Sequence[float],
