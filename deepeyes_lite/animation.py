@@ -48,9 +48,10 @@ class Story:
 
 
 def story(folder: str | Path) -> Story:
-    """The watched scene on which the box improved most, from the first zoom to the last step.
+    """The watched scene that tells most: wrong after the first zoom and right at the end, if there is one.
 
-    It is chosen by how it went, so it shows what can be learned; the curves show how often it is.
+    Among several, one with an early first zoom, then one whose box improved most. So it is chosen by how
+    it went and shows what can be learned; the curves show how often it is.
 
     Args:
         folder: of a run or of its record.
@@ -76,7 +77,13 @@ def story(folder: str | Path) -> Story:
     found = [s for s in found if any(t.called and t.images for t in s.episodes.values())]
     if not found:
         raise ValueError(f"the run in {folder} never zoomed on its watched scenes")
-    return max(found, key=lambda s: _overlap(s, s.last) - _overlap(s, s.first))
+    return max(found, key=_worth)
+
+
+def _worth(shown: Story) -> tuple[bool, int, float]:
+    before, after = shown.episodes[shown.first], shown.episodes[shown.last]
+    gain = _overlap(shown, shown.last) - _overlap(shown, shown.first)
+    return after.correct and not before.correct, -shown.first, gain
 
 
 def _overlap(shown: Story, step: int) -> float:
@@ -96,7 +103,7 @@ def frame(shown: Story, step: int) -> Figure:
     _scene(figure.add_axes((0.02, 0.03, 384 / 800, 384 / 450)), episode)
     _seen(figure.add_axes((0.54, 0.47, 168 / 800, 168 / 450)), episode.images[:1], "its view")
     _seen(figure.add_axes((0.775, 0.47, 168 / 800, 168 / 450)), episode.images[1:2], "its zoom")
-    _curves(figure.add_axes((0.585, 0.125, 0.395, 0.25)), shown, step)
+    _curves(figure.add_axes((0.585, 0.125, 0.385, 0.25)), shown, step)
     return figure
 
 
@@ -146,7 +153,7 @@ def _curves(axes, shown: Story, step: int) -> None:
     axes.legend(
         fontsize=13,
         loc="lower right",
-        bbox_to_anchor=(1.02, 0.98),
+        bbox_to_anchor=(1.03, 0.98),
         ncols=3,
         frameon=False,
         handlelength=1.4,

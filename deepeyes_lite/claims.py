@@ -2,7 +2,7 @@
 
 Reads nothing but the records of `study.py`. An effect is a difference over the same held-out scenes; its
 interval is a bootstrap over seeds and scenes, 2,000 times, so that neither a lucky seed nor a lucky
-scene passes for a finding.
+scene passes for a finding. Where a seed has one number (the training history), it is Student's t.
 """
 
 import csv
@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from math import atan, cos, pi, sin
 from pathlib import Path
 
 import numpy as np
@@ -112,17 +113,12 @@ def clustered(differences: Iterable[np.ndarray], seed: int = 0) -> dict:
     Returns:
         effect, low, high, p (two-sided, from the bootstrap), n (scenes), seeds.
 
-    Raises:
-        NotMeasured: for a single number.
-
     >>> found = clustered([np.ones(50), np.ones(50)])
     >>> found["effect"], found["low"], found["seeds"], found["n"]
     (1.0, 1.0, 2, 50)
     """
     data = np.stack([np.asarray(row, float) for row in differences])
     seeds, scenes = data.shape
-    if seeds == scenes == 1:
-        raise NotMeasured("one seed and one value have no interval")
     rng = np.random.default_rng(seed)
     # How often each seed, and each scene, is drawn in each resample.
     by_seed = rng.multinomial(seeds, np.full(seeds, 1 / seeds), RESAMPLES)
@@ -141,6 +137,51 @@ def clustered(differences: Iterable[np.ndarray], seed: int = 0) -> dict:
         "n": scenes,
         "seeds": seeds,
     }
+
+
+def over_seeds(differences: Iterable[float]) -> dict:
+    """The same where each seed has one number: Student's t, since a bootstrap of three numbers is too sure.
+
+    Raises:
+        NotMeasured: for a single number.
+
+    >>> found = over_seeds([0.8, 1.0, 1.2])
+    >>> {name: round(found[name], 3) for name in ("effect", "low", "high", "p")}
+    {'effect': 1.0, 'low': 0.503, 'high': 1.497, 'p': 0.013}
+    """
+    data = np.array([float(value) for value in differences])
+    if len(data) < 2:
+        raise NotMeasured("one seed and one value have no interval")
+    error, freedom = float(data.std(ddof=1)) / len(data) ** 0.5, len(data) - 1
+    low, high = 0.0, 1000.0  # the quantile lies between, found by halving
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _beyond(middle, freedom) > 0.05 else (low, middle)
+    effect = float(data.mean())
+    return {
+        "effect": effect,
+        "low": effect - high * error,
+        "high": effect + high * error,
+        "p": _beyond(abs(effect) / error, freedom) if error else float(effect == 0),
+        "n": 1,
+        "seeds": len(data),
+    }
+
+
+def _beyond(t: float, freedom: int) -> float:
+    """Chance of a Student's t beyond ``t`` on either side (Abramowitz and Stegun 26.7.3 and 26.7.4).
+
+    >>> round(_beyond(12.706, 1), 3), round(_beyond(4.303, 2), 3), round(_beyond(2.776, 4), 3)
+    (0.05, 0.05, 0.05)
+    """
+    odd = freedom % 2
+    angle = atan(t / freedom**0.5)
+    total, term = 0.0, cos(angle) if odd else 1.0
+    for k in range(1, freedom - odd, 2):
+        total += term
+        term *= cos(angle) ** 2 * (k + odd) / (k + 1 + odd)
+    inside = sin(angle) * total
+    return 1 - (2 / pi * (angle + inside) if odd else inside)
 
 
 @dataclass(frozen=True)
@@ -165,10 +206,10 @@ class Claim:
 
 
 def _of(records: dict[str, Record], group: str) -> list[Record]:
-    """The runs of a group, by seed."""
+    """The runs of a group, by seed; one alone would be no replication."""
     found = [run for run in records.values() if run.group == group]
-    if not found:
-        raise NotMeasured(f"no record of {group}")
+    if len(found) < 2:
+        raise NotMeasured(f"{len(found)} records of {group}, and two are the least")
     return sorted(found, key=lambda run: run.config["seed"])
 
 
@@ -207,9 +248,8 @@ def _steps(
     """A share of one stretch of a history minus another; only seeds are there to be resampled."""
 
     def judge(records: dict[str, Record]) -> dict:
-        return clustered(
-            np.array([share * run.mean(column, end) - run.mean(column, other)])
-            for run in _of(records, arm)
+        return over_seeds(
+            share * run.mean(column, end) - run.mean(column, other) for run in _of(records, arm)
         )
 
     return judge
@@ -220,9 +260,7 @@ def _last(arm: str, other: str, column: str) -> Callable[[dict[str, Record]], di
 
     def judge(records: dict[str, Record]) -> dict:
         pairs = zip(_of(records, arm), _of(records, other))
-        return clustered(
-            np.array([a.mean(column, "last") - b.mean(column, "last")]) for a, b in pairs
-        )
+        return over_seeds(a.mean(column, "last") - b.mean(column, "last") for a, b in pairs)
 
     return judge
 

@@ -31,6 +31,8 @@ CONDITIONS = {
 # An arm without a tool never sees it in a prompt, so there is nothing to switch off.
 CONDITIONS_WITHOUT_TOOL = {"base": ("base", "on"), "trained": ("trained", "off")}
 
+# What a reader reached by hand in notebook 01 (`widgets.ZoomByHand`); git ignores the folder.
+BY_HAND = Path(__file__).parents[1] / "runs" / "by-hand.jsonl"
 EPISODE_COLUMNS = ["condition", "id", "legible", "correct", "calls", "best_iou"]
 
 
@@ -94,6 +96,19 @@ def summarise(trajectories: list[Trajectory]) -> dict:
     return figures
 
 
+def by_hand(record: str | Path = BY_HAND) -> dict[str, dict]:
+    """The reader's own figures, as one more condition to show beside those of a policy.
+
+    Returns:
+        Under "you" the figures of `summarise`, and ``seconds`` a question; empty if nobody has played.
+    """
+    episodes = read_jsonl(record) if Path(record).exists() else []
+    if not episodes:
+        return {}
+    seconds = average([t.sample["seconds"] for t in episodes])
+    return {"you": {**summarise(episodes), "seconds": seconds}}
+
+
 def _correct(episodes: list[Trajectory]) -> dict:
     return share(sum(t.correct for t in episodes), len(episodes))
 
@@ -120,9 +135,9 @@ def paired(a: list[float], b: list[float], seed: int = 0) -> dict:
     return {**figures, "p": float((flipped.sum() + 1) / (len(flipped) + 1))}
 
 
-def held_out(n: int = 300, legible_share: float = 0.5):
+def held_out(n: int = 300, legible_share: float = 0.5, kind: str = "read"):
     """The held-out scenes: the same for every run and seed."""
-    return tiny_world("test", n, World(legible_share=legible_share))
+    return tiny_world("test", n, World(legible_share=legible_share), kind=kind)
 
 
 def evaluate_run(out: str | Path, n: int = 300, seed: int = 0) -> dict:

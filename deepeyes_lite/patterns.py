@@ -13,8 +13,10 @@ from deepeyes_lite.boxes import Box
 from deepeyes_lite.evaluation import share
 from deepeyes_lite.trajectories import Trajectory
 
-HELD = 0.75  # share of a target's area from which on a crop counts as showing it
-WIDE = 0.05  # IoU below which a crop shows its target hardly larger than the view did
+# Share of a target's area from which on a crop counts as showing it. What is asked for lies in its middle:
+# notebook 07 measures that letters are read from a half on, and guessed below.
+SHOWN = 0.5
+WIDE = 0.05  # IoU below which a crop is too wide: its target fills less than a twentieth of it
 
 
 def covered(box_px: Box, target_px: Box) -> float:
@@ -40,7 +42,7 @@ def looks(t: Trajectory) -> list[set[int]]:
     [{1}, set()]
     """
     return [
-        {number for number, box in enumerate(t.boxes_px) if covered(box, target) >= HELD}
+        {number for number, box in enumerate(t.boxes_px) if covered(box, target) >= SHOWN}
         for target in t.sample.get("boxes_px") or []
     ]
 
@@ -57,10 +59,11 @@ def looked(t: Trajectory) -> bool:
 def visual_search(t: Trajectory, direct: Trajectory | None = None) -> bool:
     """*Visual search*: scan regions until the thing is found.
 
-    Here: the first crop shows no target, and a later one shows a target.
+    Here: the first crop does not show the target, and a later one does. Only where there is one target: of
+    two, nobody can say which one the first zoom was after.
     """
-    found = set().union(*looks(t))
-    return bool(found) and 0 not in found
+    found = looks(t)
+    return len(found) == 1 and bool(found[0]) and 0 not in found[0]
 
 
 def visual_comparison(t: Trajectory, direct: Trajectory | None = None) -> bool:
@@ -105,8 +108,8 @@ FAILURES = {
     "never called": "it answered from the view",
     "wrong place": "no crop shows a target",
     "part of it": "some targets are shown, not all",
-    "too wide": "a target is shown, hardly larger than in the view",
-    "misread": "every target is shown, large enough, and the answer is wrong",
+    "too wide": "every target is shown, but fills less than a twentieth of its crop",
+    "misread": "every target is shown, and the answer is wrong",
 }
 
 

@@ -116,7 +116,7 @@ def accuracy_bars(report: dict) -> Figure:
                 fontsize=10,
             )
     axes.axhline(1 / 12, color=GREY, linestyle=":", label="a blind guess (1 of 12)")
-    axes.set_xticks(range(len(names)), names)
+    axes.set_xticks(range(len(names)), [name.replace(", ", ",\n") for name in names])
     axes.set(ylabel="accuracy", ylim=(0, 1.18))
     axes.legend(fontsize=9, loc="upper center", ncols=3)
     return figure
@@ -174,26 +174,47 @@ def intervals(figures: dict[str, dict], xlabel: str, line: float = 0.0) -> Figur
     return figure
 
 
-def memory_bars(parts: dict[str, tuple[float, float]]) -> Figure:
-    """How much of a GPU's memory weights and cache take, a bar for each size of GPU.
+def parts(rows: dict[str, dict[str, int]], xlabel: str) -> Figure:
+    """Bars cut into parts, one below the other; a part of more than 5 % has its number in it.
 
     Args:
-        parts: GB of weights and of cache, by the GPU's memory such as "24GB".
+        rows: for each bar's name the counts of its parts, up to seven, the same names in every bar.
+        xlabel: of the axis.
     """
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    looks = [
+        ("#DDDDDD", ""),
+        (GREY, ""),
+        ("#E69F00", "//"),
+        (ORANGE, ""),
+        ("#56B4E9", ".."),
+        ("#CC79A7", "xx"),
+        (BLUE, ""),
+    ]
+    figure = Figure(figsize=(9, 1.5 + 0.42 * len(rows)), layout="constrained")
     axes = figure.subplots()
-    for place, (name, (weights, cache)) in enumerate(parts.items()):
-        card = float(name.removesuffix("GB"))
-        for gb, left, color, hatch in ((weights, 0.0, BLUE, ""), (cache, weights, ORANGE, "//")):
-            bar = {"color": color, "hatch": hatch, "edgecolor": "white"}
-            axes.barh(place, gb / card, left=left / card, **bar)
-            box = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}
-            where = (left + gb / 2) / card
-            axes.text(where, place, f"{gb:.1f}", ha="center", va="center", fontsize=12, bbox=box)
-    axes.set_yticks(range(len(parts)), list(parts), fontsize=12)
-    axes.set(xlim=(0, 1), ylim=(len(parts) - 0.5, -0.5))
-    label = "share of the GPU's memory; numbers in GB: weights (plain), cache (hatched)"
-    axes.set_xlabel(label, fontsize=12)
+    starts = np.zeros(len(rows))
+    total = max(sum(counts.values()) for counts in rows.values())
+    for name, (color, hatch) in zip(next(iter(rows.values())), looks):
+        widths = [counts[name] for counts in rows.values()]
+        axes.barh(
+            range(len(rows)),
+            widths,
+            left=starts,
+            color=color,
+            hatch=hatch,
+            edgecolor="white",
+            label=name,
+        )
+        for place, (width, start) in enumerate(zip(widths, starts)):
+            if width > 0.05 * total:
+                mark = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none"}
+                axes.text(start + width / 2, place, width, ha="center", va="center", bbox=mark)
+        starts = starts + widths
+    axes.set_yticks(range(len(rows)), list(rows))
+    axes.set(xlim=(0, total), ylim=(len(rows) - 0.5, -0.5))
+    axes.tick_params(labelsize=12)
+    axes.set_xlabel(xlabel, fontsize=12)
+    figure.legend(fontsize=11, ncols=4, loc="outside upper center")
     return figure
 
 

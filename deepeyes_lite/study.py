@@ -51,8 +51,8 @@ SHORT_STEPS, MIDDLE_STEPS, LONG_STEPS = 40, 60, 300
 # C11: short runs from the same base, on both sides of the line of `rewards.least_bonus`; and fresh ones,
 # on which nothing was fitted.
 SWEEPS = (
-    ("sweep", (0.1, 0.3, 0.5, 0.7, 0.8, 0.9), (0.0, 0.4, 0.8, 1.2)),
-    ("fresh", (0.2, 0.4, 0.6, 0.75, 0.85, 0.95), (0.2, 0.6, 1.0)),
+    ("sweep", (0.1, 0.3, 0.5, 0.7, 0.9), (0.0, 0.4, 0.8, 1.2)),
+    ("fresh", (0.2, 0.4, 0.6, 0.8), (0.2, 0.6, 1.0)),
 )
 
 
@@ -90,7 +90,7 @@ def plan(base: RunConfig, data: Path) -> dict[str, Run]:
             if seed < seeds:
                 measured = "full" if name in ("conditional", "text_only") else "controls"
                 runs[f"{name}-{seed}"] = Run(replace(base, arm=name, seed=seed), measured)
-    for seed, name in product(range(3), LEGIBLE_ARMS):
+    for seed, name in product(range(5), LEGIBLE_ARMS):
         config = replace(
             base, steps=MIDDLE_STEPS, arm=name, legible_share=MOSTLY_LEGIBLE, seed=seed
         )

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from deepeyes_lite.claims import load_records, load_sweep_base, predictions
+from deepeyes_lite.claims import Record, load_records, load_sweep_base, predictions
 from deepeyes_lite.plots import BLUE, GREY, ORANGE, STYLES, png, smooth
 from deepeyes_lite.rewards import ARMS
 
@@ -22,14 +22,11 @@ def write_figures(records: str | Path, rows: list[dict], out: str | Path) -> lis
         out: folder to write.
     """
     found = load_records(records)
-    arms: dict[str, list] = {}
-    for run in found.values():
-        if run.group in ARMS:
-            arms.setdefault(run.group, []).append(run.history)
-    arms = {name: arms[name] for name in ARMS if name in arms}
     figures = {}
-    if arms:
+    if arms := by_arm(found):
         figures["arms"] = arm_curves(arms)
+    if mostly := by_arm(found, "legible-"):
+        figures["complaint"] = complaint(mostly)
     if sweep := predictions(found, load_sweep_base(records)):
         figures["collapse"] = phase_diagram(sweep)
     if any("effect" in row for row in rows):
@@ -39,6 +36,20 @@ def write_figures(records: str | Path, rows: list[dict], out: str | Path) -> lis
     for path, figure in zip(paths, figures.values()):
         path.write_bytes(png(figure))
     return paths
+
+
+def by_arm(records: dict[str, Record], prefix: str = "") -> dict[str, list[list[dict]]]:
+    """The histories of every arm that has records, by its name; or of its runs in another world.
+
+    Args:
+        records: of the study.
+        prefix: "legible-" for the world in which most details are legible.
+    """
+    found = {
+        name: [run.history for run in records.values() if run.group == prefix + name]
+        for name in ARMS
+    }
+    return {name: histories for name, histories in found.items() if histories}
 
 
 def arm_curves(runs: dict[str, list[list[dict]]], window: int = 9) -> Figure:
@@ -67,6 +78,32 @@ def arm_curves(runs: dict[str, list[list[dict]]], window: int = 9) -> Figure:
         axes.set(title=title, xlabel="step", ylabel=unit, ylim=(-0.03, 1.03))
         axes.grid(alpha=0.3)
     figure.axes[0].legend(fontsize=9, title="arm (seeds)", title_fontsize=9)
+    return figure
+
+
+def complaint(runs: dict[str, list[list[dict]]], window: int = 5) -> Figure:
+    """Calls that die out, and what keeps them alive: a line a seed.
+
+    Args:
+        runs: for each arm the histories of its seeds.
+        window: steps that are averaged.
+    """
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    panels = [("call_rate", "Call rate"), ("accuracy", "Accuracy, all questions")]
+    for axes, (column, title) in zip(figure.subplots(1, 2), panels):
+        for (name, histories), (color, style) in zip(runs.items(), STYLES):
+            for n, history in enumerate(histories):
+                values = smooth([row[column] for row in history], window)
+                label = f"{name} ({len(histories)} seeds)" if n == 0 else None
+                steps = range(1, len(values) + 1)
+                axes.plot(steps, values, linestyle=style, color=color, linewidth=2, label=label)
+        axes.set_title(title, fontsize=14)
+        axes.set_xlabel("step", fontsize=13)
+        axes.set_ylabel("share of episodes", fontsize=13)
+        axes.tick_params(labelsize=12)
+        axes.set(ylim=(-0.03, 1.03))
+        axes.grid(alpha=0.3)
+    figure.axes[1].legend(fontsize=12, loc="lower right")
     return figure
 
 

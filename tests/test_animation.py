@@ -33,6 +33,7 @@ def improving(run, tmp_path):
     """A run whose box in the third scene comes nearer, while all others stay beside the target."""
 
     def change(step, place, episode):
+        episode.correct = True
         x1, y1, x2, y2 = episode.sample["boxes_px"][0]
         far = 100 if place != 2 else 100 - 10 * step
         box = tuple((x + far) % 320 for x in (x1, y1))
@@ -52,6 +53,15 @@ def test_the_scene_on_which_the_box_improved_most(improving):
     ids = {episode.sample["id"] for episode in shown.episodes.values()}
     assert ids == {watched[0][2].sample["id"]}
     assert (shown.first, shown.last) == (0, 10)
+
+
+def test_a_scene_that_was_wrong_and_became_right_goes_first(improving):
+    def change(step, place, episode):
+        episode.correct = place == 4 and step == 10
+
+    rewrite(improving, change)
+    ids = {episode.sample["id"] for episode in animation.story(improving).episodes.values()}
+    assert ids == {read_watched(improving / "watched")[0][4].sample["id"]}
 
 
 def test_the_first_zoom_may_come_late(improving):

@@ -4,6 +4,7 @@ Each test drives one widget as a reader would, by mouse and by keyboard. A conso
 environment variable SCREENSHOTS a folder is filled with a picture of each.
 """
 
+import io
 import os
 import shutil
 import socket
@@ -13,11 +14,13 @@ import time
 import urllib.request
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from urllib.error import HTTPError
 
 import nbformat
 import psutil
 import pytest
 from episodes import HOSTILE
+from PIL import Image
 
 webdriver = pytest.importorskip("selenium.webdriver")
 
@@ -143,6 +146,8 @@ def reachable(url, process, log):
             pytest.fail(f"the server has ended:\n{log.read_text()[-3000:]}")
         try:
             urllib.request.urlopen(url, timeout=5).close()
+            return
+        except HTTPError:  # an answer, too: Voilà serves its page and nothing else
             return
         except OSError:
             time.sleep(1)
@@ -271,12 +276,23 @@ def press(browser, area, name, *keys):
 
 
 def keep(browser, area, name):
-    """A picture of the widget, where somebody asked for it."""
+    """A picture of the widget's upper part in 256 colours, where somebody asked for it."""
     if folder := os.environ.get("SCREENSHOTS"):
+        size = browser.get_window_size()
+        browser.set_window_size(
+            size["width"], 2 * size["height"]
+        )  # what is scrolled away is not in it
         browser.execute_script("arguments[0].scrollIntoView({block: 'start'});", area)
         time.sleep(1)
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        area.screenshot(str(Path(folder) / f"{name}.png"))
+        write_picture(area.screenshot_as_png, Path(folder) / f"{name}.png", size["height"])
+        browser.set_window_size(size["width"], size["height"])
+
+
+def write_picture(data, path, height):
+    picture = Image.open(io.BytesIO(data)).convert("RGB")
+    picture = picture.crop((0, 0, picture.width, min(height, picture.height)))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.quantize(256, method=Image.Quantize.FASTOCTREE).save(path, optimize=True)
 
 
 def console_errors(browser):
@@ -437,4 +453,15 @@ def test_a_server_is_stopped_with_its_children(tmp_path):
         time.sleep(0.1)
     family = [server, *server.children(recursive=True)]
     stop(process)
-    assert not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in family)
+    for _ in range(STEP):
+        if not any(map(alive, family)):
+            return
+        time.sleep(1)
+    pytest.fail("a child outlived its server")
+
+
+def alive(process):
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

@@ -152,7 +152,9 @@ CASES = [
 
 
 @pytest.mark.parametrize(
-    ("check", "mistake", "attempt", "message"), CASES, ids=[f"{c[0].__name__}-{c[1]}" for c in CASES]
+    ("check", "mistake", "attempt", "message"),
+    CASES,
+    ids=[f"{c[0].__name__}-{c[1]}" for c in CASES],
 )
 def test_a_mistake_is_named(check, mistake, attempt, message, capsys):
     said = verdict(check, attempt, capsys)

@@ -16,6 +16,7 @@ from deepeyes_lite.claims import (
     ledger,
     load_records,
     load_sweep_base,
+    over_seeds,
     predictions,
     table,
     verdict,
@@ -193,7 +194,14 @@ def test_scenes_without_a_value_are_left_out():
 
 def test_one_value_has_no_interval():
     with pytest.raises(NotMeasured, match="no interval"):
-        clustered([np.array([1.0])])
+        over_seeds([0.3])
+
+
+def test_three_seeds_are_less_sure_than_a_bootstrap_of_them_says():
+    found = over_seeds([0.1, 0.2, 0.9])
+    assert found["low"] < 0 < found["effect"] and found["p"] > 0.05  # though all three are above zero
+    same = over_seeds([0.4, 0.4])
+    assert (same["low"], same["high"], same["p"]) == (0.4, 0.4, 0.0)
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,9 @@ CELLS = range(30, 51)
 # The map of the course and the reading of trained behaviour may do without exercises, and are shorter.
 CELLS_WITHOUT_EXERCISES = range(15, 51)
 CODE_LINES, BYTES, CHECKED, ALT_WORDS = 200, 500_000, 3, 3
+# Deterministic by construction: nbval compares every output, but for the time that the run took and for
+# what belongs to the reader, such as a score of their own.
+STRICT, EXCUSED = {"01_why_zoom"}, 3
 PLACES = re.compile(r"(?<![\w.:/])(/(?:root|work|home|tmp|Users|mnt|opt)\b|[A-Z]:\\)")
 FENCE = re.compile(r"^ *```.*?^ *```", re.MULTILINE | re.DOTALL)
 SAYING = {"print", "display", "plots.show"}  # calls that leave an output, and those of `checks`
@@ -201,6 +204,20 @@ def compared(nb, path):
         yield f"{len(numbers)} cells with numbers are compared by nbval, less than {CHECKED}"
 
 
+def strict(nb, path):
+    """In a strict notebook no output goes unnoticed; see ``STRICT``."""
+    if path.stem not in STRICT:
+        return
+    excused = 0
+    for number, cell in enumerate(code(nb), 1):
+        tags = cell.metadata.get("tags", [])
+        excused += "nbval-ignore-output" in tags
+        if cell.outputs and not {"nbval-check-output", "nbval-ignore-output"} & set(tags):
+            yield f"the output of code cell {number} is neither compared nor excused"
+    if excused > EXCUSED:
+        yield f"{excused} cells are excused from comparing, more than {EXCUSED}"
+
+
 def no_installing(nb, path):
     """One environment for all: a cell that installs breaks in every notebook at once."""
     for cell in code(nb):
@@ -244,6 +261,7 @@ RULES = [
     places,
     outputs,
     compared,
+    strict,
     no_installing,
     links,
 ]
@@ -356,6 +374,20 @@ def test_a_rule_complains_where_it_is_broken(name):
     spoil(nb)
     complaints = [text for rule in RULES for text in rule(nb, path)]
     assert any(complaint in text for text in complaints), complaints
+
+
+def test_a_strict_notebook_compares_everything():
+    path = COURSE / "01_why_zoom.ipynb"
+    nb = copy.deepcopy(BOOKS[path])
+    assert list(strict(nb, path)) == []
+    cell = cell_with(nb, "checks.")
+    cell.metadata.tags = []
+    (complaint,) = strict(nb, path)
+    assert "is neither compared nor excused" in complaint
+    for cell in code(nb):
+        cell.metadata.tags = ["nbval-ignore-output"]
+    (complaint,) = strict(nb, path)
+    assert f"excused from comparing, more than {EXCUSED}" in complaint
 
 
 def test_links_that_are_right():

@@ -42,9 +42,26 @@ def test_the_picture_is_made_of_the_record_that_is_named():
 def test_the_ledger_is_made_of_the_records():
     from deepeyes_lite.claims import ledger, table
 
-    rows = ledger(RUNS)
+    rows = ledger(ROOT / "data" / "runs" / "study")
     assert block(ROOT / "README.md", "claims") == table(rows)
     assert json.loads((ROOT / "data" / "claims.json").read_text()) == rows
+
+
+def test_the_table_of_the_notebooks_is_made_of_the_record():
+    from measure_notebooks import RECORD, table
+
+    record = json.loads(RECORD.read_text(encoding="utf-8"))
+    assert set(record) == {path.stem for path in (ROOT / "notebooks").glob("*.ipynb")}
+    assert block(ROOT / "README.md", "notebooks") == table(record)
+
+
+def test_the_size_of_the_plan_is_said():
+    from deepeyes_lite.presets import RunConfig
+    from deepeyes_lite.study import plan
+
+    assert f"a plan ({len(plan(RunConfig(), Path('data')))} runs;" in (
+        ROOT / "README.md"
+    ).read_text(encoding="utf-8")
 
 
 def test_the_step_table_is_made_of_the_record():

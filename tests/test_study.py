@@ -32,12 +32,16 @@ def test_the_plan_has_every_arm_with_its_seeds_and_both_sides_of_the_sweep(base,
         assert {config.arm for config in found} == {name}
     assert set(ARMS) <= {name.rpartition("-")[0] for name in runs}
     sweep = {n: run for n, run in runs.items() if run.config.bonus is not None}
-    assert sum(n.startswith("sweep") for n in sweep) == 24 and len(sweep) > 24
+    assert sum(n.startswith("sweep") for n in sweep) == 20 and len(sweep) == 32
     assert len({(run.config.legible_share, run.config.bonus) for run in sweep.values()}) == len(
         sweep
     )
     assert all(run.measured == "history" for run in sweep.values())
     assert sum(n.startswith("data-") for n in runs) == 12
+    assert [n for n in runs if n.startswith("l")] == [
+        *(f"legible-{arm}-{seed}" for seed in range(5) for arm in ("none", "conditional")),
+        *(f"long-{seed}" for seed in range(3)),
+    ]
 
 
 @pytest.fixture

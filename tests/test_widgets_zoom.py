@@ -10,13 +10,13 @@ from test_pages import Reader
 
 from deepeyes_lite import boxes
 from deepeyes_lite.data import tiny_world
-from deepeyes_lite.evaluation import summarise
+from deepeyes_lite.evaluation import BY_HAND, by_hand, summarise, table
 from deepeyes_lite.plots import png
 from deepeyes_lite.policies import ScriptedPolicy
 from deepeyes_lite.rollout import rollout
 from deepeyes_lite.trajectories import read_jsonl, write_jsonl
 from deepeyes_lite.widgets import ZoomByHand, zoom_by_hand
-from deepeyes_lite.widgets.zoom_by_hand import BY_HAND, human_baseline, model_view
+from deepeyes_lite.widgets.zoom_by_hand import model_view
 
 
 @pytest.fixture
@@ -117,7 +117,7 @@ def test_the_record_is_a_human_baseline(widget, samples, tmp_path):
 
 def test_the_baseline_is_read_from_the_record(samples, processor, clock, tmp_path):
     record = tmp_path / "runs" / "by-hand.jsonl"
-    assert human_baseline(record) == {}
+    assert by_hand(record) == {}
     widget = ZoomByHand(samples, processor, save_to=record)
     for row, text, seconds in zip(samples, (samples[0]["answer"], "?"), (3.0, 5.0)):
         widget.start()
@@ -125,9 +125,10 @@ def test_the_baseline_is_read_from_the_record(samples, processor, clock, tmp_pat
         widget.zoom()
         clock.now += seconds
         widget.answer(text)
-    found = human_baseline(record)
+    found = by_hand(record)["you"]
     assert (found["accuracy"]["mean"], found["accuracy"]["n"]) == (0.5, 2)
     assert found["call_iou"]["mean"] > 0.8 and found["seconds"]["mean"] == 4.0
+    assert "you" in table({"samples": 2, "conditions": by_hand(record)})
 
 
 def test_the_record_of_the_course_is_not_in_the_repository():

@@ -71,7 +71,9 @@ def cost(attempt) -> None:
         "rounded to the nearest: round up, or some views are too small": table(
             lambda *case: round(side(*case)) ** 2
         ),
-        "not rounded: a side has whole tokens, so round it up": table(lambda *case: side(*case) ** 2),
+        "not rounded: a side has whole tokens, so round it up": table(
+            lambda *case: side(*case) ** 2
+        ),
         "rounded too late: round the side up first, then square": table(
             lambda *case: ceil(side(*case) ** 2)
         ),
@@ -92,7 +94,10 @@ def cost(attempt) -> None:
         ),
     }
     hint = "math.ceil rounds up"
-    if agrees(over(attempt, cases), (), table(lambda *c: ceil(side(*c)) ** 2), mistakes, hint) is not None:
+    if (
+        agrees(over(attempt, cases), (), table(lambda *c: ceil(side(*c)) ** 2), mistakes, hint)
+        is not None
+    ):
         print("[ok] half the letter, four times the tokens")
 
 
@@ -140,8 +145,9 @@ def shows(attempt) -> None:
             lambda c, t, v, r: meets(c, t) and large(c, t, v, r)
         ),
         "the middle of the letter is not enough: all of its box has to be in the crop": table(
-            lambda c, t, v, r: inside(c, 2 * ((t[0] + t[2]) / 2, (t[1] + t[3]) / 2))
-            and large(c, t, v, r)
+            lambda c, t, v, r: (
+                inside(c, 2 * ((t[0] + t[2]) / 2, (t[1] + t[3]) / 2)) and large(c, t, v, r)
+            )
         ),
         "turned round: the letter is inside the crop, not the crop inside the letter": table(
             lambda c, t, v, r: inside(t, c) and large(c, t, v, r)
@@ -150,8 +156,9 @@ def shows(attempt) -> None:
             lambda c, t, v, r: inside(c, t) and (t[3] - t[1]) * v / (c[2] - c[0]) > r
         ),
         "a letter on the edge of the crop is still inside: use <= and >=": table(
-            lambda c, t, v, r: inside((c[0] + 1, c[1] + 1, c[2] - 1, c[3] - 1), t)
-            and large(c, t, v, r)
+            lambda c, t, v, r: (
+                inside((c[0] + 1, c[1] + 1, c[2] - 1, c[3] - 1), t) and large(c, t, v, r)
+            )
         ),
         "the scale is upside down: view / side of the crop": table(
             lambda c, t, v, r: inside(c, t) and (t[3] - t[1]) * (c[2] - c[0]) / v >= r

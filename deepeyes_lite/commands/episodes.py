@@ -8,6 +8,7 @@ def add(command) -> None:
     sub = command("rollout", rollout, "roll out a model on held-out scenes into a JSONL file")
     sub.add_argument("--out", type=Path, required=True, help="JSONL file to write")
     sub.add_argument("--samples", type=int, default=20)
+    sub.add_argument("--kind", default="read", help="of the questions: read, compare, exists, …")
     sub.add_argument("--folder", type=Path, help="your own pictures, instead of held-out scenes")
     sub.add_argument("--tool", default="on", help="on, off, blank or other")
     sub.add_argument("--seed", type=int, default=0, help="of local sampling")
@@ -58,14 +59,18 @@ def rollout(args) -> None:
     from deepeyes_lite.training import claim
     from deepeyes_lite.trajectories import write_jsonl
 
-    dataset, errors = from_folder(args.folder) if args.folder else (held_out(args.samples), [])
+    if args.folder:
+        dataset, errors = from_folder(args.folder)
+    else:
+        dataset, errors = held_out(args.samples, kind=args.kind), []
     for error in errors:
         print(error)
     judge = _judge(args, Path(f"{args.out}.judge.jsonl"))
     if args.endpoint:
         policy = _served(args, 0.0)
         # Beside the file, so that a stopped batch does not go on with another model or prompt.
-        settings = {name: str(getattr(args, name)) for name in ("folder", "tool", "endpoint")}
+        names = ("folder", "kind", "tool", "endpoint")
+        settings = {name: str(getattr(args, name)) for name in names}
         settings |= {"model": policy.endpoint.model, "prompt": policy.prompt}
         settings |= {"frame": policy.frame, "max_pixels": policy.max_pixels}
         claim(Path(f"{args.out}.settings"), settings | _judged_by(judge))

@@ -18,19 +18,20 @@ from deepeyes_lite.plots import png
 class _OwnKeys(anywidget.AnyWidget):
     """Keeps for a panel the keys that are pressed in it; shows nothing.
 
-    JupyterLab takes arrow keys for its cells, even out of a list or a slider, except below an element that
-    says so; ipywidgets has no way to say it.
+    JupyterLab takes arrow keys for its cells, even out of a list or a slider, unless the focused element
+    itself says otherwise (an element around it may not); ipywidgets has no way to say it.
     """
 
     _esm = """
     function render({ el }) {
       let frames = 600;
-      const mark = () => {
+      const own = (event) => { event.target.dataset.lmSuppressShortcuts = "true"; };
+      const find = () => {
         const panel = el.closest(".eyes-panel");
-        if (panel) panel.dataset.lmSuppressShortcuts = "true";
-        else if (frames--) requestAnimationFrame(mark);  // not in the page yet
+        if (panel) panel.addEventListener("focusin", own);
+        else if (frames--) requestAnimationFrame(find);  // not in the page yet
       };
-      mark();
+      find();
     }
     export default { render };
     """

@@ -4,14 +4,14 @@ import os
 import time
 from pathlib import Path
 
-from ipywidgets import HTML, BoundedIntText, Button, HBox, Label, Layout, Text, VBox
+from ipywidgets import HTML, BoundedIntText, Button, HBox, Layout, Text, VBox
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
 
 from deepeyes_lite import pages, prompts, tools
 from deepeyes_lite.boxes import px_from_1000, view_size
-from deepeyes_lite.evaluation import average, interval, share, summarise
+from deepeyes_lite.evaluation import interval, share
 from deepeyes_lite.plots import ORANGE
 from deepeyes_lite.policies import ScriptedPolicy
 from deepeyes_lite.rewards import arm as arm_named
@@ -21,8 +21,6 @@ from deepeyes_lite.widgets.controls import BoxPicture, Panel
 
 MAX_CHARS = 200  # of an answer
 SIDES = ("left", "top", "right", "bottom")
-# The reader's own record, kept from notebook to notebook; git ignores the folder.
-BY_HAND = Path(__file__).parents[2] / "runs" / "by-hand.jsonl"
 
 
 def model_view(image: Image.Image, image_processor) -> Image.Image:
@@ -37,22 +35,6 @@ def model_view(image: Image.Image, image_processor) -> Image.Image:
     least, most = budget["shortest_edge"], budget["longest_edge"]
     size = view_size(image.size, least, most, factor)
     return image.convert("RGB").resize(size, Image.Resampling.BICUBIC)
-
-
-def human_baseline(record: str | Path = BY_HAND) -> dict:
-    """What a person reached by hand, to be shown beside a policy's figures.
-
-    Args:
-        record: what `ZoomByHand` saved.
-
-    Returns:
-        The figures of `evaluation.summarise`, and ``seconds`` a question; empty if nobody has played.
-    """
-    episodes = read_jsonl(record) if Path(record).exists() else []
-    if not episodes:
-        return {}
-    seconds = average([t.sample["seconds"] for t in episodes])
-    return {**summarise(episodes), "seconds": seconds}
 
 
 class ZoomByHand(Panel):
@@ -94,7 +76,7 @@ class ZoomByHand(Panel):
         self._numbers = [
             BoundedIntText(min=0, max=1000, description=side, layout=narrow) for side in SIDES
         ]
-        self._cost = Label()
+        self._cost = HTML(layout=Layout(max_width="420px"))  # a Label does not wrap
         self._zoom = Button(description="Zoom", tooltip="Call the tool with this box")
         self._crops = HTML()
         self._text = Text(description="answer", placeholder="what the question asks for")
@@ -146,7 +128,7 @@ class ZoomByHand(Panel):
         try:
             crop, _ = tools.zoom(self._image, box_px)
         except tools.ToolError as error:
-            self._cost.value = f"This box cannot be cut out: {error}"
+            self._cost.value = f"This box cannot be cut out: {pages.excerpt(error)}"
             return
         self._calls.append(prompts.tool_call({"bbox_2d": list(self.box_1000)}))
         self._tokens += self._tokens_of(crop)
