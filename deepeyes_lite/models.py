@@ -13,8 +13,10 @@ asks here for its frame, its template and its budgets. The weights are loaded in
 
 The key is the name of its processor's class. Then ask what its boxes mean (``frame``), whether
 ``tokenizer.parse_response`` reads its calls (``response_template``), which of its linear layers are the
-language model's (``lora_targets``), and whether its image processor has ``size``, ``patch_size`` and
-``merge_size``, of which the size of a view is made.
+language model's (``lora_targets``), whether its image processor has ``size``, ``patch_size`` and
+``merge_size``, of which the size of a view is made, and whether its vision tower is ``model.visual``
+(`vision_cache.py`). Where torchvision is missing, its processor needs an entry in ``loading.STILL``, too.
+``tests/test_families.py`` does all of it with Qwen2-VL.
 """
 
 from collections.abc import Callable

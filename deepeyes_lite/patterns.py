@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable
 from itertools import combinations
 
 from deepeyes_lite.boxes import Box
-from deepeyes_lite.evaluation import share
 from deepeyes_lite.trajectories import Trajectory
 
 # Share of a target's area from which on a crop counts as showing it. What is asked for lies in its middle:
@@ -49,8 +48,8 @@ def looks(t: Trajectory) -> list[set[int]]:
 
 def looked(t: Trajectory) -> bool:
     """Whether every target of the question is shown by some crop; without known targets, False."""
-    found = looks(t)
-    return bool(found) and all(found)
+    shown = looks(t)
+    return bool(shown) and all(shown)
 
 
 # --- the four patterns: an episode, and the answer to the same question without the tool ------------
@@ -62,8 +61,8 @@ def visual_search(t: Trajectory, direct: Trajectory | None = None) -> bool:
     Here: the first crop does not show the target, and a later one does. Only where there is one target: of
     two, nobody can say which one the first zoom was after.
     """
-    found = looks(t)
-    return len(found) == 1 and bool(found[0]) and 0 not in found[0]
+    shown = looks(t)
+    return len(shown) == 1 and bool(shown[0]) and 0 not in shown[0]
 
 
 def visual_comparison(t: Trajectory, direct: Trajectory | None = None) -> bool:
@@ -124,15 +123,15 @@ def failure(t: Trajectory) -> str | None:
         return "malformed"
     if not t.called:
         return "never called"
-    found = looks(t)
-    if not any(found):
+    shown = looks(t)
+    if not any(shown):
         return "wrong place"
-    if not all(found):
+    if not all(shown):
         return "part of it"
     return "too wide" if (t.best_iou or 0.0) < WIDE else "misread"
 
 
-# --- counting ---------------------------------------------------------------------------------------
+# --- over many episodes -----------------------------------------------------------------------------
 
 
 def beside(
@@ -153,13 +152,10 @@ def beside(
     return pairs
 
 
-def counts(pairs: list[tuple[Trajectory, Trajectory]]) -> dict[str, dict]:
-    """How often each pattern occurs among pairs of `beside`, as `evaluation.share` gives it.
+def found(pairs: list[tuple[Trajectory, Trajectory]]) -> dict[str, list[bool]]:
+    """Which of the pairs of `beside` show which pattern.
 
-    >>> counts([])["visual search"]["n"]
-    0
+    >>> found([])["visual search"]
+    []
     """
-    return {
-        name: share(sum(pattern(*pair) for pair in pairs), len(pairs))
-        for name, pattern in PATTERNS.items()
-    }
+    return {name: [pattern(*pair) for pair in pairs] for name, pattern in PATTERNS.items()}

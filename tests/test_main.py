@@ -19,6 +19,7 @@ COMMANDS = [
     "demo",
     "train",
     "evaluate",
+    "merge",
     "rollout",
     "ask",
     "data",
@@ -132,6 +133,8 @@ def test_rollout_writes_episodes(random_eyes, monkeypatch, tmp_path, capsys):
     assert path.read_text() == first
     main(["rollout", "--out", str(path), "--samples", "3", "--seed", "2", "--tool", "off"])
     assert path.read_text() != first
+    main(["rollout", "--out", str(path), "--samples", "2", "--kind", "compare"])
+    assert [t.sample["kind"] for t in read_jsonl(path)] == ["compare"] * 2
 
 
 def test_rollout_takes_a_finished_run(finished_run, tmp_path):
