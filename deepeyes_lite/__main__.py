@@ -56,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("doctor", doctor, "check the machine, one line per requirement")
     sub.add_argument("--gpu", action="store_true", help="try a preset: a few minutes, no download")
     sub.add_argument("--preset", default="24GB", help="which one: 8GB … 80GB")
+    sub.add_argument("--record", type=Path, help="folder to keep its figures in, for the tables")
     return parser
 
 
@@ -67,9 +68,13 @@ def grade(args) -> int:
 
 def doctor(args) -> int:
     if args.gpu:
+        from deepeyes_lite.realworld.memory import write_record
         from deepeyes_lite.realworld.smoke import report, smoke
 
-        print(report(smoke(args.preset)))
+        found = smoke(args.preset)
+        print(report(found))
+        if args.record:
+            print(f"record: {write_record(found, args.record)}")
         return 0
     from deepeyes_lite.doctor import main as run
 

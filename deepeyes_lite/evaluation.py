@@ -153,8 +153,7 @@ def evaluate_run(out: str | Path, n: int = 300, seed: int = 0) -> dict:
         ValueError: for fewer than two scenes.
         FileNotFoundError: if the run is not done.
     """
-    from deepeyes_lite.loading import load
-    from deepeyes_lite.training import load_trained, read_config
+    from deepeyes_lite.training import base_of, load_trained, read_config
 
     out = Path(out)
     config = read_config(out)
@@ -172,7 +171,7 @@ def evaluate_run(out: str | Path, n: int = 300, seed: int = 0) -> dict:
         found = read_jsonl(path) if path.exists() else []
         if [t.sample["id"] for t in found] != list(dataset["id"]):
             if weights not in models:
-                models[weights] = load(config.model, config.quantise, config.max_pixels)
+                models[weights] = base_of(config)
             policy = LocalPolicy(*models[weights], tools=tools or weights == "base")
             found = rollout(dataset, policy, tool=tool, seed=seed)
             with whole(path) as aside:

@@ -6,11 +6,13 @@ it is `ZoomTool`'s, so that numbers are checked, calls counted and images bounde
 else it takes is model output, too: check it, and raise a `ToolError` that says what was wrong.
 
 ``RunConfig.extra_tool`` names the second tool of a run; `models.offer` offers it to a model at hand.
+Episodes read from JSONL have their crops cut again, which knows the zoom alone: there, a call of another
+tool shows as the part of the original that it was about, unchanged.
 """
 
 from PIL import Image, ImageOps
 
-from deepeyes_lite.tools import ZoomTool, methods, tool_names
+from deepeyes_lite.tools import ZoomTool, tool_names
 
 
 class ContrastTool:
@@ -40,6 +42,17 @@ def stretched(image: Image.Image) -> Image.Image:
 
 # What ``RunConfig.extra_tool`` can name; a tool of one's own is put in here.
 EXTRA_TOOLS = {"contrast": ContrastTool}
+
+
+def extra_tool(name: str) -> type:
+    """The tool of that name.
+
+    Raises:
+        ValueError: naming the tools there are.
+    """
+    if name not in EXTRA_TOOLS:
+        raise ValueError(f"unknown tool {name!r}; there are {', '.join(EXTRA_TOOLS)}")
+    return EXTRA_TOOLS[name]
 
 
 def with_extra(kind: type[ZoomTool], extra: type) -> type[ZoomTool]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from accelerate.utils import gather_object
 from transformers import ProgressCallback, TrainerCallback
 
-from deepeyes_lite import prompts
+from deepeyes_lite import prompts, tool_use
 from deepeyes_lite.files import whole
 from deepeyes_lite.rewards import Arm, least_bonus, reward
 from deepeyes_lite.trajectories import best_iou
@@ -56,6 +56,7 @@ class History(TrainerCallback):
         self.path = path
         self.rows: list[dict] = []
         self._step: dict = {}
+        self._chosen: list[dict] = []
         self._began = 0.0
 
     def reward(
@@ -68,6 +69,7 @@ class History(TrainerCallback):
         environments,
         options=None,
         verifier=None,
+        kind=None,
         **_,
     ) -> list[float]:
         """TRL's reward function: one reward per episode; what it saw is kept for the record."""
@@ -104,6 +106,8 @@ class History(TrainerCallback):
                 }
             )
         rewards = [episode["reward"] for episode in episodes]
+        right = [episode["correct"] for episode in episodes]
+        self._chosen = tool_use.count(environments, kind or [""] * len(id), texts, right)
         if int(os.environ.get("WORLD_SIZE", 1)) > 1:  # the record is of all processes
             episodes = gather_object(episodes)
         self._step = summarise(episodes)
@@ -130,6 +134,7 @@ class History(TrainerCallback):
         self.rows.append(row)
         if state.is_world_process_zero:
             write_history([row], self.path, append=True)
+            tool_use.append(state.global_step, self._chosen, self.path.with_name(tool_use.FILE))
 
 
 def summarise(episodes: list[dict]) -> dict:

@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from deepeyes_lite import doctor
-from deepeyes_lite.models import spec_of
+from deepeyes_lite.models import offer, spec_of
 from deepeyes_lite.tinyworld import model as tinyworld
 from deepeyes_lite.tinyworld.model import RememberingImageProcessor
 
@@ -57,6 +57,7 @@ def load(
     max_pixels: int = 0,
     precision: str | None = None,
     remember: bool = True,
+    extra_tool: str = "",
 ):
     """Load a model and its processor onto `device`.
 
@@ -68,6 +69,7 @@ def load(
         max_pixels: greatest area of a view; 0 for the family's.
         precision: "bf16" or "fp32"; None for what `doctor.precision` says of the machine.
         remember: whether the image processor remembers its images.
+        extra_tool: what the model is offered beside the zoom, see `models.offer`.
 
     Raises:
         FileNotFoundError: if a folder holds no model.
@@ -77,9 +79,9 @@ def load(
     name = str(name)
     if _is_tiny(name):
         model, processor = tinyworld.load(name, remember)
-        return model.to(device()), processor
+        return model.to(device()), offer(processor, extra_tool)
     dtype = DTYPES[precision or doctor.precision()[0]]
-    processor = load_processor(name, max_pixels)
+    processor = offer(load_processor(name, max_pixels), extra_tool)
     # Cut up among processes, the weights are placed by accelerate.
     sharded = any(os.environ.get(f"ACCELERATE_USE_{n}") == "true" for n in ("FSDP", "DEEPSPEED"))
     place = {"device_map": {"": device().index}} if device().type == "cuda" and not sharded else {}

@@ -13,8 +13,10 @@ asks here for its frame, its template and its budgets. The weights are loaded in
 
 The key is the name of its processor's class. Then ask what its boxes mean (``frame``), whether
 ``tokenizer.parse_response`` reads its calls (``response_template``), which of its linear layers are the
-language model's (``lora_targets``), and whether its image processor has ``size``, ``patch_size`` and
-``merge_size``, of which the size of a view is made.
+language model's (``lora_targets``), whether its image processor has ``size``, ``patch_size`` and
+``merge_size``, of which the size of a view is made, and whether its vision tower is ``model.visual``
+(`vision_cache.py`). Where torchvision is missing, its processor needs an entry in ``loading.STILL``, too.
+``tests/test_families.py`` does all of it with Qwen2-VL.
 """
 
 from collections.abc import Callable
@@ -24,7 +26,7 @@ from math import ceil, floor
 
 from deepeyes_lite import prompts
 from deepeyes_lite.boxes import Box, Size, rescale, view_size
-from deepeyes_lite.extra_tools import EXTRA_TOOLS, with_extra
+from deepeyes_lite.extra_tools import extra_tool, with_extra
 from deepeyes_lite.tools import MAX_CALLS, MAX_CROP_SIDE, ViewZoomTool, ZoomTool
 
 # Linear layers of the language model; the vision tower stays as it is.
@@ -141,19 +143,19 @@ def view_of(processor) -> Callable[[Size], Size]:
     )
 
 
-def offer(processor, extra_tool: str):
+def offer(processor, name: str):
     """Offer a second tool to the model of a processor, in whatever is made of it; returns the processor.
 
     Args:
         processor: of the model.
-        extra_tool: a key of ``extra_tools.EXTRA_TOOLS``; "" takes the second tool away.
+        name: a key of ``extra_tools.EXTRA_TOOLS``; "" for the zoom alone.
 
     Raises:
         ValueError: naming the tools there are.
     """
-    if extra_tool and extra_tool not in EXTRA_TOOLS:
-        raise ValueError(f"unknown tool {extra_tool!r}; there are {', '.join(EXTRA_TOOLS)}")
-    processor.extra_tool = extra_tool
+    if name:
+        extra_tool(name)
+        processor.extra_tool = name
     return processor
 
 
@@ -164,8 +166,9 @@ def tool_of(processor, kinds: tuple[type, type] = (ZoomTool, ViewZoomTool)) -> C
         processor: of the model.
         kinds: the class for ``box_1000``, the class for ``box_view``.
     """
-    extra = EXTRA_TOOLS.get(getattr(processor, "extra_tool", ""))
-    relative, absolute = (with_extra(kind, extra) for kind in kinds) if extra else kinds
+    if name := getattr(processor, "extra_tool", ""):
+        kinds = tuple(with_extra(kind, extra_tool(name)) for kind in kinds)
+    relative, absolute = kinds
     if spec_of(processor).frame == "1000":
         return relative
     return partial(absolute, view=view_of(processor))

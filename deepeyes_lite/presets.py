@@ -37,6 +37,7 @@ class RunConfig:
         gradient_checkpointing: computes activations a second time instead of keeping them.
         quantise: the language model in 4 bits (QLoRA); needs bitsandbytes.
         cold_start: steps of SFT on traces made of target boxes, before GRPO; 0 for none.
+        extra_tool: a tool beside the zoom, a key of ``extra_tools.EXTRA_TOOLS``; empty for none.
         trl: options of TRL's ``GRPOConfig``, passed on as they are.
     """
 
@@ -59,6 +60,7 @@ class RunConfig:
     gradient_checkpointing: bool = False
     quantise: bool = False
     cold_start: int = 0
+    extra_tool: str = ""
     trl: dict = field(default_factory=dict)
 
 

@@ -26,9 +26,10 @@ CHAT_TEMPLATE = (
     _CONTENT
     # tiny-eyes knows its tools by name, so its tool section is one line. A large model needs the schema.
     + '{%- if tools -%}<|im_start|>system{{ "\n" }}'
-    "Tools: {{ tools | map(attribute='function.name') | join(', ') }}."
-    '<|im_end|>{{ "\n" }}'
-    "{%- endif -%}"
+    + f"Tools: {ZOOM}."
+    + f"{{%- for tool in tools if tool.function.name != '{ZOOM}' %}} {{{{ tool.function.name }}}}."
+    + '{%- endfor -%}<|im_end|>{{ "\n" }}'
+    + "{%- endif -%}"
     "{%- for m in messages -%}"
     "{%- if m.role == 'tool' -%}"
     '<|im_start|>user{{ "\n" }}<tool_response>{{ content(m.content) }}</tool_response>'

@@ -77,7 +77,12 @@ def build_trainer(config: RunConfig, out: Path, stock: bool = False) -> GRPOTrai
     """
     name, _ = precision()
     model, processor = load(
-        config.model, config.quantise, config.max_pixels, precision=name, remember=not stock
+        config.model,
+        config.quantise,
+        config.max_pixels,
+        precision=name,
+        remember=not stock,
+        extra_tool=config.extra_tool,
     )
     spec, weights = spec_of(processor), reward_arm(config)
     history = History(weights, processor.tokenizer, out / "history.csv")
@@ -210,6 +215,9 @@ def claim(out: Path, config: dict) -> None:
             found = json.loads(path.read_text(encoding="utf-8"))
         except ValueError:
             found = None
+        # A record from before an option existed was made with its default.
+        if isinstance(found, dict) and set(found) < set(config) == set(asdict(RunConfig())):
+            found = {**asdict(RunConfig()), **found}
         if found != config:
             raise ValueError(
                 f"{out} holds another run ({found}); choose another folder or delete it"
@@ -231,6 +239,11 @@ def read_config(out: str | Path) -> RunConfig:
     return RunConfig(**json.loads(path.read_text(encoding="utf-8")))
 
 
+def base_of(config: RunConfig):
+    """The model that a run starts from, and its processor."""
+    return load(config.model, config.quantise, config.max_pixels, extra_tool=config.extra_tool)
+
+
 def load_trained(out: str | Path):
     """Model with its adapter (merged, unless in 4 bits), and the processor, from a run folder.
 
@@ -241,7 +254,7 @@ def load_trained(out: str | Path):
     if not (out / "adapter").exists():
         raise FileNotFoundError(f"no adapter in {out}; finish the run with `train --out {out}`")
     config = read_config(out)
-    model, processor = load(config.model, config.quantise, config.max_pixels)
+    model, processor = base_of(config)
     model = PeftModel.from_pretrained(model, out / "adapter")
     # Four bits cannot take the sum.
     return (model if config.quantise else model.merge_and_unload()), processor

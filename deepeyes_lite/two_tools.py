@@ -1,90 +1,207 @@
-"""Two tools: which is chosen when? A world where some questions need one, some the other, some none.
+"""Two tools, and when to call which: a warm start, GRPO, and what was called on which kind of question.
 
-Small letters need the zoom. In a *faint* scene, all tones are squeezed into a few grey levels, as in fog or
-an underexposed photo: its letters are large, but only `extra_tools.ContrastTool` brings them back. A crop
-of a faint scene is as faint as the scene.
-
-A base that never calls a tool cannot learn from reward when to call it. So there is a warm start: supervised
-episodes that call no tool, the zoom or the contrast tool, drawn *before* anyone looks at the scene. They
-teach how the call is written and nothing about when it helps; GRPO has to find that out.
+tiny-eyes has no word for a second tool, and a tool that is never called cannot be learned from reward. So
+there is a warm start: a few new words, and supervised episodes whose tool is drawn *before* anyone looks
+at the scene (`faint.traces`). They teach how a call is written, and nothing about when it helps: GRPO has to
+find that out.
 """
 
-import random
+import json
+import shutil
+from collections import Counter
+from pathlib import Path
 
-import numpy as np
-from datasets import Dataset
-from PIL import Image
-
-from deepeyes_lite import prompts
-from deepeyes_lite.data import FEATURES, build, tiny_world
-from deepeyes_lite.images import encode
-from deepeyes_lite.policies import ScriptedPolicy
+from deepeyes_lite import tool_use
+from deepeyes_lite.evaluation import interval, share
+from deepeyes_lite.faint import CONTRAST, HELPS, KINDS, WORDS, learn_words, questions, traces
+from deepeyes_lite.files import whole
+from deepeyes_lite.loading import load
+from deepeyes_lite.policies import LocalPolicy
+from deepeyes_lite.presets import RunConfig
 from deepeyes_lite.rollout import rollout
-from deepeyes_lite.tinyworld.lessons import THOUGHTS, anywhere, around, heard, speak
-from deepeyes_lite.tinyworld.scenes import LETTERS, World
-from deepeyes_lite.tools import ZOOM, zoom
+from deepeyes_lite.tool_use import NONE, chosen
+from deepeyes_lite.tools import ZOOM
+from deepeyes_lite.training import base_of, load_trained, read_config, train
 from deepeyes_lite.trajectories import Trajectory
 
-KINDS = ("plain", "small", "faint", "small and faint")
-CONTRAST = "image_contrast_tool"
-LEVELS = 14  # grey levels that are left of 256 in a faint scene
+WARM_STEPS, WARM_BATCH, WARM_RATE = 20, 16, 5e-4
 
 
-def faint(image: Image.Image, levels: int = LEVELS) -> Image.Image:
-    """The image with its tones squeezed into ``levels`` grey levels around the middle, rounded for good.
+def warm_start(to: str | Path, base: str = RunConfig.model, steps: int = WARM_STEPS) -> Path:
+    """tiny-eyes with words for the second tool, and the habit of calling either at random.
 
-    >>> faint(Image.linear_gradient("L").convert("RGB")).getextrema()[0]
-    (121, 134)
+    Args:
+        to: folder of the model; what is there already is not made again.
+        base: folder of tiny-eyes.
+        steps: of SFT on `traces`, the vision tower left as it is.
     """
-    tones = np.asarray(image, np.float32) / 255
-    return Image.fromarray(np.round(128 + (levels - 1) * (tones - 0.5)).astype(np.uint8))
+    from trl import SFTConfig, SFTTrainer
+
+    from deepeyes_lite.realworld.cold_start import collator
+
+    to = Path(to)
+    if to.exists():
+        return to
+    model, processor = load(base, extra_tool="contrast")
+    learn_words(model, processor.tokenizer, WORDS)
+    model.model.visual.requires_grad_(False)
+    with whole(to) as aside:
+        trainer = SFTTrainer(
+            model=model,
+            args=SFTConfig(
+                output_dir=str(aside),
+                max_steps=steps,
+                per_device_train_batch_size=WARM_BATCH,
+                learning_rate=WARM_RATE,
+                warmup_steps=5,
+                max_length=None,
+                remove_unused_columns=False,
+                dataset_kwargs={"skip_prepare_dataset": True},
+                save_strategy="no",
+                logging_steps=10,
+                report_to=[],
+                use_cpu=True,
+                bf16=False,
+                dataloader_pin_memory=False,
+                gradient_checkpointing=False,
+            ),
+            # Far from the scenes of tiny-eyes' own lessons.
+            train_dataset=questions("pretrain", -(-steps * WARM_BATCH // 3), start=9_500_000),
+            data_collator=collator(processor, traces),
+            processing_class=processor,
+        )
+        trainer.train()
+        model.save_pretrained(aside)
+        del processor.extra_tool
+        processor.save_pretrained(aside)
+    return to
 
 
-def questions(split: str, n: int, kinds=KINDS[:3], start: int = 0) -> Dataset:
-    """``n`` questions for each kind, taking turns."""
-    parts = {}
-    for kind in kinds:
-        world = World(legible_share=0.0 if "small" in kind else 1.0)
-        parts[kind] = tiny_world(split, n, world, start + n * KINDS.index(kind))
-
-    def rows():
-        for i in range(n):
-            for kind, part in parts.items():
-                row = part[i]
-                image = faint(row["image"]) if "faint" in kind else row["image"]
-                yield {**row, "kind": kind, "legible": int(kind == "plain"), "image": {"bytes": encode(image, "BMP"), "path": None}}
-
-    return build(rows())
+RECORD = ("config.json", "history.csv", tool_use.FILE, "evaluation.json")
 
 
-THINK_CONTRAST = "I need contrast."
-TRUSTING=0.6
-AIMED=0.2
+def run(
+    out: str | Path,
+    records: str | Path | None = None,
+    seed: int = 0,
+    arm: str = "conditional",
+    steps: int = 40,
+    samples: int = 30,
+) -> dict:
+    """Warm start, GRPO with both tools, evaluation; a run that was killed goes on.
 
-def traces(rows: list[dict], processor) -> list[Trajectory]:
-    scripts = {}
-    for row in rows:
-        rng = random.Random(f"trace {row['id']} {row['kind']}")
-        tool = rng.choice(["", ZOOM, CONTRAST])
-        side = row["image"].width
-        whole = (0.0, 0.0, side, side)
-        (target,) = row["boxes_px"]
-        turns = []
-        known = row["kind"] == "plain"
-        if tool == ZOOM:
-            box = around(target, rng, 24, 12, side) if rng.random() < AIMED else anywhere(rng, whole)
-            said = speak(box, whole)
-            window = zoom(row["image"], heard(said, whole))[1]
-            shown = window[0]<=target[0]+8 and window[1]<=target[1]+8 and window[2]>=target[2]-8 and window[3]>=target[3]-8 and window[2]-window[0] <= 130
-            if row["kind"] == "plain" and not shown and rng.random() < TRUSTING:
-                known = False
-            if row["kind"] == "small":
-                known = shown
-            name = row["question"].split("the ")[1].rstrip("?")
-            turns.append(f"<think>{THOUGHTS['zoom']}</think>" + prompts.tool_call({"bbox_2d": said, "label": name}))
-        elif tool == CONTRAST:
-            known = row["kind"] in ("plain", "faint")
-            turns.append(f"<think>{THINK_CONTRAST}</think>" + prompts.tool_call({}, CONTRAST))
-        answer = row["answer"] if known else rng.choice(LETTERS)
-        scripts[row["id"]] = [*turns, prompts.answer(THOUGHTS["crop" if tool else "look"], answer)]
-    return rollout(rows, ScriptedPolicy(processor, scripts), progress=False)
+    Args:
+        out: folder; the warm start and the questions in it are shared by its runs.
+        records: folder in which the record of the run is kept, too.
+        seed: of the run.
+        arm: of the reward.
+        steps: of GRPO.
+        samples: questions of each kind in the evaluation.
+
+    Returns:
+        What ``evaluation.json`` holds, see `evaluate`.
+    """
+    out = Path(out)
+    base, data = warm_start(out / "warm-start"), out / "questions"
+    if not data.exists():
+        with whole(data) as aside:
+            questions("train", 100).save_to_disk(aside)
+    config = RunConfig(
+        arm=arm, steps=steps, seed=seed, model=str(base), data=str(data), extra_tool="contrast"
+    )
+    folder = train(config, out / f"{arm}-{seed}")
+    report = evaluate(folder, samples)
+    if records:
+        with whole(Path(records) / folder.name) as aside:
+            aside.mkdir(parents=True)
+            for name in RECORD:
+                shutil.copy(folder / name, aside / name)
+    return report
+
+
+def evaluate(folder: str | Path, samples: int = 30, seed: int = 0) -> dict:
+    """Ask a finished run, and the warm start that it came from, the same held-out questions of all kinds.
+
+    Returns:
+        What ``evaluation.json`` then holds: ``samples`` of each kind, and `by_kind` under each condition.
+    """
+    path = Path(folder) / "evaluation.json"
+    if path.exists():
+        return json.loads(path.read_text(encoding="utf-8"))
+    asked = questions("test", samples, KINDS)
+    models = {"warm start": base_of(read_config(folder)), "trained": load_trained(folder)}
+    found = {
+        name: by_kind(rollout(asked, LocalPolicy(*model), seed=seed))
+        for name, model in models.items()
+    }
+    policy = LocalPolicy(*models["trained"])
+    found["trained, tools off"] = by_kind(rollout(asked, policy, tool="off", seed=seed))
+    report = {"samples": samples, "seed": seed, "conditions": found}
+    with whole(path) as aside:
+        aside.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    return report
+
+
+def by_kind(episodes: list[Trajectory]) -> dict[str, dict]:
+    """For each kind of question the accuracy, and how many episodes called which tool."""
+    kinds = {}
+    for kind in dict.fromkeys(t.sample["kind"] for t in episodes):
+        some = [t for t in episodes if t.sample["kind"] == kind]
+        calls = Counter(chosen([turn.text for turn in t.turns]) for t in some)
+        kinds[kind] = {
+            "accuracy": share(sum(t.correct for t in some), len(some)),
+            "chosen": dict(calls.most_common()),
+        }
+    return kinds
+
+
+def table(report: dict) -> str:
+    """An evaluation as text: accuracy, and the share of episodes that call each tool, by kind."""
+    tools = {NONE: "none", ZOOM: "zoom", CONTRAST: "contrast", f"{CONTRAST} + {ZOOM}": "both"}
+    lines = [f"{'':22}{'':18}{'accuracy':>18}" + "".join(f"{t:>10}" for t in tools.values())]
+    for condition, kinds in report["conditions"].items():
+        for kind, found in kinds.items():
+            n = found["accuracy"]["n"]
+            shares = "".join(f"{found['chosen'].get(tool, 0) / n:>10.0%}" for tool in tools)
+            lines.append(f"{condition:22}{kind:18}{interval(found['accuracy']):>18}{shares}")
+    return "\n".join(
+        [*lines, f"{report['samples']} held-out questions of each kind; 95 % intervals"]
+    )
+
+
+def curve(records: list[list[dict]], kind: str, tool: str) -> tuple[list[int], list[float]]:
+    """Steps, and the share of the episodes of a kind that called a tool and no other, all runs together.
+
+    Args:
+        records: of several runs, the rows of `tool_use.read`.
+        kind: of question.
+        tool: its name, or "none".
+    """
+    called, asked = Counter(), Counter()
+    for row in (row for rows in records for row in rows if row["kind"] == kind):
+        asked[row["step"]] += row["episodes"]
+        called[row["step"]] += row["episodes"] * (row["tool"] == tool)
+    return sorted(asked), [called[step] / asked[step] for step in sorted(asked)]
+
+
+def verdict(reports: list[dict]) -> str:
+    """Which tool was learned for which kind, in words.
+
+    A kind counts as learned in a run if the share of episodes that call the tool that helps is surely higher
+    after training than after the warm start: the two 95 % intervals do not touch.
+    """
+    lines = []
+    for kind, tool in HELPS.items():
+        learned = 0
+        for number, report in enumerate(reports):
+            before, after = (report["conditions"][name] for name in ("warm start", "trained"))
+            early, late = helped(before, kind), helped(after, kind)
+            learned += late["low"] > early["high"]
+            lines.append(f"{kind:16} run {number}: {interval(early)} -> {interval(late)}")
+        lines.append(f"{kind}: {tool}, learned in {learned} of {len(reports)} runs")
+    return "\n".join(lines)
+
+
+def helped(kinds: dict, kind: str) -> dict:
+    """Share of the questions of a kind on which the tool that helps was called, and no other."""
+    return share(kinds[kind]["chosen"].get(HELPS[kind], 0), kinds[kind]["accuracy"]["n"])

@@ -131,7 +131,7 @@ class Handler(BaseHTTPRequestHandler):
             case "crowd" | "queue":
                 time.sleep(0.1)
                 self.send(200, completion(content=ANSWER))
-            case "stops" if number == 4:
+            case "stops" | "halts" if number == 4:
                 self.send(403, {"error": "no credit left"})
             case "judge":
                 self.send(200, completion(content=judge(messages)))

@@ -327,3 +327,16 @@ def test_the_command_asks_a_served_model_and_a_judge(faulty, tmp_path, capsys):
     assert main([*arguments, *served, "--no-tool"]) == 0
     text = capsys.readouterr().out
     assert "listed, tool off" in text and "tool on" not in text and "undecided" not in text
+
+
+def test_a_benchmark_of_a_served_model_goes_on_where_it_was_refused(faulty, tmp_path, capsys):
+    questions(3).save_to_disk(tmp_path / "set")
+    arguments = ["benchmark", "--data", str(tmp_path / "set"), "--out", str(tmp_path / "out")]
+    arguments += ["--endpoint", f"{faulty}/halts/v1", "--model", "m", "--no-tool"]
+    assert main(arguments) == 1  # the fourth request is refused
+    assert "no credit left" in capsys.readouterr().err
+    kept = (tmp_path / "out" / "shuffled-off.jsonl").read_text()
+    assert kept.count("\n") == 4  # settings and three questions
+    assert main(arguments) == 0
+    assert "listed, tool off" in capsys.readouterr().out
+    assert (tmp_path / "out" / "shuffled-off.jsonl").read_text() == kept

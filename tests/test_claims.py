@@ -199,7 +199,9 @@ def test_one_value_has_no_interval():
 
 def test_three_seeds_are_less_sure_than_a_bootstrap_of_them_says():
     found = over_seeds([0.1, 0.2, 0.9])
-    assert found["low"] < 0 < found["effect"] and found["p"] > 0.05  # though all three are above zero
+    assert (
+        found["low"] < 0 < found["effect"] and found["p"] > 0.05
+    )  # though all three are above zero
     same = over_seeds([0.4, 0.4])
     assert (same["low"], same["high"], same["p"]) == (0.4, 0.4, 0.0)
 

@@ -192,6 +192,17 @@ def test_the_schema_and_lossless_images(policy, asked, samples):
     assert sent_image(small._image(Image.new("RGB", (2000, 1000)))).size == (392, 196)
 
 
+def test_a_second_tool_is_offered_and_answers(policy, asked, samples):
+    (found,) = rollout([samples[0]], policy("parsed", extra="contrast"), progress=False)
+    offered = asked("parsed")["requests"][-1]["body"]["tools"]
+    names = [tool["function"]["name"] for tool in offered]
+    assert names == ["image_contrast_tool", "image_zoom_in_tool"] and found.called
+    with pytest.raises(ValueError, match="unknown tool 'laser'"):
+        policy("parsed", extra="laser")
+    with pytest.raises(ValueError, match="knows the zoom alone"):
+        policy("parsed", prompt="deepeyes", extra="contrast")
+
+
 def test_deepeyes_schema_requires_a_property_that_exists():
     schema = json.loads(prompts.DEEPEYES_SYSTEM.split("<tools>\n")[1].split("\n</tools>")[0])
     parameters = schema["function"]["parameters"]

@@ -11,16 +11,18 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from test_rollout import trl_episode
+from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration, Qwen2VLProcessor
 from trl.chat_template_utils import is_chat_template_prefix_preserving, supports_tool_calling
 
 from deepeyes_lite import loading, prompts, training
 from deepeyes_lite.history import History, read_history
 from deepeyes_lite.loading import load, load_processor
-from deepeyes_lite.models import LORA_TARGETS, spec_of
+from deepeyes_lite.models import LORA_TARGETS, QWEN2_5_VL, SPECS, spec_of
 from deepeyes_lite.policies import LocalPolicy, Policy, ScriptedPolicy, ShownTargets
 from deepeyes_lite.presets import RunConfig
-from deepeyes_lite.realworld.shapes import SHAPES, config_of, write_random
+from deepeyes_lite.realworld.shapes import SHAPES, config_of, tokenizer_of, write_random
 from deepeyes_lite.rollout import rollout
+from deepeyes_lite.tinyworld.model import RememberingImageProcessor
 from deepeyes_lite.tools import ZOOM
 from deepeyes_lite.training import build_trainer, load_trained, train
 
@@ -301,6 +303,76 @@ def test_bf16_rolls_out_what_it_is_told_to(folder, samples):
     policy = LocalPolicy(model, processor, max_new_tokens=4)
     (episode,) = rollout([samples[0]], policy, progress=False)
     assert 1 <= len(episode.completion_ids) <= 4
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3000)
+@pytest.mark.parametrize("name", NAMES)
+def test_one_layer_of_the_exact_width_goes_all_the_way(name, samples, varied, tmp_path):
+    """Nothing is narrow but the vocabulary: crop, step, save, load again, another step."""
+    kind, text, eye, tied = SHAPES[NAMES[name]]
+    small = {**text, "vocab_size": len(tokenizer_of(kind))}
+    varied.setitem(SHAPES, NAMES[name], (kind, small, eye, tied))
+    folder = write_random(NAMES[name], tmp_path / "model", layers=1)
+    width = json.loads((folder / "config.json").read_text())["text_config"]["hidden_size"]
+    assert width == text["hidden_size"]
+    processor = load_processor(folder, 66_000)
+    (episode,) = rollout([samples[0]], ScriptedPolicy(processor, [CALL, ANSWER]), progress=False)
+    assert len(episode.images) == 2
+    out = train(config_for(folder, steps=1), tmp_path / "run")
+    assert read_history(out / "history.csv")[0]["grad_norm"] > 0
+    config = json.loads((out / "config.json").read_text()) | {"steps": 2}
+    (out / "config.json").write_text(json.dumps(config))  # goes on from the checkpoint
+    (out / "adapter").rename(out / "first")
+    train(config_for(folder), out)
+    first, second = (
+        load_file(out / part / "adapter_model.safetensors") for part in ("first", "adapter")
+    )
+    assert any(not torch.equal(first[n], second[n]) for n in first)
+    assert [row["step"] for row in read_history(out / "history.csv")] == [1, 2]
+
+
+class StillQwen2VLProcessor(Qwen2VLProcessor):
+    """Without its video half, which needs torchvision."""
+
+    def __init__(self, image_processor=None, tokenizer=None, chat_template=None, **kwargs):
+        super().__init__(image_processor, tokenizer, chat_template=chat_template, **kwargs)
+
+
+def test_another_family_by_the_recipe(samples, varied, tmp_path):
+    """What `models.py` says about another model, done with Qwen2-VL."""
+    tokenizer = tokenizer_of("qwen2_5_vl")
+    ids = {
+        f"{name}_token_id": tokenizer.convert_tokens_to_ids(f"<|{name}|>")
+        for name in ("vision_start", "vision_end")
+    }
+    ids |= {
+        f"{name}_token_id": tokenizer.convert_tokens_to_ids(f"<|{name}_pad|>")
+        for name in ("image", "video")
+    }
+    text = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
+    text |= {"num_attention_heads": 2, "num_key_value_heads": 1, "vocab_size": len(tokenizer)}
+    text |= {"rope_parameters": {"rope_type": "default", "mrope_section": [4, 6, 6]}}
+    text["rope_parameters"]["rope_theta"] = 1e6
+    eye = {"depth": 2, "embed_dim": 64, "hidden_size": 64, "num_heads": 2, "mlp_ratio": 2}
+    model = Qwen2VLForConditionalGeneration(
+        Qwen2VLConfig(text_config=text, vision_config=eye, **ids)
+    )
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    model.save_pretrained(tmp_path / "model")
+    images = RememberingImageProcessor(patch_size=14, merge_size=2)
+    StillQwen2VLProcessor(images, tokenizer).save_pretrained(tmp_path / "model")
+
+    varied.setitem(SPECS, "Qwen2VLProcessor", replace(QWEN2_5_VL, family="Qwen2-VL"))
+    varied.setitem(loading.STILL, "qwen2_vl", StillQwen2VLProcessor)
+    processor = load_processor(tmp_path / "model", 66_000)
+    assert spec_of(processor).family == "Qwen2-VL"
+    (episode,) = rollout([samples[0]], ScriptedPolicy(processor, [CALL, ANSWER]), progress=False)
+    assert len(episode.images) == 2 and episode.answer == "K"
+    out = train(config_for(tmp_path / "model", steps=1), tmp_path / "run")
+    assert read_history(out / "history.csv")[0]["grad_norm"] > 0
+    assert load_trained(out)[1].image_processor.size["longest_edge"] == 66_000
 
 
 # --- names --------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ COMMANDS = [
     "demo",
     "train",
     "evaluate",
+    "merge",
     "rollout",
     "ask",
     "data",

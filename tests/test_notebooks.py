@@ -110,6 +110,18 @@ def pattern(nb, path):
             yield f"no heading '## {wanted}'"
 
 
+def minutes(nb, path):
+    """At most 45, and enough for the exercises and for reading, at 150 words a minute."""
+    row = re.search(r"^\| Time \|\D*(\d+) minutes", text_of(nb.cells[0]), re.MULTILINE)
+    told = int(row[1]) if row else 0
+    asked = sum(
+        int(m) for m in re.findall(r"^### Exercise .* (\d+) minutes", prose(nb), re.MULTILINE)
+    )
+    needed = asked + len(prose(nb).split()) / 150
+    if not needed - 3 <= told <= 45:
+        yield f"{told} minutes: 45 at most, and exercises and reading take {needed:.0f}"
+
+
 def quick_questions(nb, path):
     """Three options or more; the folded answer names the right one first, then says why the others fail."""
     for part in re.split(r"^## ", prose(nb), flags=re.MULTILINE)[1:]:
@@ -256,6 +268,7 @@ RULES = [
     valid,
     order_of_headings,
     pattern,
+    minutes,
     quick_questions,
     alternative_texts,
     places,
@@ -332,6 +345,8 @@ BROKEN = {
     "two titles": (added("# Another"), "one heading of level 1"),
     "a level skipped": (added("## A\n\n#### B"), "a level is skipped before 'B'"),
     "no table": (replaced("| At a glance |", "| Overview |"), "no table"),
+    "too long": (replaced("| Time | 45", "| Time | 60"), "60 minutes: 45 at most"),
+    "no time to read": (replaced("| Time | 45", "| Time | 30"), "30 minutes: 45 at most"),
     "no time": (replaced("| Time |", "| Length |"), "no line 'Time'"),
     "no recap": (replaced("## Recap", "## End"), "no heading '## Recap'"),
     "no comparison": (replaced("## What differs from the paper", "## On it"), "from the paper"),

@@ -9,47 +9,17 @@ import pytest
 from deepeyes_lite import settings, training
 from deepeyes_lite.__main__ import _parser
 from deepeyes_lite.commands.runs import config_of
-from deepeyes_lite.loading import StillQwen2_5VLProcessor, StillQwen3VLProcessor, ready
-from deepeyes_lite.models import completion_length, spec_of
+from deepeyes_lite.loading import ready
+from deepeyes_lite.models import spec_of
 from deepeyes_lite.presets import PRESETS, RunConfig, options, preset
-from deepeyes_lite.realworld.shapes import SHAPES, tokenizer_of
-from deepeyes_lite.tinyworld.model import RememberingImageProcessor
+from deepeyes_lite.realworld.memory import cache_gb, weights_gb
+from deepeyes_lite.realworld.shapes import processor_of
 
 GPUS = [name for name in PRESETS if name.endswith("GB")]
 
 
 def processor_for(config):
-    kind = SHAPES[config.model][0]
-    patch = {"qwen2_5_vl": 14, "qwen3_vl": 16}[kind]
-    images = RememberingImageProcessor(patch_size=patch, merge_size=2)
-    made = {"qwen2_5_vl": StillQwen2_5VLProcessor, "qwen3_vl": StillQwen3VLProcessor}[kind]
-    return ready(made(images, tokenizer_of(kind)), config.max_pixels)
-
-
-def weights_gb(config):
-    """Memory of the weights by the shape: embeddings, layers of the language model, the eye."""
-    _, text, eye, tied = SHAPES[config.model]
-    head = text.get("head_dim") or text["hidden_size"] // text["num_attention_heads"]
-    heads, kv = text["num_attention_heads"], text["num_key_value_heads"]
-    layer = text["hidden_size"] * head * (2 * heads + 2 * kv)
-    layer += 3 * text["hidden_size"] * text["intermediate_size"]
-    outside = text["vocab_size"] * text["hidden_size"] * (1 if tied else 2)
-    outside += (
-        eye["depth"] * 4 * eye["hidden_size"] * (eye["hidden_size"] + eye["intermediate_size"])
-    )
-    bytes_ = 0.6 if config.quantise else 2
-    return (layer * text["num_hidden_layers"] * bytes_ + 2 * outside) / 1e9
-
-
-def cache_gb(config):
-    """Keys and values of all rollouts of a step, each of full length."""
-    _, text, _, _ = SHAPES[config.model]
-    head = text.get("head_dim") or text["hidden_size"] // text["num_attention_heads"]
-    token = 2 * 2 * text["num_hidden_layers"] * text["num_key_value_heads"] * head
-    processor = processor_for(config)
-    tokens = completion_length(processor, config.max_calls, config.max_new_tokens)
-    tokens += config.max_pixels // spec_of(processor).factor ** 2 + 500
-    return config.prompts * config.generations * tokens * token / 1e9
+    return ready(processor_of(config.model), config.max_pixels)
 
 
 def test_there_is_one_for_every_size():

@@ -71,6 +71,12 @@ def test_the_step_table_is_made_of_the_record():
     assert block(ROOT / "README.md", "bench") == table(record)
 
 
+def test_the_memory_table_is_made_of_presets_and_records():
+    from deepeyes_lite.realworld.memory import table
+
+    assert block(ROOT / "README.md", "memory") == table(ROOT / "data" / "runs" / "gpu")
+
+
 def test_the_card_is_made_of_its_measurement():
     from deepeyes_lite.tinyworld.card import table
 

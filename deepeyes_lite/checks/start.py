@@ -19,6 +19,7 @@ def hit(attempt) -> None:
         ((110, 220, 130, 240), target),  # within it
         ((115, 225, 300, 350), target),  # a part of it, with the middle
         ((130, 240, 300, 350), target),  # a part of it, without
+        ((90, 190, 112, 215), target),  # its corner
         ((100, 300, 140, 360), target),  # below it
         ((200, 200, 240, 260), target),  # beside it
         ((200, 110, 260, 150), target),  # there with x and y swapped

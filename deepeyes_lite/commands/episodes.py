@@ -36,6 +36,7 @@ def _add_model(sub) -> None:
     group.add_argument("--run-folder", type=Path, help="a finished run")
     group.add_argument("--model", help="a folder, a name of the hub, or a name at the endpoint")
     group.add_argument("--max-pixels", type=int, default=0, help="greatest area of a view")
+    group.add_argument("--extra-tool", default="", help="a tool beside the zoom: contrast")
     group.add_argument("--endpoint", help="address of an OpenAI-compatible server")
     group.add_argument("--prompt", default="tools", help="tools, or deepeyes for its own weights")
     group.add_argument("--frame", help="box_1000 or box_view, if not that of the prompt")
@@ -73,6 +74,7 @@ def rollout(args) -> None:
         settings = {name: str(getattr(args, name)) for name in names}
         settings |= {"model": policy.endpoint.model, "prompt": policy.prompt}
         settings |= {"frame": policy.frame, "max_pixels": policy.max_pixels}
+        settings |= {"extra_tool": args.extra_tool} if args.extra_tool else {}
         claim(Path(f"{args.out}.settings"), settings | _judged_by(judge))
         episodes = rollout_to_file(
             dataset, policy, args.out, args.tool, args.concurrency, judge=judge
@@ -127,6 +129,7 @@ def benchmark(args) -> None:
     names = ("data", "model", "run_folder", "no_tool", "k", "temperature", "seed", "max_pixels")
     names = (*names, "endpoint", "prompt", "frame")
     settings = {name: str(getattr(args, name)) for name in names} | _judged_by(judge)
+    settings |= {"extra_tool": args.extra_tool} if args.extra_tool else {}
     if args.endpoint:
         settings["model"] = policy.endpoint.model
     claim(args.out, settings)
@@ -155,6 +158,7 @@ def _served(args, temperature: float, tools: bool = True):
         temperature,
         max_pixels=args.max_pixels or MAX_PIXELS,
         tools=tools,
+        extra=args.extra_tool,
     )
 
 
@@ -168,7 +172,8 @@ def _local(args, temperature: float, tools: bool = True):
     if args.run_folder:
         model = load_trained(args.run_folder)
     else:
-        model = load(args.model or RunConfig.model, max_pixels=args.max_pixels)
+        name = args.model or RunConfig.model
+        model = load(name, max_pixels=args.max_pixels, extra_tool=args.extra_tool)
     return LocalPolicy(*model, tools=tools, temperature=temperature)
 
 

@@ -24,6 +24,7 @@ def add(command) -> None:
         sub.add_argument(
             "--cold-start", type=int, help="steps of SFT on traces made of target boxes"
         )
+        sub.add_argument("--extra-tool", help="a tool beside the zoom, such as contrast")
         sub.add_argument(
             "--trl",
             action="append",
@@ -73,7 +74,7 @@ def config_of(args):
     from deepeyes_lite.presets import options, preset
 
     names = ("arm", "bonus", "steps", "seed", "learning_rate", "legible_share", "model", "data")
-    names = (*names, "cold_start")
+    names = (*names, "cold_start", "extra_tool")
     changes = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     config = preset(args.preset, **changes)
     if args.trl:

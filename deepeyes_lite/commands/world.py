@@ -19,6 +19,13 @@ def add(command) -> None:
     sub = command("animate", animate, "draw a recorded run as a short animation")
     sub.add_argument("--records", type=Path, required=True, help="a run's folder or its record")
     sub.add_argument("--out", type=Path, default=Path("data/figures"), help="folder to write")
+    sub = command("two-tools", two_tools, "train with the zoom and a second tool, and evaluate")
+    sub.add_argument("--out", type=Path, default=Path("runs/two-tools"), help="folder of the runs")
+    sub.add_argument("--records", type=Path, help="folder for a small record of the run, too")
+    sub.add_argument("--arm", default="conditional", help="a reward variant")
+    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--steps", type=int, default=40)
+    sub.add_argument("--samples", type=int, default=30, help="held-out questions of each kind")
     sub = command("pretrain", pretrain, "make tiny-eyes from scratch (about three hours)")
     sub.add_argument("--out", type=Path, required=True, help="folder to write")
     sub.add_argument("--quick", action="store_true", help="a smoke run of a minute")
@@ -52,6 +59,12 @@ def animate(args) -> None:
     from deepeyes_lite.animation import write
 
     print(f"{write(args.records, args.out)}\nwritten: zoom.gif and zoom.png in {args.out}")
+
+
+def two_tools(args) -> None:
+    from deepeyes_lite.two_tools import run, table
+
+    print(table(run(args.out, args.records, args.seed, args.arm, args.steps, args.samples)))
 
 
 def pretrain(args) -> None:

@@ -9,6 +9,7 @@ will do.
 import base64
 import io
 import json
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
@@ -17,9 +18,10 @@ from transformers.utils import get_json_schema
 
 from deepeyes_lite import prompts
 from deepeyes_lite.boxes import Size, px_to_1000, view_size
+from deepeyes_lite.extra_tools import extra_tool, with_extra
 from deepeyes_lite.policies import Policy, TextReply
 from deepeyes_lite.realworld.endpoint import ConversationError, Endpoint
-from deepeyes_lite.tools import MAX_CALLS, ToolError, ZoomTool, check_box
+from deepeyes_lite.tools import MAX_CALLS, ToolError, ZoomTool, check_box, methods
 from deepeyes_lite.trajectories import Trajectory
 
 MAX_REPLY_CHARS = 40_000  # of a turn; 10,000 tokens, DeepEyes' own bound
@@ -45,21 +47,27 @@ class EndpointPolicy(Policy):
         max_tokens: int = 2048,
         max_pixels: int = MAX_PIXELS,
         tools: bool = True,
+        extra: str = "",
     ):
         """Args: the served model; "tools" (the server's template gets the tool's schema) or "deepeyes"
         (DeepEyes' own prompt); "box_view" or "box_1000", where None takes the prompt's own
         (``FRAMES``); sampling temperature; tokens of a turn; greatest area of a view in pixels;
-        whether the prompt offers the tool.
+        whether the prompt offers the tool; a tool beside it, a key of ``extra_tools.EXTRA_TOOLS``.
 
         Raises:
-            ValueError: for an unknown prompt or frame.
+            ValueError: for an unknown prompt, frame or tool, or one that the prompt cannot offer.
         """
         if prompt not in FRAMES:
             raise ValueError(f"prompt must be one of {', '.join(FRAMES)}, got {prompt!r}")
         frame = frame or FRAMES[prompt]
         if frame not in FRAMES.values():
             raise ValueError(f"frame must be one of {', '.join(FRAMES.values())}, got {frame!r}")
-        self.tools = [ZoomTool().image_zoom_in_tool] if tools else None
+        if extra and prompt == "deepeyes":
+            raise ValueError(
+                f"the prompt 'deepeyes' knows the zoom alone; offer {extra!r} with 'tools'"
+            )
+        self.tool_class = with_extra(ZoomTool, extra_tool(extra)) if extra else ZoomTool
+        self.tools = methods(self.tool_class()) if tools else None
         self.endpoint, self.prompt, self.frame = endpoint, prompt, frame
         self.temperature, self.max_tokens, self.max_pixels = temperature, max_tokens, max_pixels
 
@@ -89,7 +97,7 @@ class EndpointPolicy(Policy):
     def _reply(self, trajectory: Trajectory, allow_calls: bool) -> TextReply:
         options = {"temperature": self.temperature, "max_tokens": self.max_tokens}
         if allow_calls and self.prompt == "tools":
-            options["tools"] = [self._schema()]
+            options["tools"] = [self._schema(tool) for tool in self.tools]
         try:
             message = self.endpoint.complete(self.messages(trajectory, allow_calls), **options)
         except ConversationError as error:
@@ -161,11 +169,11 @@ class EndpointPolicy(Policy):
         url = "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
         return {"type": "image_url", "image_url": {"url": url}}
 
-    def _schema(self) -> dict:
-        schema = get_json_schema(ZoomTool().image_zoom_in_tool)
+    def _schema(self, tool: Callable) -> dict:
+        schema = get_json_schema(tool)
         del schema["function"]["return"]  # not OpenAI's
-        if self.frame == "box_view":
-            box = schema["function"]["parameters"]["properties"]["bbox_2d"]
+        box = schema["function"]["parameters"]["properties"].get("bbox_2d")
+        if box and self.frame == "box_view":
             box["description"] = "[x1, y1, x2, y2], in pixels of that image."
         return schema
 

@@ -199,6 +199,18 @@ def config_of(name: str, layers: int = 0, narrow: bool = False):
     )
 
 
+def processor_of(name: str):
+    """The processor of a model of ``SHAPES``, with the small tokenizer."""
+    from trl.chat_template_utils import qwen3_vl_chat_template
+
+    model_type, _, eye, _ = SHAPES[name]
+    images = RememberingImageProcessor(
+        patch_size=eye["patch_size"], merge_size=eye["spatial_merge_size"]
+    )
+    # What the hub has for Qwen3-VL; Qwen2.5-VL's has no tool section and is not used.
+    return STILL[model_type](images, tokenizer_of(model_type), qwen3_vl_chat_template)
+
+
 def write_random(
     name: str,
     folder: str | Path,
@@ -211,17 +223,14 @@ def write_random(
 
     Args: see `config_of`; the device on which the weights are drawn; the seed.
     """
-    from trl.chat_template_utils import qwen3_vl_chat_template
-
     config = config_of(name, layers, narrow)
-    tokenizer = tokenizer_of(config.model_type)
+    processor = processor_of(name)
+    tokenizer = processor.tokenizer
     torch.manual_seed(seed)
     with torch.device(device):
         model = AutoModelForImageTextToText.from_config(config, dtype=torch.bfloat16)
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     model.save_pretrained(folder)
-    images = RememberingImageProcessor(patch_size=config.vision_config.patch_size, merge_size=2)
-    # What the hub has for Qwen3-VL; Qwen2.5-VL's has no tool section and is not used.
-    STILL[config.model_type](images, tokenizer, qwen3_vl_chat_template).save_pretrained(folder)
+    processor.save_pretrained(folder)
     return Path(folder)

@@ -25,6 +25,7 @@ from deepeyes_lite.models import spec_of, token_ids
 from deepeyes_lite.policies import LocalPolicy
 from deepeyes_lite.presets import RunConfig, preset
 from deepeyes_lite.realworld.clock import PHASES, Clock
+from deepeyes_lite.realworld.memory import GPUS
 from deepeyes_lite.realworld.shapes import SHAPES, write_random
 from deepeyes_lite.rollout import rollout
 from deepeyes_lite.tinyworld.scenes import World
@@ -50,8 +51,7 @@ def smoke(name: str = "24GB", small: bool | None = None) -> dict:
     """
     config = preset(name)
     if config.model not in SHAPES:
-        named = ", ".join(n for n in ("8GB", "12GB", "16GB", "24GB", "40GB", "80GB"))
-        raise ValueError(f"preset {name!r} is not one for a GPU; there are {named}")
+        raise ValueError(f"preset {name!r} is not one for a GPU; there are {', '.join(GPUS)}")
     small = device().type != "cuda" if small is None else small
     seconds = {}
     with tempfile.TemporaryDirectory(prefix="deepeyes-lite-") as folder:
@@ -79,6 +79,7 @@ def smoke(name: str = "24GB", small: bool | None = None) -> dict:
     return {
         "preset": name,
         "model": config.model,
+        "device": _device_name(),
         "small": small,
         "config": run,
         "seconds": seconds,
@@ -87,6 +88,10 @@ def smoke(name: str = "24GB", small: bool | None = None) -> dict:
         "completion": second["completion"],
         "crops": second["crops"],
     }
+
+
+def _device_name() -> str:
+    return torch.cuda.get_device_name() if device().type == "cuda" else platform.machine()
 
 
 def _forget() -> None:
@@ -194,7 +199,6 @@ class StopAfter(TrainerCallback):
 def report(found: dict) -> str:
     """The block for a bug report or for the README's table."""
     config: RunConfig = found["config"]
-    where = torch.cuda.get_device_name() if device().type == "cuda" else platform.machine()
     versions = (f"{n} {metadata.version(n)}" for n in ("torch", "transformers", "trl", "peft"))
     method = "QLoRA" if config.quantise else "LoRA"
     lines = [
@@ -207,7 +211,7 @@ def report(found: dict) -> str:
             "and nothing about the preset"
         )
     lines += [
-        f"{where}, {precision()[0]}; {', '.join(versions)}",
+        f"{found['device']}, {precision()[0]}; {', '.join(versions)}",
         f"{config.prompts} prompts x {config.generations} generations, {config.micro_batch} at a time; "
         f"{found['crops']} crops an episode, views up to {config.max_pixels} px; "
         f"longest episode {found['completion']} tokens",

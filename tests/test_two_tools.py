@@ -1,0 +1,146 @@
+"""faint.py and two_tools.py: faint scenes, new words, clumsy episodes, and what a record holds."""
+
+import hashlib
+import json
+import re
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from deepeyes_lite import faint, tool_use, two_tools
+from deepeyes_lite.extra_tools import stretched
+from deepeyes_lite.faint import CONTRAST, KINDS, WORDS
+from deepeyes_lite.history import read_history
+from deepeyes_lite.loading import load
+from deepeyes_lite.policies import Policy
+from deepeyes_lite.tools import ZOOM
+
+ROOT = Path(__file__).parents[1]
+RECORDS = sorted((ROOT / "data/runs/two-tools").glob("*-*"))
+SHIPPED = ROOT / "data/tiny-eyes"
+
+
+@pytest.fixture(scope="module")
+def asked():
+    return faint.questions("validation", 8, KINDS)
+
+
+def test_each_kind_differs_in_what_it_says(asked):
+    assert list(asked["kind"]) == list(KINDS) * 8
+    assert len(set(asked["id"])) == len(asked)
+    for row in asked:
+        low, high = (band for band in zip(*row["image"].getextrema()))
+        squeezed = max(high) - min(low) < faint.LEVELS
+        assert squeezed == ("faint" in row["kind"])
+        assert row["legible"] == (row["kind"] == "plain")
+
+
+def test_stretching_brings_back_what_is_left_of_a_faint_scene(asked):
+    scene = next(row["image"] for row in asked if row["kind"] == "plain")
+    back = np.asarray(stretched(faint.faint(scene)), float)
+    wanted = np.asarray(scene, float)
+    assert np.corrcoef(back.ravel(), wanted.ravel())[0, 1] > 0.95
+    assert len(np.unique(back)) <= faint.LEVELS
+
+
+def test_a_new_word_is_one_token_that_starts_as_a_copy():
+    model, processor = load(SHIPPED, extra_tool="contrast")
+    tokenizer, before = processor.tokenizer, len(processor.tokenizer)
+    faint.learn_words(model, tokenizer, WORDS)
+    assert len(tokenizer) == before + len(WORDS) == model.get_input_embeddings().num_embeddings
+    rows = model.get_input_embeddings().weight
+    for word, like in WORDS.items():
+        (new,), (old,) = (
+            tokenizer(text, add_special_tokens=False)["input_ids"] for text in (word, like)
+        )
+        assert tokenizer.decode([new]) == word and torch.equal(rows[new], rows[old])
+    assert model.lm_head.weight is rows
+    faint.learn_words(model, tokenizer, WORDS)  # known by now
+    assert len(tokenizer) == before + len(WORDS)
+    with pytest.raises(ValueError, match="is 2 tokens of this tokenizer, not one"):
+        faint.learn_words(model, tokenizer, {"anything": "red square"})
+
+
+def test_the_old_prompts_are_as_they_were(samples):
+    """New words do not change how anything else is cut into tokens."""
+    model, processor = load(SHIPPED)
+    row = samples[0]
+    before = Policy(processor).prompt_ids(row["question"], row["image"])
+    faint.learn_words(model, processor.tokenizer, WORDS)
+    assert Policy(processor).prompt_ids(row["question"], row["image"]) == before
+
+
+def test_the_tool_of_a_trace_does_not_depend_on_the_scene_and_answers_are_only_what_is_shown():
+    model, processor = load(SHIPPED, extra_tool="contrast")
+    faint.learn_words(model, processor.tokenizer, WORDS)
+    rows = list(faint.questions("validation", 60))
+    found = faint.traces(rows, processor)
+    assert [t.sample["id"] for t in found] == [row["id"] for row in rows]
+    calls = {kind: Counter() for kind in KINDS[:3]}
+    for t in found:
+        tool = tool_use.chosen([turn.text for turn in t.turns])
+        calls[t.sample["kind"]][tool] += 1
+        assert t.correct and t.well_formed and len(t.turns) == 1 + (tool != "none")
+        answers = t.loss_mask[-1] == 1
+        if t.sample["kind"] == "faint":
+            assert answers == (tool == CONTRAST)
+        if t.sample["kind"] == "small" and tool != ZOOM:
+            assert not answers
+        if t.sample["kind"] == "plain" and tool != ZOOM:
+            assert answers
+        if tool == CONTRAST:
+            own = [i for i, mine in zip(t.completion_ids, t.loss_mask) if mine]
+            assert len(own) in (7, 12) or answers
+    for kind, counted in calls.items():
+        assert min(counted.values()) >= 9 and len(counted) == 3, (kind, counted)
+
+
+def test_figures_by_kind_and_the_table():
+    class Fake:
+        def __init__(self, kind, correct, *turns):
+            self.sample, self.correct = {"kind": kind}, correct
+            self.turns = [type("T", (), {"text": text})() for text in turns]
+
+    zooms = '<tool_call>{"name": "image_zoom_in_tool", "arguments": {}}</tool_call>'
+    episodes = [
+        Fake("small", True, zooms, "K"),
+        Fake("small", False, "K"),
+        Fake("plain", True, "K"),
+    ]
+    found = two_tools.by_kind(episodes)
+    assert found["small"]["chosen"] == {ZOOM: 1, "none": 1}
+    assert found["small"]["accuracy"]["mean"] == 0.5 and found["plain"]["accuracy"]["n"] == 1
+    assert two_tools.helped(found, "small")["mean"] == 0.5
+    text = two_tools.table({"samples": 2, "conditions": {"trained": found}})
+    assert re.search(r"trained +small +50 % .* 50% +50% +0% +0%", text)
+
+
+@pytest.mark.parametrize("folder", RECORDS, ids=lambda path: path.name)
+def test_a_record_is_whole(folder):
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    assert config["extra_tool"] == "contrast" and folder.name == f"{config['arm']}-{config['seed']}"
+    steps = [*range(1, config["steps"] + 1)]
+    assert [row["step"] for row in read_history(folder / "history.csv")] == steps
+    counted = tool_use.read(folder / tool_use.FILE)
+    assert sorted({row["step"] for row in counted}) == steps
+    per_step = config["prompts"] * config["generations"]
+    assert all(sum(r["episodes"] for r in counted if r["step"] == s) == per_step for s in steps)
+    report = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
+    assert set(report["conditions"]["trained"]) == set(KINDS) and two_tools.table(report)
+
+
+def test_photos_are_what_their_readme_says():
+    folder = ROOT / "data/photos"
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    photos = sorted(folder.glob("*.jpg"))
+    assert len(photos) == 4
+    for path in photos:
+        data = path.read_bytes()
+        (line,) = re.findall(rf"\| `{path.name}` \| (\d+) × (\d+) \| `(\w+)`", text)
+        assert len(data) <= 100_000 and hashlib.sha256(data).hexdigest() == line[2]
+        with Image.open(path) as image:
+            assert image.size == (int(line[0]), int(line[1]))
