@@ -61,7 +61,7 @@ def with_extra(kind: type[ZoomTool], extra: type) -> type[ZoomTool]:
     Raises:
         ValueError: if ``extra`` has no tool, or one that is there already.
 
-    >>> [tool.__name__ for tool in methods(with_extra(ZoomTool, ContrastTool)())]
+    >>> tool_names(with_extra(ZoomTool, ContrastTool))
     ['image_contrast_tool', 'image_zoom_in_tool']
     """
     added = tool_names(extra)

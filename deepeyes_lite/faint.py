@@ -33,7 +33,8 @@ TRAINED = KINDS[:3]  # the last one needs both tools; it is only asked
 HELPS = {"small": ZOOM, "faint": CONTRAST, "small and faint": f"{CONTRAST} + {ZOOM}"}
 LEVELS = 14  # grey levels of 256 that a faint scene has left
 THOUGHT = "I need more contrast."
-# The new words, each one token, and the known word that it starts as a copy of: what it is used like.
+APART = 1.0  # of a new word from the known one, see `learn_words`
+# The new words, each one token, and the known word that it starts beside: what it is used like.
 WORDS = {
     f" {CONTRAST}.": "\n",
     THOUGHT: THOUGHTS["zoom"],
@@ -75,33 +76,41 @@ def questions(split: str, n: int, kinds: tuple[str, ...] = TRAINED, start: int =
     return build(rows())
 
 
-def learn_words(model, tokenizer: PreTrainedTokenizerBase, words: dict[str, str]) -> None:
-    """Give model and tokenizer new words, each a token that starts as a copy of a known one.
+def learn_words(
+    model, tokenizer: PreTrainedTokenizerBase, words: dict[str, str], apart: float = APART
+) -> None:
+    """Give model and tokenizer new words, each a token that starts beside a known one.
 
     Args:
         model: a transformers model; its embeddings grow.
         tokenizer: of the model.
         words: new word to known word.
+        apart: how far a new word starts from the known one, as a share of that one's length, in a random
+            direction. Exact copies (0) are as likely everywhere, and stay so: LoRA leaves embeddings as
+            they are, so the difference of the two rows is all that a policy can tell them apart by.
 
     Raises:
         ValueError: for a known word that is not one token.
     """
     known = {
-        word: tokenizer(word, add_special_tokens=False)["input_ids"] for word in words.values()
+        like: tokenizer(like, add_special_tokens=False)["input_ids"] for like in words.values()
     }
-    if split := [word for word, ids in known.items() if len(ids) != 1]:
+    if split := [like for like, ids in known.items() if len(ids) != 1]:
         raise ValueError(
             f"{split[0]!r} is {len(known[split[0]])} tokens of this tokenizer, not one"
         )
-    new = [
-        word for word in words if len(tokenizer(word, add_special_tokens=False)["input_ids"]) != 1
-    ]
+    new = [w for w in words if len(tokenizer(w, add_special_tokens=False)["input_ids"]) != 1]
     tokenizer.add_tokens(new)
     model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         rows = model.get_input_embeddings().weight
         for word in new:
-            rows[tokenizer.convert_tokens_to_ids(word)] = rows[known[words[word]][0]]
+            row = rows[known[words[word]][0]].clone()
+            direction = torch.nn.functional.normalize(
+                torch.randn(row.shape, generator=generator), dim=0
+            )
+            rows[tokenizer.convert_tokens_to_ids(word)] = row + apart * row.norm() * direction
 
 
 def traces(rows: list[dict], processor) -> list[Trajectory]:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from deepeyes_lite import tool_use
 from deepeyes_lite.evaluation import interval, share
-from deepeyes_lite.faint import CONTRAST, HELPS, KINDS, WORDS, learn_words, questions, traces
+from deepeyes_lite.faint import APART, CONTRAST, HELPS, KINDS, WORDS, learn_words, questions, traces
 from deepeyes_lite.files import whole
 from deepeyes_lite.loading import load
 from deepeyes_lite.policies import LocalPolicy
@@ -21,19 +21,22 @@ from deepeyes_lite.presets import RunConfig
 from deepeyes_lite.rollout import rollout
 from deepeyes_lite.tool_use import NONE, chosen
 from deepeyes_lite.tools import ZOOM
-from deepeyes_lite.training import base_of, load_trained, read_config, train
+from deepeyes_lite.training import base_of, claim, load_trained, read_config, train
 from deepeyes_lite.trajectories import Trajectory
 
 WARM_STEPS, WARM_BATCH, WARM_RATE = 20, 16, 5e-4
 
 
-def warm_start(to: str | Path, base: str = RunConfig.model, steps: int = WARM_STEPS) -> Path:
+def warm_start(
+    to: str | Path, base: str = RunConfig.model, steps: int = WARM_STEPS, apart: float = APART
+) -> Path:
     """tiny-eyes with words for the second tool, and the habit of calling either at random.
 
     Args:
         to: folder of the model; what is there already is not made again.
         base: folder of tiny-eyes.
         steps: of SFT on `traces`, the vision tower left as it is.
+        apart: how far the new words start from known ones, see `learn_words`.
     """
     from trl import SFTConfig, SFTTrainer
 
@@ -43,7 +46,7 @@ def warm_start(to: str | Path, base: str = RunConfig.model, steps: int = WARM_ST
     if to.exists():
         return to
     model, processor = load(base, extra_tool="contrast")
-    learn_words(model, processor.tokenizer, WORDS)
+    learn_words(model, processor.tokenizer, WORDS, apart)
     model.model.visual.requires_grad_(False)
     with whole(to) as aside:
         trainer = SFTTrainer(
@@ -87,6 +90,7 @@ def run(
     arm: str = "conditional",
     steps: int = 40,
     samples: int = 30,
+    apart: float = APART,
 ) -> dict:
     """Warm start, GRPO with both tools, evaluation; a run that was killed goes on.
 
@@ -97,12 +101,17 @@ def run(
         arm: of the reward.
         steps: of GRPO.
         samples: questions of each kind in the evaluation.
+        apart: how far the new words start from known ones, see `learn_words`.
 
     Returns:
         What ``evaluation.json`` holds, see `evaluate`.
+
+    Raises:
+        ValueError: if the folder holds runs from another warm start.
     """
     out = Path(out)
-    base, data = warm_start(out / "warm-start"), out / "questions"
+    claim(out, {"apart": apart})
+    base, data = warm_start(out / "warm-start", apart=apart), out / "questions"
     if not data.exists():
         with whole(data) as aside:
             questions("train", 100).save_to_disk(aside)

@@ -47,17 +47,20 @@ def test_stretching_brings_back_what_is_left_of_a_faint_scene(asked):
     assert len(np.unique(back)) <= faint.LEVELS
 
 
-def test_a_new_word_is_one_token_that_starts_as_a_copy():
+@pytest.mark.parametrize("apart", [0.0, 1.0])
+def test_a_new_word_is_one_token_that_starts_beside_a_known_one(apart):
     model, processor = load(SHIPPED, extra_tool="contrast")
     tokenizer, before = processor.tokenizer, len(processor.tokenizer)
-    faint.learn_words(model, tokenizer, WORDS)
+    faint.learn_words(model, tokenizer, WORDS, apart)
     assert len(tokenizer) == before + len(WORDS) == model.get_input_embeddings().num_embeddings
     rows = model.get_input_embeddings().weight
     for word, like in WORDS.items():
         (new,), (old,) = (
             tokenizer(text, add_special_tokens=False)["input_ids"] for text in (word, like)
         )
-        assert tokenizer.decode([new]) == word and torch.equal(rows[new], rows[old])
+        assert tokenizer.decode([new]) == word and torch.allclose(
+            (rows[new] - rows[old]).norm(), apart * rows[old].norm(), atol=1e-4
+        )
     assert model.lm_head.weight is rows
     faint.learn_words(model, tokenizer, WORDS)  # known by now
     assert len(tokenizer) == before + len(WORDS)
