@@ -33,6 +33,7 @@ TRAINED = KINDS[:3]  # the last one needs both tools; it is only asked
 HELPS = {"small": ZOOM, "faint": CONTRAST, "small and faint": f"{CONTRAST} + {ZOOM}"}
 LEVELS = 14  # grey levels of 256 that a faint scene has left
 THOUGHT = "I need more contrast."
+AIMED = 0.6  # see `traces`; in tiny-eyes' last lessons it is 0.2
 APART = 1.0  # of a new word from the known one, see `learn_words`
 # The new words, each one token, and the known word that it starts beside: what it is used like.
 WORDS = {
@@ -113,10 +114,15 @@ def learn_words(
             rows[tokenizer.convert_tokens_to_ids(word)] = row + apart * row.norm() * direction
 
 
-def traces(rows: list[dict], processor) -> list[Trajectory]:
+def traces(rows: list[dict], processor, aimed: float = AIMED) -> list[Trajectory]:
     """Clumsy episodes: no tool, the zoom or the contrast tool, whatever the scene.
 
     An answer is learned only where the episode shows it.
+
+    Args:
+        rows: samples of `questions`.
+        processor: of the model.
+        aimed: share of zooms whose box is drawn around the target, unsteadily; the others are anywhere.
     """
     scripts, shown = {}, {}
     for row in rows:
@@ -124,8 +130,8 @@ def traces(rows: list[dict], processor) -> list[Trajectory]:
         (target_px,), side = row["boxes_px"], row["image"].width
         tool, whole_px = rng.choice([NONE, ZOOM, CONTRAST]), (0.0, 0.0, side, side)
         if tool == ZOOM:
-            aimed = rng.random() < 0.2  # as in tiny-eyes' last lessons
-            box_px = around(target_px, rng, 24, 12, side) if aimed else anywhere(rng, whole_px)
+            well = rng.random() < aimed
+            box_px = around(target_px, rng, 24, 12, side) if well else anywhere(rng, whole_px)
             said = speak(box_px, whole_px)
             name = re.search(r"the (\w+ \w+)", row["question"])[1]
             call = THOUGHTS["zoom"], prompts.tool_call({"bbox_2d": said, "label": name})

@@ -9,11 +9,22 @@ find that out.
 import json
 import shutil
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 from deepeyes_lite import tool_use
 from deepeyes_lite.evaluation import interval, share
-from deepeyes_lite.faint import APART, CONTRAST, HELPS, KINDS, WORDS, learn_words, questions, traces
+from deepeyes_lite.faint import (
+    AIMED,
+    APART,
+    CONTRAST,
+    HELPS,
+    KINDS,
+    WORDS,
+    learn_words,
+    questions,
+    traces,
+)
 from deepeyes_lite.files import whole
 from deepeyes_lite.loading import load
 from deepeyes_lite.policies import LocalPolicy
@@ -28,7 +39,11 @@ WARM_STEPS, WARM_BATCH, WARM_RATE = 20, 16, 5e-4
 
 
 def warm_start(
-    to: str | Path, base: str = RunConfig.model, steps: int = WARM_STEPS, apart: float = APART
+    to: str | Path,
+    base: str = RunConfig.model,
+    steps: int = WARM_STEPS,
+    apart: float = APART,
+    aimed: float = AIMED,
 ) -> Path:
     """tiny-eyes with words for the second tool, and the habit of calling either at random.
 
@@ -37,6 +52,7 @@ def warm_start(
         base: folder of tiny-eyes.
         steps: of SFT on `traces`, the vision tower left as it is.
         apart: how far the new words start from known ones, see `learn_words`.
+        aimed: share of zooms that are aimed, see `traces`.
     """
     from trl import SFTConfig, SFTTrainer
 
@@ -70,7 +86,7 @@ def warm_start(
             ),
             # Far from the scenes of tiny-eyes' own lessons.
             train_dataset=questions("pretrain", -(-steps * WARM_BATCH // 3), start=9_500_000),
-            data_collator=collator(processor, traces),
+            data_collator=collator(processor, partial(traces, aimed=aimed)),
             processing_class=processor,
         )
         trainer.train()
@@ -91,6 +107,7 @@ def run(
     steps: int = 40,
     samples: int = 30,
     apart: float = APART,
+    aimed: float = AIMED,
 ) -> dict:
     """Warm start, GRPO with both tools, evaluation; a run that was killed goes on.
 
@@ -102,6 +119,7 @@ def run(
         steps: of GRPO.
         samples: questions of each kind in the evaluation.
         apart: how far the new words start from known ones, see `learn_words`.
+        aimed: share of zooms in the warm start that are aimed, see `traces`.
 
     Returns:
         What ``evaluation.json`` holds, see `evaluate`.
@@ -110,8 +128,9 @@ def run(
         ValueError: if the folder holds runs from another warm start.
     """
     out = Path(out)
-    claim(out, {"apart": apart})
-    base, data = warm_start(out / "warm-start", apart=apart), out / "questions"
+    claim(out, {"apart": apart, "aimed": aimed})
+    base = warm_start(out / "warm-start", apart=apart, aimed=aimed)
+    data = out / "questions"
     if not data.exists():
         with whole(data) as aside:
             questions("train", 100).save_to_disk(aside)

@@ -26,9 +26,9 @@ def add(command) -> None:
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument("--steps", type=int, default=40)
     sub.add_argument("--samples", type=int, default=30, help="held-out questions of each kind")
-    sub.add_argument(
-        "--apart", type=float, default=1.0, help="of new words from known ones; 0: copies"
-    )
+    help_apart = "how far new words start from known ones; 0: copies"
+    sub.add_argument("--apart", type=float, default=1.0, help=help_apart)
+    sub.add_argument("--aimed", type=float, default=0.6, help="share of the warm start's zooms")
     sub = command("pretrain", pretrain, "make tiny-eyes from scratch (about three hours)")
     sub.add_argument("--out", type=Path, required=True, help="folder to write")
     sub.add_argument("--quick", action="store_true", help="a smoke run of a minute")
@@ -67,7 +67,7 @@ def animate(args) -> None:
 def two_tools(args) -> None:
     from deepeyes_lite.two_tools import run, table
 
-    shared = args.seed, args.arm, args.steps, args.samples, args.apart
+    shared = args.seed, args.arm, args.steps, args.samples, args.apart, args.aimed
     print(table(run(args.out, args.records, *shared)))
 
 
