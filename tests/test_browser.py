@@ -35,7 +35,7 @@ CHROMIUM = (
     shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 )
 DRIVER = shutil.which("chromedriver")
-PATIENCE = 600  # seconds for a kernel that imports torch on a busy machine
+PATIENCE = 1200  # seconds for a kernel that imports torch on a busy machine
 STEP = 120  # seconds for a widget to answer there
 
 pytestmark = [
@@ -140,6 +140,16 @@ def stop(process, seconds=60):
     process.wait()
 
 
+@contextmanager
+def leaving(browser):
+    """Off the page before its server stops, whose silence would fill the console of the next test."""
+    try:
+        yield
+    finally:
+        browser.get("about:blank")
+        browser.get_log("browser")
+
+
 def reachable(url, process, log):
     for _ in range(PATIENCE):
         if process.poll() is not None:
@@ -198,7 +208,7 @@ def lab(browser, tmp_path_factory):
         "--LabApp.extension_manager=readonly",
         f"--ServerApp.root_dir={folder}",
     ]
-    with serve(folder, *command) as (address, process):
+    with serve(folder, *command) as (address, process), leaving(browser):
         reachable(f"{address}/api", process, folder / "log.txt")
         browser.get(f"{address}/doc/tree/widgets.ipynb")
         wait(browser, lambda: browser.execute_script("return !!window.jupyterapp"))
@@ -216,7 +226,7 @@ def voila(browser, tmp_path_factory):
     folder = tmp_path_factory.mktemp("voila")
     page = ROOT / "notebooks" / "app" / "look.ipynb"
     command = ["voila", str(page), "--no-browser", "--Voila.ip=127.0.0.1"]
-    with serve(folder, *command) as (address, process):
+    with serve(folder, *command) as (address, process), leaving(browser):
         reachable(f"{address}/static/favicon.ico", process, folder / "log.txt")
         browser.get(address)
         wait(
