@@ -213,23 +213,27 @@ def curve(records: list[list[dict]], kind: str, tool: str) -> tuple[list[int], l
 
 
 def verdict(reports: list[dict]) -> str:
-    """Which tool was learned for which kind, in words.
+    """Whether trained policies tell the kinds apart, in words.
 
-    A kind counts as learned in a run if the share of episodes that call the tool that helps is surely higher
-    after training than after the warm start: the two 95 % intervals do not touch.
+    They do in a run if the tool that helps one kind is surely called more often on it than on the kind that
+    needs the other tool: the two 95 % intervals do not touch.
     """
     lines = []
-    for kind, tool in HELPS.items():
-        learned = 0
+    for kind, other in (("small", "faint"), ("faint", "small")):
+        apart = 0
         for number, report in enumerate(reports):
-            before, after = (report["conditions"][name] for name in ("warm start", "trained"))
-            early, late = helped(before, kind), helped(after, kind)
-            learned += late["low"] > early["high"]
-            lines.append(f"{kind:16} run {number}: {interval(early)} -> {interval(late)}")
-        lines.append(f"{kind}: {tool}, learned in {learned} of {len(reports)} runs")
+            kinds = report["conditions"]["trained"]
+            here, there = (called(kinds, name, HELPS[kind]) for name in (kind, other))
+            apart += here["low"] > there["high"]
+            lines.append(
+                f"run {number}: on {interval(here)} of {kind}, {interval(there)} of {other}"
+            )
+        lines.append(
+            f"{HELPS[kind]}: chosen for {kind} questions in {apart} of {len(reports)} runs"
+        )
     return "\n".join(lines)
 
 
-def helped(kinds: dict, kind: str) -> dict:
-    """Share of the questions of a kind on which the tool that helps was called, and no other."""
-    return share(kinds[kind]["chosen"].get(HELPS[kind], 0), kinds[kind]["accuracy"]["n"])
+def called(kinds: dict, kind: str, tool: str) -> dict:
+    """Share of the questions of a kind on which a tool was called, and no other; see `by_kind`."""
+    return share(kinds[kind]["chosen"].get(tool, 0), kinds[kind]["accuracy"]["n"])

@@ -20,7 +20,7 @@ from deepeyes_lite.policies import Policy
 from deepeyes_lite.tools import ZOOM
 
 ROOT = Path(__file__).parents[1]
-RECORDS = sorted((ROOT / "data/runs/two-tools").glob("*-*"))
+RECORDS = sorted((ROOT / "data/runs").glob("two-tools*/*-*"))
 SHIPPED = ROOT / "data/tiny-eyes"
 
 
@@ -117,12 +117,26 @@ def test_figures_by_kind_and_the_table():
     found = two_tools.by_kind(episodes)
     assert found["small"]["chosen"] == {ZOOM: 1, "none": 1}
     assert found["small"]["accuracy"]["mean"] == 0.5 and found["plain"]["accuracy"]["n"] == 1
-    assert two_tools.helped(found, "small")["mean"] == 0.5
+    assert two_tools.called(found, "small", ZOOM)["mean"] == 0.5
     text = two_tools.table({"samples": 2, "conditions": {"trained": found}})
     assert re.search(r"trained +small +50 % .* 50% +50% +0% +0%", text)
 
 
-@pytest.mark.parametrize("folder", RECORDS, ids=lambda path: path.name)
+def test_a_tool_that_is_called_on_everything_is_not_chosen_for_anything():
+    def report(small, faint_):
+        kinds = {"small": {"chosen": small}, "faint": {"chosen": faint_}}
+        for found in kinds.values():
+            found["accuracy"] = {"n": 30}
+        return {"conditions": {"trained": kinds}}
+
+    everywhere = report({CONTRAST: 30}, {CONTRAST: 30})
+    text = two_tools.verdict([report({ZOOM: 28, CONTRAST: 2}, {CONTRAST: 30}), everywhere])
+    assert f"{ZOOM}: chosen for small questions in 1 of 2 runs" in text
+    assert f"{CONTRAST}: chosen for faint questions in 1 of 2 runs" in text
+    assert "0 of 1" in two_tools.verdict([everywhere])
+
+
+@pytest.mark.parametrize("folder", RECORDS, ids=lambda path: f"{path.parent.name}-{path.name}")
 def test_a_record_is_whole(folder):
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     assert config["extra_tool"] == "contrast" and folder.name == f"{config['arm']}-{config['seed']}"
