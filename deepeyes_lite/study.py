@@ -5,6 +5,7 @@ moment it goes on where it was. What it measured is kept, small, in a folder of 
 `claims.py` fills the ledger.
 """
 
+import gc
 import json
 import shutil
 import subprocess
@@ -142,6 +143,7 @@ def study(
             tools = arm(run.config.arm).tool
             transfer(*load_trained(folder), "trained", samples, folder / "transfer.csv", tools)
         record(folder, records / name, run)
+        gc.collect()  # a trainer refers to itself: the memory of many would pile up
 
 
 def recorded(folder: Path, run: Run) -> bool:
