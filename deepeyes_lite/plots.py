@@ -250,7 +250,8 @@ def bonus_lines(
     axes.plot(shares, np.clip(least, floor, top), color=BLUE, linewidth=2.5, label="least bonus b*")
     for (name, bonus), (color, style) in zip(bonuses.items(), [*STYLES[1:], STYLES[0]]):
         axes.axhline(bonus, color=color, linestyle=style, linewidth=2)
-        axes.text(0.01, bonus + 0.03, f"{name}, b = {bonus:g}", color=color, fontsize=12)
+        label = f"{name}, b = {bonus:g}"  # on the right: on the left b* crosses low bonuses
+        axes.text(0.99, bonus + 0.03, label, color=color, fontsize=12, ha="right")
     axes.set(xlim=(0, 1), ylim=(floor, top))
     axes.set_xlabel("share of details that are legible in the view", fontsize=12)
     axes.set_ylabel("bonus", fontsize=12)
