@@ -533,7 +533,7 @@ def table(rows: list[dict]) -> str:
             interval = f"{row['effect']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}]"
             cells = [
                 f"{row['measure']}: {interval}",
-                f"{row['p']:.3f}",
+                "<0.001" if row["p"] < 0.0005 else f"{row['p']:.3f}",
                 f"{row['n']} × {row['seeds']}",
             ]
         lines.append(f"| {row['id']} | {row['text']} | {' | '.join(cells)} | {row['verdict']} |")
