@@ -167,7 +167,7 @@ def train(config: RunConfig, out: str | Path) -> Path:
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
     trainer = build_trainer(config, out)
     watched = scenes(asdict(config)), trainer.processing_class, reward_arm(config).tool
-    trainer.add_callback(Watch(*watched, out / "watched"))
+    trainer.add_callback(Watch(*watched, out / "watched", config.max_new_tokens))
     checkpoint = last_checkpoint(out)
     path = trainer.history.path
     done = int(checkpoint.name.split("-")[1]) if checkpoint else 0

@@ -41,9 +41,11 @@ class Watch(TrainerCallback):
     kill writes the same ones again.
     """
 
-    def __init__(self, samples: Dataset, processor, tools: bool, folder: Path):
-        """Args: the scenes; the model's processor; whether the arm offers the tool; the folder."""
+    def __init__(self, samples: Dataset, processor, tools: bool, folder: Path, length: int = 0):
+        """Args: the scenes; the model's processor; whether the arm offers the tool; the folder; as
+        many tokens as the run allows a turn, 0 for the family's."""
         self.samples, self.processor, self.tools, self.folder = samples, processor, tools, folder
+        self.length = length
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
         if state.global_step == 0:
@@ -58,7 +60,9 @@ class Watch(TrainerCallback):
             return
         training = model.training
         with torch.random.fork_rng():
-            policy = LocalPolicy(model, self.processor, tools=self.tools)
+            policy = LocalPolicy(
+                model, self.processor, self.tools, max_new_tokens=self.length or None
+            )
             tool = "on" if self.tools else "off"
             # The same draws at every step, so that what differs is the policy.
             found = rollout(self.samples, policy, tool=tool, seed=0, progress=False)

@@ -44,6 +44,14 @@ def test_steps_that_are_recorded(samples, policy, tmp_path):
     assert not list((tmp_path / "watched").glob("*.tmp"))
 
 
+def test_a_turn_is_as_long_as_the_run_allows(samples, policy, tmp_path):
+    model, processor = policy
+    callback = Watch(samples, processor, False, tmp_path / "watched", 3)
+    callback.on_train_begin(None, state(0), None, model=model)
+    (found,) = read_watched(tmp_path / "watched").values()
+    assert max(len(t.completion_ids) for t in found) <= 3
+
+
 def test_a_run_that_goes_on_does_not_record_its_start_again(samples, policy, tmp_path):
     model, processor = policy
     callback = Watch(samples, processor, True, tmp_path / "watched")
