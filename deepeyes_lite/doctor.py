@@ -43,7 +43,7 @@ class Check:
 
 
 def precision() -> tuple[str, str]:
-    """The precision in which a run trains on this machine, and the reason.
+    """The precision in which this machine trains a model of the hub, and the reason.
 
     On a CPU it is fp32: bf16 pays only where the CPU multiplies it in hardware. With AMX it ran at
     350 GFLOP/s against 140 in fp32, on an AVX2 machine at 1 to 3 against 150.

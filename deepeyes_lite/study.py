@@ -82,16 +82,17 @@ def plan(base: RunConfig, data: Path) -> dict[str, Run]:
     """Name and run, the most important first.
 
     Args:
-        base: what all runs share.
+        base: what all runs share; its seed is the first one's. The sweeps keep theirs, which tell fitted
+            runs from fresh ones.
         data: folder of the selected training questions (`prepare`).
     """
-    runs = {}
-    for seed in range(max(SEEDS.values())):
+    runs, first = {}, base.seed
+    for seed in range(first, first + max(SEEDS.values())):
         for name, seeds in SEEDS.items():
-            if seed < seeds:
+            if seed < first + seeds:
                 measured = "full" if name in ("conditional", "text_only") else "controls"
                 runs[f"{name}-{seed}"] = Run(replace(base, arm=name, seed=seed), measured)
-    for seed, name in product(range(5), LEGIBLE_ARMS):
+    for seed, name in product(range(first, first + 5), LEGIBLE_ARMS):
         config = replace(
             base, steps=MIDDLE_STEPS, arm=name, legible_share=MOSTLY_LEGIBLE, seed=seed
         )
@@ -100,11 +101,11 @@ def plan(base: RunConfig, data: Path) -> dict[str, Run]:
         for share, bonus in product(shares, bonuses):
             config = replace(base, steps=SHORT_STEPS, legible_share=share, bonus=bonus, seed=seed)
             runs[f"{name}-{share:.2f}-{bonus:.2f}"] = Run(config, "history")
-    for seed in range(3):
+    for seed in range(first, first + 3):
         for name in SELECTIONS:
             config = replace(base, steps=MIDDLE_STEPS, data=str(data / name), seed=seed)
             runs[f"data-{name}-{seed}"] = Run(config)
-    for seed in range(3):
+    for seed in range(first, first + 3):
         runs[f"long-{seed}"] = Run(replace(base, steps=LONG_STEPS, seed=seed))
     return runs
 

@@ -11,6 +11,7 @@ from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
+import torch
 from datasets import load_from_disk
 from peft import LoraConfig, PeftModel
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
@@ -75,15 +76,15 @@ def build_trainer(config: RunConfig, out: Path, stock: bool = False) -> GRPOTrai
         out: its folder.
         stock: TRL as it is, with nothing of ours but environment and reward: for comparison.
     """
-    name, _ = precision()
     model, processor = load(
         config.model,
         config.quantise,
         config.max_pixels,
-        precision=name,
         remember=not stock,
         extra_tool=config.extra_tool,
     )
+    # Adapters are trained in the precision of their model: tiny-eyes is in fp32 on a GPU, too.
+    name = "bf16" if model.dtype == torch.bfloat16 else "fp32"
     spec, weights = spec_of(processor), reward_arm(config)
     history = History(weights, processor.tokenizer, out / "history.csv")
     settings = grpo_config(config, processor, name, out)
@@ -176,7 +177,8 @@ def train(config: RunConfig, out: str | Path) -> Path:
     trainer.accelerator.wait_for_everyone()
     if main:
         write_history(rows, path)
-        print("training in {} ({}), from step {} to {}".format(*precision(), done, config.steps))
+        name = "bf16" if trainer.args.bf16 else "fp32"
+        print(f"training in {name} ({precision()[1]}), from step {done} to {config.steps}")
         if spec_of(trainer.processing_class).family != "tiny-eyes":
             _notes(config)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
