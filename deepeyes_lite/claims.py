@@ -127,6 +127,15 @@ def _of(records: dict[str, Record], group: str) -> list[Record]:
     return sorted(found, key=lambda run: run.config["seed"])
 
 
+def _pairs(records: dict[str, Record], arm: str, other: str) -> list[tuple[Record, Record]]:
+    """The runs of two groups that have a seed in common."""
+    by_seed = {run.config["seed"]: run for run in _of(records, other)}
+    pairs = [(a, by_seed[seed]) for a in _of(records, arm) if (seed := a.config["seed"]) in by_seed]
+    if len(pairs) < 2:
+        raise NotMeasured(f"{arm} and {other} have {len(pairs)} seeds in common, two are the least")
+    return pairs
+
+
 def _between(
     arm: str, condition: str, other: str, column: str = "correct", legible: int | None = None
 ) -> Callable[[dict[str, Record]], dict]:
@@ -147,10 +156,9 @@ def _against(
     """The same condition of two arms, seed by seed."""
 
     def judge(records: dict[str, Record]) -> dict:
-        pairs = zip(_of(records, arm), _of(records, other))
         return clustered(
             a.episodes(condition, "correct", legible) - b.episodes(condition, "correct", legible)
-            for a, b in pairs
+            for a, b in _pairs(records, arm, other)
         )
 
     return judge
@@ -173,8 +181,10 @@ def _last(arm: str, other: str, column: str) -> Callable[[dict[str, Record]], di
     """The last steps of two arms' histories, seed by seed; only seeds are there to be resampled."""
 
     def judge(records: dict[str, Record]) -> dict:
-        pairs = zip(_of(records, arm), _of(records, other))
-        return over_seeds(a.mean(column, "last") - b.mean(column, "last") for a, b in pairs)
+        return over_seeds(
+            a.mean(column, "last") - b.mean(column, "last")
+            for a, b in _pairs(records, arm, other)
+        )
 
     return judge
 

@@ -5,6 +5,7 @@ top, and no requirement is taken for granted by the check of another.
 """
 
 import os
+import platform
 import re
 import shutil
 import sys
@@ -60,6 +61,16 @@ def precision() -> tuple[str, str]:
     if torch.cuda.is_available():
         return "fp32", f"{torch.cuda.get_device_name()} has no bf16"
     return "fp32", f"CPU with {torch.backends.cpu.get_cpu_capability()}"
+
+
+def machine() -> str:
+    """The device, and the versions of the packages that decide what a run finds, in one line."""
+    import torch
+
+    gpu = torch.cuda.is_available()
+    device = torch.cuda.get_device_name() if gpu else f"CPU ({platform.machine()})"
+    packages = ("torch", "transformers", "trl", "peft")
+    return ", ".join([device, *(f"{name} {metadata.version(name)}" for name in packages)])
 
 
 def check_python(version: tuple[int, ...] = sys.version_info) -> Check:

@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 
 from deepeyes_lite import selection
 from deepeyes_lite.data import tiny_world
+from deepeyes_lite.doctor import machine
 from deepeyes_lite.evaluation import evaluate_run, held_out, summarise, write_episodes
 from deepeyes_lite.files import whole
 from deepeyes_lite.history import read_history
@@ -53,7 +54,7 @@ SHORT_STEPS, MIDDLE_STEPS, LONG_STEPS = 40, 60, 300
 # on which nothing was fitted.
 SWEEPS = (
     ("sweep", (0.1, 0.3, 0.5, 0.7, 0.9), (0.0, 0.4, 0.8, 1.2)),
-    ("fresh", (0.2, 0.4, 0.6, 0.8), (0.2, 0.6, 1.0)),
+    ("fresh", (0.2, 0.4, 0.6, 0.8), (0.0, 0.2, 0.6, 1.0)),
 )
 
 
@@ -156,12 +157,12 @@ def recorded(folder: Path, run: Run) -> bool:
 
 
 def record(folder: Path, to: Path, run: Run) -> None:
-    """Keep what a run measured, and at which commit; all or nothing."""
+    """Keep what a run measured, at which commit and on what; all or nothing."""
     with whole(to) as aside:
         aside.mkdir()
         for name in run.files:
             shutil.copy(folder / name, aside / name)
-        (aside / "commit.txt").write_text(commit() + "\n", encoding="utf-8")
+        (aside / "commit.txt").write_text(f"{commit()}\n{machine()}\n", encoding="utf-8")
 
 
 def commit() -> str:

@@ -32,11 +32,14 @@ def test_the_plan_has_every_arm_with_its_seeds_and_both_sides_of_the_sweep(base,
         assert {config.arm for config in found} == {name}
     assert set(ARMS) <= {name.rpartition("-")[0] for name in runs}
     sweep = {n: run for n, run in runs.items() if run.config.bonus is not None}
-    assert sum(n.startswith("sweep") for n in sweep) == 20 and len(sweep) == 32
+    assert sum(n.startswith("sweep") for n in sweep) == 20 and len(sweep) == 36
     assert len({(run.config.legible_share, run.config.bonus) for run in sweep.values()}) == len(
         sweep
     )
     assert all(run.measured == "history" for run in sweep.values())
+    other = plan(replace(base, seed=5), tmp_path)
+    assert len(other) == len(runs) and set(other) & set(runs) == set(sweep)
+    assert [r.config.seed for n, r in other.items() if n.startswith("none-")] == [5, 6, 7, 8, 9]
     assert sum(n.startswith("data-") for n in runs) == 12
     assert [n for n in runs if n.startswith("l")] == [
         *(f"legible-{arm}-{seed}" for seed in range(5) for arm in ("none", "conditional")),
@@ -78,6 +81,7 @@ def test_a_study_runs_what_is_not_recorded(trained, base, tmp_path, capsys):
     run = plan(base, out / "data")["none-1"]
     files = {path.name for path in (records / "none-1").iterdir()}
     assert files == {*run.files, "commit.txt"} and "transfer.csv" not in files
+    assert "torch" in (records / "none-1" / "commit.txt").read_text().splitlines()[1]
     shutil.rmtree(records / "none-1")
     (records / "none-3" / "episodes.csv").unlink()
     study(out, records, base, only="none-*")

@@ -7,11 +7,9 @@ the bound on calls: turns, crops and with them time and memory are the greatest 
 """
 
 import gc
-import platform
 import tempfile
 import time
 from dataclasses import replace
-from importlib import metadata
 from pathlib import Path
 
 import torch
@@ -19,7 +17,7 @@ from transformers import TrainerCallback
 
 from deepeyes_lite import prompts
 from deepeyes_lite.data import tiny_world
-from deepeyes_lite.doctor import precision
+from deepeyes_lite.doctor import machine, precision
 from deepeyes_lite.loading import device, load
 from deepeyes_lite.models import spec_of, token_ids
 from deepeyes_lite.policies import LocalPolicy
@@ -79,7 +77,7 @@ def smoke(name: str = "24GB", small: bool | None = None) -> dict:
     return {
         "preset": name,
         "model": config.model,
-        "device": _device_name(),
+        "machine": machine(),
         "small": small,
         "config": run,
         "seconds": seconds,
@@ -88,10 +86,6 @@ def smoke(name: str = "24GB", small: bool | None = None) -> dict:
         "completion": second["completion"],
         "crops": second["crops"],
     }
-
-
-def _device_name() -> str:
-    return torch.cuda.get_device_name() if device().type == "cuda" else platform.machine()
 
 
 def _forget() -> None:
@@ -199,7 +193,6 @@ class StopAfter(TrainerCallback):
 def report(found: dict) -> str:
     """The block for a bug report or for the README's table."""
     config: RunConfig = found["config"]
-    versions = (f"{n} {metadata.version(n)}" for n in ("torch", "transformers", "trl", "peft"))
     method = "QLoRA" if config.quantise else "LoRA"
     lines = [
         f"deepeyes-lite doctor --gpu --preset {found['preset']}",
@@ -211,7 +204,7 @@ def report(found: dict) -> str:
             "and nothing about the preset"
         )
     lines += [
-        f"{found['device']}, {precision()[0]}; {', '.join(versions)}",
+        f"{found['machine']}, {precision()[0]}",
         f"{config.prompts} prompts x {config.generations} generations, {config.micro_batch} at a time; "
         f"{found['crops']} crops an episode, views up to {config.max_pixels} px; "
         f"longest episode {found['completion']} tokens",
