@@ -182,8 +182,7 @@ def _last(arm: str, other: str, column: str) -> Callable[[dict[str, Record]], di
 
     def judge(records: dict[str, Record]) -> dict:
         return over_seeds(
-            a.mean(column, "last") - b.mean(column, "last")
-            for a, b in _pairs(records, arm, other)
+            a.mean(column, "last") - b.mean(column, "last") for a, b in _pairs(records, arm, other)
         )
 
     return judge

@@ -7,6 +7,7 @@ trained policy with the tool switched off, with blank crops and with crops of an
 import csv
 import json
 import math
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -226,11 +227,11 @@ def table(report: dict) -> str:
     return "\n".join(lines)
 
 
-def seeds_table(folder: str | Path) -> str:
-    """The records of several seeds of one run as a Markdown table; the README's is made by it.
+def seeds_table(runs: Iterable[Path]) -> str:
+    """Several seeds of one run as a Markdown table; the README's is made by it.
 
     Args:
-        folder: holds ``seed-N`` folders with ``evaluation.json`` and ``history.csv``.
+        runs: their folders or records.
     """
     from deepeyes_lite.history import read_history
 
@@ -239,7 +240,8 @@ def seeds_table(folder: str | Path) -> str:
         "| all: base | trained | call rate | IoU of calls | training |",
         "|---|---|---|---|---|---|---|---|---|---|---:|",
     ]
-    for run in sorted(Path(folder).glob("seed-*")):
+    for run in runs:
+        seed = json.loads((run / "config.json").read_text(encoding="utf-8"))["seed"]
         conditions = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))["conditions"]
         base, trained = conditions["base"], conditions["trained"]
         cells = [interval(figures["accuracy_illegible"]) for figures in conditions.values()]
@@ -247,7 +249,7 @@ def seeds_table(folder: str | Path) -> str:
         for key in ("call_rate", "call_iou"):
             cells.append(f"{base[key]['mean']:.2f} → {trained[key]['mean']:.2f}")
         minutes = sum(row["step_time"] for row in read_history(run / "history.csv")) / 60
-        lines.append(f"| {run.name[5:]} | {' | '.join(cells)} | {minutes:.1f} min |")
+        lines.append(f"| {seed} | {' | '.join(cells)} | {minutes:.1f} min |")
     return "\n".join(lines)
 
 

@@ -9,7 +9,7 @@ import gc
 import json
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from itertools import product
@@ -144,7 +144,7 @@ def study(
         if run.measured == "full":
             tools = arm(run.config.arm).tool
             transfer(*load_trained(folder), "trained", samples, folder / "transfer.csv", tools)
-        record(folder, records / name, run)
+        record(folder, records / name, run.files)
         gc.collect()  # a trainer refers to itself: the memory of many would pile up
 
 
@@ -156,11 +156,11 @@ def recorded(folder: Path, run: Run) -> bool:
     return read_config(folder) == run.config and len(rows) == run.config.steps
 
 
-def record(folder: Path, to: Path, run: Run) -> None:
-    """Keep what a run measured, at which commit and on what; all or nothing."""
+def record(folder: Path, to: Path, files: Iterable[str]) -> None:
+    """Keep these files of a run's folder, and at which commit they were made and on what; all or nothing."""
     with whole(to) as aside:
         aside.mkdir()
-        for name in run.files:
+        for name in files:
             shutil.copy(folder / name, aside / name)
         (aside / "commit.txt").write_text(f"{commit()}\n{machine()}\n", encoding="utf-8")
 

@@ -7,7 +7,6 @@ find that out.
 """
 
 import json
-import shutil
 from collections import Counter
 from functools import partial
 from pathlib import Path
@@ -30,6 +29,7 @@ from deepeyes_lite.loading import load
 from deepeyes_lite.policies import LocalPolicy
 from deepeyes_lite.presets import RunConfig
 from deepeyes_lite.rollout import rollout
+from deepeyes_lite.study import record
 from deepeyes_lite.tool_use import NONE, chosen
 from deepeyes_lite.tools import ZOOM
 from deepeyes_lite.training import base_of, claim, load_trained, read_config, train
@@ -140,10 +140,7 @@ def run(
     folder = train(config, out / f"{arm}-{seed}")
     report = evaluate(folder, samples)
     if records:
-        with whole(Path(records) / folder.name) as aside:
-            aside.mkdir(parents=True)
-            for name in RECORD:
-                shutil.copy(folder / name, aside / name)
+        record(folder, Path(records) / folder.name, RECORD)
     return report
 
 

@@ -15,7 +15,12 @@ from deepeyes_lite.realworld.shapes import config_of
 
 
 def found(**changes):
-    made = {"preset": "24GB", "small": False, "machine": "A GPU, torch 2.13.0", "config": preset("24GB")}
+    made = {
+        "preset": "24GB",
+        "small": False,
+        "machine": "A GPU, torch 2.13.0",
+        "config": preset("24GB"),
+    }
     return {
         **made,
         "peak": {"generation": 11.04, "forward": 20.06},

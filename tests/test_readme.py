@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
-RUNS = ROOT / "data" / "runs" / "demo"
+STUDY = ROOT / "data" / "runs" / "study"
+RUNS = sorted(STUDY.glob("conditional-[0-2]"))
 
 
 def block(path: Path, mark: str) -> str:
@@ -86,18 +87,23 @@ def test_the_card_is_made_of_its_measurement():
     )
 
 
-def test_there_are_records():
-    assert list(RUNS.glob("seed-*"))
+def test_the_first_three_seeds_have_scenes_to_look_at():
+    assert [run.name for run in RUNS] == ["conditional-0", "conditional-1", "conditional-2"]
+    assert all((run / "watched" / "0100.jsonl").exists() for run in RUNS)
 
 
-@pytest.mark.parametrize("run", sorted(RUNS.glob("seed-*")), ids=lambda run: run.name)
-def test_a_record_is_whole(run):
+@pytest.mark.parametrize("folder", sorted(STUDY.glob("*/")), ids=lambda folder: folder.name)
+def test_a_record_is_whole_and_one_of_the_plan(folder):
     from deepeyes_lite.history import read_history
+    from deepeyes_lite.presets import preset
+    from deepeyes_lite.study import plan, recorded
 
-    config = json.loads((run / "config.json").read_text())
-    report = json.loads((run / "evaluation.json").read_text())
-    assert run.name == f"seed-{config['seed']}"
-    assert [row["step"] for row in read_history(run / "history.csv")] == [
-        *range(1, config["steps"] + 1)
+    questions = Path("runs") / "study" / "data"
+    runs = {**plan(preset("demo", seed=5), questions), **plan(preset("demo"), questions)}
+    run = runs[folder.name]
+    assert recorded(folder, run)
+    assert [row["step"] for row in read_history(folder / "history.csv")] == [
+        *range(1, run.config.steps + 1)
     ]
-    assert report["samples"] >= 300
+    if run.measured != "history":
+        assert json.loads((folder / "evaluation.json").read_text())["samples"] == 300

@@ -70,7 +70,8 @@ def test_several_runs(run, tmp_path):
 
 
 def test_the_committed_runs_open():
-    folders = sorted((Path(__file__).parents[1] / "data" / "runs" / "demo").glob("seed-*"))
+    runs = Path(__file__).parents[1] / "data" / "runs" / "study"
+    folders = sorted(runs.glob("conditional-[0-2]"))
     scrubber = TrainingScrubber(*folders)
     assert scrubber.step.max == 100 and len(scrubber.run.options) == len(folders)
 

@@ -12,7 +12,9 @@ def add(command) -> None:
     sub.add_argument("--only", default="*", help="pattern of the runs' names, such as 'none-*'")
     sub.add_argument("--preset", default="demo", help="what all runs share: demo or quick")
     sub.add_argument("--model", help="folder of tiny-eyes")
-    sub.add_argument("--seed", type=int, default=0, help="the first one, of a study with other seeds")
+    sub.add_argument(
+        "--seed", type=int, default=0, help="the first one, of a study with other seeds"
+    )
     sub.add_argument("--samples", type=int, default=300, help="held-out scenes")
     sub = command("claims", claims, "fill the claims ledger from the study's records")
     sub.add_argument("--records", type=Path, default=Path("data/runs/study"))

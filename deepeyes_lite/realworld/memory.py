@@ -91,7 +91,11 @@ def table(folder: str | Path) -> str:
         if path.exists():
             record = json.loads(path.read_text(encoding="utf-8"))
             peak = max(record["peak"].values())
-            cells += [f"{peak:.1f}", f"{record['step']['total']:.0f}", record["machine"].split(",")[0]]
+            cells += [
+                f"{peak:.1f}",
+                f"{record['step']['total']:.0f}",
+                record["machine"].split(",")[0],
+            ]
         else:
             cells += ["", "", ""]
         lines.append("| " + " | ".join(map(str, cells)) + " |")
