@@ -54,7 +54,7 @@ SHORT_STEPS, MIDDLE_STEPS, LONG_STEPS = 40, 60, 300
 # on which nothing was fitted.
 SWEEPS = (
     ("sweep", (0.1, 0.3, 0.5, 0.7, 0.9), (0.0, 0.4, 0.8, 1.2)),
-    ("fresh", (0.2, 0.4, 0.6, 0.8), (0.0, 0.2, 0.6, 1.0)),
+    ("fresh", (0.2, 0.4, 0.6, 0.8), (0.0, 0.05, 0.2, 0.6, 1.0)),
 )
 
 

@@ -26,7 +26,7 @@ def write_figures(records: str | Path, rows: list[dict], out: str | Path) -> lis
     if arms := by_arm(found):
         figures["arms"] = arm_curves(arms)
     if mostly := by_arm(found, "legible-"):
-        figures["complaint"] = complaint(mostly)
+        figures["complaint"] = seed_lines(mostly)
     if sweep := predictions(found, load_sweep_base(records)):
         figures["collapse"] = phase_diagram(sweep)
     if any("effect" in row for row in rows):
@@ -77,12 +77,15 @@ def arm_curves(runs: dict[str, list[list[dict]]], window: int = 9) -> Figure:
             axes.plot(steps, data.mean(0), linestyle=style, color=color, linewidth=2, label=label)
         axes.set(title=title, xlabel="step", ylabel=unit, ylim=(-0.03, 1.03))
         axes.grid(alpha=0.3)
-    figure.axes[0].legend(fontsize=9, title="arm (seeds)", title_fontsize=9)
+    # Where curves are not: boxes are never hit whole.
+    figure.axes[2].legend(
+        fontsize=9, title="arm (seeds)", title_fontsize=9, loc="upper left", ncols=2
+    )
     return figure
 
 
-def complaint(runs: dict[str, list[list[dict]]], window: int = 5) -> Figure:
-    """Calls that die out, and what keeps them alive: a line a seed.
+def seed_lines(runs: dict[str, list[list[dict]]], window: int = 5) -> Figure:
+    """Call rate and accuracy by step, a line a seed: for runs of an arm that differ.
 
     Args:
         runs: for each arm the histories of its seeds.
@@ -135,7 +138,8 @@ def phase_diagram(rows: list[dict]) -> Figure:
             )
     plane.set(title="Did zooming grow?", xlabel="share of legible details")
     plane.set(ylabel="bonus for a right answer with a zoom")
-    plane.legend(fontsize=9)
+    # Below the axes, for runs lie everywhere in them.
+    plane.legend(fontsize=9, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.14))
     for group, face in (("sweep", "white"), ("fresh", BLUE)):
         these = [row for row in rows if row["group"] == group and "expected" in row]
         race.scatter(
