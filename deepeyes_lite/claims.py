@@ -5,97 +5,15 @@ interval is a bootstrap over seeds and scenes, 2,000 times, so that neither a lu
 scene passes for a finding. Where a seed has one number (the training history), it is Student's t.
 """
 
-import csv
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from deepeyes_lite.collapse import Half, by_group, first_order, fit, race
 from deepeyes_lite.effects import NotMeasured, clustered, over_seeds
-from deepeyes_lite.history import read_history
-from deepeyes_lite.presets import RunConfig
-
-WINDOW = 10  # steps that are averaged where a history is read
-
-
-@dataclass(frozen=True)
-class Record:
-    """What is kept of one run."""
-
-    folder: Path
-
-    @cached_property
-    def config(self) -> dict:
-        return json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
-
-    @property
-    def group(self) -> str:
-        """Which runs it is one of, by what its configuration has that others do not have.
-
-        "sweep", "fresh", "data-" and the choice of questions, "long", the arm, or "legible-" and the arm
-        where most details are legible.
-        """
-        config = self.config
-        if config.get("bonus") is not None:
-            return "fresh" if config["seed"] else "sweep"
-        if chosen := Path(config.get("data", "")).name:
-            return f"data-{chosen}"
-        if config.get("steps", 0) > RunConfig.steps:
-            return "long"
-        usual = config.get("legible_share", 0.5) == RunConfig.legible_share
-        return config["arm"] if usual else f"legible-{config['arm']}"
-
-    @cached_property
-    def history(self) -> list[dict]:
-        return read_history(self.folder / "history.csv")
-
-    def episodes(self, condition: str, column: str, legible: int | None = None) -> np.ndarray:
-        """A column of the episodes of a condition, scene by scene; NaN where it is empty.
-
-        Args:
-            condition: such as "trained", or "chart: trained" for another set of scenes.
-            column: "correct", "calls" or "best_iou".
-            legible: 0 or 1 for one half of the scenes only.
-        """
-        rows = [
-            float(row[column] or "nan")
-            for row in self._rows
-            if row["condition"] == condition and legible in (None, int(row["legible"]))
-        ]
-        if not rows:
-            raise NotMeasured(f"no episodes of {condition!r} in {self.folder}")
-        return np.array(rows)
-
-    @cached_property
-    def _rows(self) -> list[dict]:
-        rows = []
-        base = self.folder.parent / "base-transfer.csv"
-        for path in (self.folder / "episodes.csv", self.folder / "transfer.csv", base):
-            if path.exists():
-                with path.open(encoding="utf-8", newline="") as file:
-                    rows += csv.DictReader(file)
-        return rows
-
-    def mean(self, column: str, end: str) -> float:
-        """Mean of a column of the history over its first, last or (smoothed) highest steps."""
-        values = np.array([row[column] for row in self.history])
-        windows = np.convolve(values, np.full(WINDOW, 1 / WINDOW), "valid")
-        return float({"first": windows[0], "last": windows[-1], "peak": windows.max()}[end])
-
-
-def load_records(folder: str | Path) -> dict[str, Record]:
-    """The records of a study by name."""
-    return {path.parent.name: Record(path.parent) for path in Path(folder).glob("*/config.json")}
-
-
-def load_sweep_base(folder: str | Path) -> dict:
-    """What C11 predicts from, by share of legible details; empty if it was not measured."""
-    path = Path(folder) / "sweep-base.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+from deepeyes_lite.study_records import WINDOW, Record, load_records, load_sweep_base
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from deepeyes_lite.claims import Record, load_records, load_sweep_base, predictions
+from deepeyes_lite.claims import predictions
 from deepeyes_lite.plots import BLUE, GREY, ORANGE, STYLES, png, smooth
 from deepeyes_lite.rewards import ARMS
+from deepeyes_lite.study_records import Record, load_records, load_sweep_base
 
 # Six arms in one picture: two colours more, and dashes that differ from the others.
 ARM_STYLES = [*STYLES, ("#CC79A7", (0, (5, 1))), ("#56B4E9", (0, (3, 1, 1, 1)))]

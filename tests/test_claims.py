@@ -8,22 +8,12 @@ import pytest
 from PIL import Image
 
 from deepeyes_lite.__main__ import main
-from deepeyes_lite.claims import (
-    CLAIMS,
-    NotMeasured,
-    Record,
-    clustered,
-    ledger,
-    load_records,
-    load_sweep_base,
-    over_seeds,
-    predictions,
-    table,
-    verdict,
-)
+from deepeyes_lite.claims import CLAIMS, ledger, predictions, table, verdict
+from deepeyes_lite.effects import NotMeasured, clustered, over_seeds
 from deepeyes_lite.evaluation import EPISODE_COLUMNS
 from deepeyes_lite.history import HISTORY_COLUMNS, write_history
 from deepeyes_lite.study_plots import arm_curves, forest, phase_diagram, write_figures
+from deepeyes_lite.study_records import Record, load_records, load_sweep_base
 
 N = 60
 
@@ -234,7 +224,7 @@ def test_arms_are_told_apart_without_colour(records):
     for axes in figure.axes:
         styles = {str(line._dash_pattern) for line in axes.lines}
         assert len(axes.lines) == len(styles) == 6
-    labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    labels = [text.get_text() for text in figure.axes[2].get_legend().get_texts()]
     assert labels == [f"arm {n} (2)" for n in range(6)]
 
 
