@@ -195,7 +195,7 @@ CLAIMS = (
     ),
     Claim(
         "C3b",
-        "the same in runs three times as long",
+        "the same in runs twice as long",
         "ours",
         "calls per episode, nine tenths of the peak minus last steps",
         _steps("long", "calls_per_episode", "peak", "last", share=0.9),

@@ -49,7 +49,7 @@ SELECTIONS = ("unfiltered", "difficulty", "benefit", "both")
 SPOILED = dict.fromkeys(SPOILS, 0.1)
 # Whether calls grow or die shows early, and so does what a choice of questions saves; C3's third stage
 # may come late.
-SHORT_STEPS, MIDDLE_STEPS, LONG_STEPS = 40, 60, 300
+SHORT_STEPS, MIDDLE_STEPS, LONG_STEPS = 40, 60, 200
 # C11: short runs from the same base, on both sides of the line of `rewards.least_bonus`; and fresh ones,
 # on which nothing was fitted.
 SWEEPS = (
