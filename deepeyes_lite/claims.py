@@ -328,6 +328,13 @@ CLAIMS = (
             ("c", "race", "in which boxes improve while it calls"),
         )
     ),
+    Claim(
+        "C11d",
+        "a small bonus is enough because GRPO divides by the group's deviation",
+        "ours",
+        "call rate of the last steps, bonus 0.05, divided minus not",
+        _last("divided", "undivided", "call_rate"),
+    ),
 )
 
 

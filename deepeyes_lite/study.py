@@ -28,6 +28,7 @@ from deepeyes_lite.loading import load
 from deepeyes_lite.policies import LocalPolicy
 from deepeyes_lite.rewards import arm
 from deepeyes_lite.rollout import rollout
+from deepeyes_lite.study_records import SWEEP_STEPS
 from deepeyes_lite.tinyworld.card import grounding
 from deepeyes_lite.tinyworld.questions import SPOILS
 from deepeyes_lite.tinyworld.scenes import World
@@ -49,13 +50,19 @@ SELECTIONS = ("unfiltered", "difficulty", "benefit", "both")
 SPOILED = dict.fromkeys(SPOILS, 0.1)
 # Whether calls grow or die shows early, and so does what a choice of questions saves; C3's third stage
 # may come late.
-SHORT_STEPS, MIDDLE_STEPS, LONG_STEPS = 40, 60, 200
+SHORT_STEPS, MIDDLE_STEPS, LONG_STEPS = SWEEP_STEPS, 60, 200
 # C11: short runs from the same base, on both sides of the line of `rewards.least_bonus`; and fresh ones,
 # on which nothing was fitted.
 SWEEPS = (
     ("sweep", (0.1, 0.3, 0.5, 0.7, 0.9), (0.0, 0.4, 0.8, 1.2)),
     ("fresh", (0.2, 0.4, 0.6, 0.8), (0.0, 0.05, 0.2, 0.6, 1.0)),
 )
+
+
+# C11: a small bonus where nine in ten details are legible, with advantages as GRPO has them, and as Dr. GRPO
+# has them: not divided by the group's deviation.
+SMALL_BONUS = 0.05
+DIVISIONS = (("divided", {}), ("undivided", {"scale_rewards": "none"}))
 
 
 @dataclass(frozen=True)
@@ -102,6 +109,16 @@ def plan(base: RunConfig, data: Path) -> dict[str, Run]:
         for share, bonus in product(shares, bonuses):
             config = replace(base, steps=SHORT_STEPS, legible_share=share, bonus=bonus, seed=seed)
             runs[f"{name}-{share:.2f}-{bonus:.2f}"] = Run(config, "history")
+    for seed, (name, trl) in product(range(first, first + 3), DIVISIONS):
+        config = replace(
+            base,
+            steps=MIDDLE_STEPS,
+            legible_share=MOSTLY_LEGIBLE,
+            bonus=SMALL_BONUS,
+            seed=seed,
+            trl=trl,
+        )
+        runs[f"{name}-{seed}"] = Run(config, "history")
     for seed in range(first, first + 3):
         for name in SELECTIONS:
             config = replace(base, steps=MIDDLE_STEPS, data=str(data / name), seed=seed)

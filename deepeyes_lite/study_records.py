@@ -13,6 +13,7 @@ from deepeyes_lite.history import read_history
 from deepeyes_lite.presets import RunConfig
 
 WINDOW = 10  # steps that are averaged where a history is read
+SWEEP_STEPS = 40  # of the runs for the collapse inequality
 
 
 @dataclass(frozen=True)
@@ -29,11 +30,15 @@ class Record:
     def group(self) -> str:
         """Which runs it is one of, by what its configuration has that others do not have.
 
-        "sweep", "fresh", "data-" and the choice of questions, "long", the arm, or "legible-" and the arm
-        where most details are legible.
+        "sweep", "fresh", "divided", "undivided", "data-" and the choice of questions, "long", the arm, or
+        "legible-" and the arm where most details are legible.
         """
         config = self.config
+        if config.get("trl"):
+            return "undivided"
         if config.get("bonus") is not None:
+            if config.get("steps", 0) > SWEEP_STEPS:
+                return "divided"
             return "fresh" if config["seed"] else "sweep"
         if chosen := Path(config.get("data", "")).name:
             return f"data-{chosen}"

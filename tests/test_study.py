@@ -32,7 +32,10 @@ def test_the_plan_has_every_arm_with_its_seeds_and_both_sides_of_the_sweep(base,
         assert {config.arm for config in found} == {name}
     assert set(ARMS) <= {name.rpartition("-")[0] for name in runs}
     sweep = {n: run for n, run in runs.items() if run.config.bonus is not None}
+    divisions = {n: sweep.pop(n) for n in [*sweep] if "divided" in n}
     assert sum(n.startswith("sweep") for n in sweep) == 20 and len(sweep) == 40
+    assert len(divisions) == 6 and {run.measured for run in divisions.values()} == {"history"}
+    assert {bool(run.config.trl) for n, run in divisions.items() if n.startswith("un")} == {True}
     assert len({(run.config.legible_share, run.config.bonus) for run in sweep.values()}) == len(
         sweep
     )
