@@ -142,6 +142,8 @@ def test_a_record_belongs_to_a_group_by_its_configuration(tmp_path):
         ({"arm": "none", "bonus": None, "data": ""}, "none"),
         ({"arm": "conditional", "bonus": 0.0, "seed": 0}, "sweep"),
         ({"arm": "conditional", "bonus": 0.0, "seed": 1}, "fresh"),
+        ({"arm": "conditional", "bonus": 0.05, "seed": 1, "steps": 60}, "divided"),
+        ({"arm": "conditional", "bonus": 0.05, "trl": {"scale_rewards": "none"}}, "undivided"),
         ({"arm": "conditional", "data": "runs/study/data/both"}, "data-both"),
         ({"arm": "none", "legible_share": 0.9, "steps": 100}, "legible-none"),
         ({"arm": "none", "legible_share": 0.5, "steps": 100}, "none"),
