@@ -25,13 +25,14 @@ def add(command) -> None:
     sub = command("two-tools", two_tools, "train with the zoom and a second tool, and evaluate")
     sub.add_argument("--out", type=Path, default=Path("runs/two-tools"), help="folder of the runs")
     sub.add_argument("--records", type=Path, help="folder for a small record of the run, too")
-    sub.add_argument("--arm", default="conditional", help="a reward variant")
-    sub.add_argument("--seed", type=int, default=0)
-    sub.add_argument("--steps", type=int, default=40)
-    sub.add_argument("--samples", type=int, default=30, help="held-out questions of each kind")
+    # Without a default: what is not given is left to `two_tools.run`.
+    sub.add_argument("--arm", help="a reward variant")
+    sub.add_argument("--seed", type=int)
+    sub.add_argument("--steps", type=int)
+    sub.add_argument("--samples", type=int, help="held-out questions of each kind")
     help_apart = "how far new words start from known ones; 0: copies"
-    sub.add_argument("--apart", type=float, default=1.0, help=help_apart)
-    sub.add_argument("--aimed", type=float, default=0.6, help="share of the warm start's zooms")
+    sub.add_argument("--apart", type=float, help=help_apart)
+    sub.add_argument("--aimed", type=float, help="share of the warm start's zooms")
     sub = command("pretrain", pretrain, "make tiny-eyes from scratch (about three hours)")
     sub.add_argument("--out", type=Path, required=True, help="folder to write")
     sub.add_argument("--quick", action="store_true", help="a smoke run of a minute")
@@ -70,8 +71,9 @@ def animate(args) -> None:
 def two_tools(args) -> None:
     from deepeyes_lite.two_tools import run, table
 
-    shared = args.seed, args.arm, args.steps, args.samples, args.apart, args.aimed
-    print(table(run(args.out, args.records, *shared)))
+    names = ("seed", "arm", "steps", "samples", "apart", "aimed")
+    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    print(table(run(args.out, args.records, **given)))
 
 
 def pretrain(args) -> None:
