@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from deepeyes_lite import faint, tool_use, two_tools
+from deepeyes_lite.__main__ import main
 from deepeyes_lite.extra_tools import stretched
 from deepeyes_lite.faint import CONTRAST, KINDS, WORDS
 from deepeyes_lite.history import read_history
@@ -161,3 +162,12 @@ def test_photos_are_what_their_readme_says():
         assert len(data) <= 100_000 and hashlib.sha256(data).hexdigest() == line[2]
         with Image.open(path) as image:
             assert image.size == (int(line[0]), int(line[1]))
+
+
+def test_the_command_passes_on_what_is_given(monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr(two_tools, "run", lambda *a, **given: asked.append((a, given)))
+    monkeypatch.setattr(two_tools, "table", lambda report: "a table")
+    assert main(["two-tools"]) == main(["two-tools", "--apart", "0", "--seed", "2"]) == 0
+    assert [given for _, given in asked] == [{}, {"apart": 0.0, "seed": 2}]
+    assert asked[0][0] == (Path("runs/two-tools"), None) and "a table" in capsys.readouterr().out
