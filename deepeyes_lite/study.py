@@ -155,6 +155,8 @@ def study(
     for name, run in tqdm(left.items(), desc="study"):
         if run.config.data:
             prepare(base, out / "data")
+            records.mkdir(parents=True, exist_ok=True)
+            shutil.copy(out / "data" / "selections.json", records)
         folder = train(run.config, out / name)
         if run.measured != "history":
             evaluate_run(folder, samples)
@@ -229,9 +231,10 @@ def sweep_base(base: RunConfig, path: Path, samples: int) -> None:
 def prepare(base: RunConfig, out: Path, n: int = 1000) -> None:
     """The training questions of C7, each kind in a folder of ``out``; one that is there stays.
 
-    Pass rates come from the base model with the tool, the benefit from its likeliest answers.
+    ``selections.json`` there says what they hold: questions, legible ones, planted errors. Pass rates come
+    from the base model with the tool, the benefit from its likeliest answers.
     """
-    if all((out / name).exists() for name in SELECTIONS):
+    if all((out / name).exists() for name in (*SELECTIONS, "selections.json")):
         return
     drawn = tiny_world("train", n, start=500_000, spoiled=SPOILED)
     model = load(base.model)
@@ -245,6 +248,11 @@ def prepare(base: RunConfig, out: Path, n: int = 1000) -> None:
         "benefit": selection.kept(useful),
         "both": drawn.select([i for i, keep in enumerate(both) if keep]),
     }
+    holds = {}
     for name, rows in chosen.items():
         with whole(out / name) as aside:
             rows.save_to_disk(aside)
+        planted = sum("planted" in source for source in rows["source"])
+        holds[name] = {"questions": len(rows), "legible": sum(rows["legible"]), "planted": planted}
+    with whole(out / "selections.json") as aside:
+        aside.write_text(json.dumps(holds, indent=2) + "\n", encoding="utf-8")

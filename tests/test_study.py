@@ -13,7 +13,16 @@ from deepeyes_lite.claims import halves, ledger
 from deepeyes_lite.evaluation import evaluate_run
 from deepeyes_lite.history import HISTORY_COLUMNS, write_history
 from deepeyes_lite.rewards import ARMS
-from deepeyes_lite.study import SETS, Run, plan, prepare, recorded, study, sweep_base, transfer
+from deepeyes_lite.study import (
+    SETS,
+    Run,
+    plan,
+    prepare,
+    recorded,
+    study,
+    sweep_base,
+    transfer,
+)
 from deepeyes_lite.tinyworld.model import load
 from deepeyes_lite.training import RunConfig
 
@@ -160,6 +169,11 @@ def test_the_questions_of_each_selection_are_kept_apart(base, tmp_path):
     before = (tmp_path / "unfiltered").stat().st_mtime_ns
     prepare(base, tmp_path, n=6)
     assert (tmp_path / "unfiltered").stat().st_mtime_ns == before
+    found = json.loads((tmp_path / "selections.json").read_text())
+    assert set(found) == set(room.SELECTIONS) and found["both"]["questions"] == 0
+    asked = load_from_disk(tmp_path / "unfiltered")
+    assert found["unfiltered"]["legible"] == sum(asked["legible"])
+    assert found["unfiltered"]["planted"] == sum("planted" in s for s in asked["source"])
 
 
 def test_the_sweep_is_predicted_from_the_base_model(base, tmp_path):
