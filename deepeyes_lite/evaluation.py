@@ -240,8 +240,8 @@ def seeds_table(runs: Iterable[Path]) -> str:
         "| all: base | trained | call rate | IoU of calls | training |",
         "|---|---|---|---|---|---|---|---|---|---|---:|",
     ]
-    for run in runs:
-        seed = json.loads((run / "config.json").read_text(encoding="utf-8"))["seed"]
+    seeds = {json.loads((run / "config.json").read_text("utf-8"))["seed"]: run for run in runs}
+    for seed, run in sorted(seeds.items()):
         conditions = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))["conditions"]
         base, trained = conditions["base"], conditions["trained"]
         cells = [interval(figures["accuracy_illegible"]) for figures in conditions.values()]

@@ -15,7 +15,7 @@ from test_rollout import trl_episode
 from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration, Qwen2VLProcessor
 from trl.chat_template_utils import is_chat_template_prefix_preserving, supports_tool_calling
 
-from deepeyes_lite import loading, prompts, training
+from deepeyes_lite import doctor, loading, prompts, training
 from deepeyes_lite.history import History, read_history
 from deepeyes_lite.loading import load, load_processor
 from deepeyes_lite.models import LORA_TARGETS, QWEN2_5_VL, SPECS, spec_of
@@ -234,7 +234,7 @@ def by_turns(self, completion_ids, **columns):
 @pytest.fixture
 def varied(monkeypatch):
     monkeypatch.setattr(History, "reward", by_turns)
-    monkeypatch.setattr(training, "precision", lambda: ("fp32", "a test"))
+    monkeypatch.setattr(doctor, "precision", lambda: ("fp32", "a test"))
     return monkeypatch
 
 
@@ -285,7 +285,7 @@ def test_a_run_trains_the_language_model_alone_and_goes_on_after_a_kill(folder, 
 
 def test_a_step_runs_in_bf16(folder, monkeypatch, tmp_path):
     monkeypatch.setattr(History, "reward", by_turns)
-    monkeypatch.setattr(training, "precision", lambda: ("bf16", "a test"))
+    monkeypatch.setattr(doctor, "precision", lambda: ("bf16", "a test"))
     trainer = build_trainer(config_for(folder), tmp_path)
     base = trainer.model.get_base_model()
     assert base.dtype == torch.bfloat16

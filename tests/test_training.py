@@ -20,7 +20,7 @@ from transformers import TrainerCallback
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from trl import GRPOTrainer
 
-from deepeyes_lite import prompts, training
+from deepeyes_lite import doctor, prompts, training
 from deepeyes_lite.data import tiny_world
 from deepeyes_lite.history import HISTORY_COLUMNS, History, read_history
 from deepeyes_lite.tinyworld.model import load
@@ -392,3 +392,11 @@ def test_the_seed_makes_the_adapter(config, tmp_path):
         )
 
     assert torch.equal(fresh(0), fresh(0)) and not torch.equal(fresh(0), fresh(1))
+
+
+def test_tiny_eyes_trains_in_its_own_precision_on_a_machine_with_bf16(
+    config, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(doctor, "precision", lambda: ("bf16", "a test"))
+    trainer = build_trainer(config, tmp_path)
+    assert trainer.model.get_base_model().dtype == torch.float32 and not trainer.args.bf16
