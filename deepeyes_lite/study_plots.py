@@ -80,7 +80,7 @@ def arm_curves(runs: dict[str, list[list[dict]]], window: int = 9) -> Figure:
         axes.grid(alpha=0.3)
     # Where curves are not: boxes are never hit whole.
     figure.axes[2].legend(
-        fontsize=9, title="arm (seeds)", title_fontsize=9, loc="upper left", ncols=2
+        fontsize=9, title="(number of seeds)", title_fontsize=9, loc="upper left", ncols=2
     )
     return figure
 
