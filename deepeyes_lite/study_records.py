@@ -87,7 +87,8 @@ class Record:
 
 def load_records(folder: str | Path) -> dict[str, Record]:
     """The records of a study by name."""
-    return {path.parent.name: Record(path.parent) for path in Path(folder).glob("*/config.json")}
+    found = sorted(Path(folder).glob("*/config.json"))
+    return {path.parent.name: Record(path.parent) for path in found}
 
 
 def load_sweep_base(folder: str | Path) -> dict:
