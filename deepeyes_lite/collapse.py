@@ -91,10 +91,16 @@ def fit(runs: Sequence[tuple[Sequence[Half], float, np.ndarray]]) -> tuple[float
     Args:
         runs: base model, bonus, and the call rates of the run, step by step.
     """
+    return _fit(tuple((tuple(halves), bonus, tuple(curve)) for halves, bonus, curve in runs))
+
+
+@cache
+def _fit(runs: tuple) -> tuple[float, float]:
+    # Several lines of the ledger ask for the same fit, which takes seconds.
     grid = np.geomspace(0.05, 5, 13)
     errors = {
         rates: sum(
-            np.mean((race(halves, bonus, len(curve), rates) - curve) ** 2)
+            np.mean((race(halves, bonus, len(curve), rates) - np.array(curve)) ** 2)
             for halves, bonus, curve in runs
         )
         for rates in product(grid.tolist(), repeat=2)
