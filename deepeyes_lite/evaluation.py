@@ -240,7 +240,10 @@ def seeds_table(runs: Iterable[Path]) -> str:
         "| all: base | trained | call rate | IoU of calls | training |",
         "|---|---|---|---|---|---|---|---|---|---|---:|",
     ]
-    seeds = {json.loads((run / "config.json").read_text("utf-8"))["seed"]: run for run in runs}
+    seeds = {}
+    for run in runs:
+        config = json.loads((run / "config.json").read_text(encoding="utf-8"))
+        seeds[config["seed"]] = run
     for seed, run in sorted(seeds.items()):
         conditions = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))["conditions"]
         base, trained = conditions["base"], conditions["trained"]
