@@ -119,7 +119,7 @@ def plan(base: RunConfig, data: Path) -> dict[str, Run]:
             trl=trl,
         )
         runs[f"{name}-{seed}"] = Run(config, "history")
-    for seed in range(first, first + 3):
+    for seed in range(first, first + 5):
         for name in SELECTIONS:
             config = replace(base, steps=MIDDLE_STEPS, data=str(data / name), seed=seed)
             runs[f"data-{name}-{seed}"] = Run(config)

@@ -47,6 +47,13 @@ class Record:
         usual = config.get("legible_share", 0.5) == RunConfig.legible_share
         return config["arm"] if usual else f"legible-{config['arm']}"
 
+    @property
+    def device(self) -> str:
+        """Name of the GPU, or "CPU", which those records are of that do not say it."""
+        path = self.folder / "commit.txt"
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        return lines[1].split(",")[0].split(" (")[0] if len(lines) > 1 else "CPU"
+
     @cached_property
     def history(self) -> list[dict]:
         return read_history(self.folder / "history.csv")
@@ -89,6 +96,26 @@ def load_records(folder: str | Path) -> dict[str, Record]:
     """The records of a study by name."""
     found = sorted(Path(folder).glob("*/config.json"))
     return {path.parent.name: Record(path.parent) for path in found}
+
+
+def spent(records: dict[str, Record]) -> str:
+    """What the training of the recorded runs took, by device, as a Markdown table; no evaluation is in it.
+
+    Times are of a process: two of them were run side by side, and each was slower for the other.
+    """
+    lines = [
+        "| device | runs | hours of training | minutes of an arm's 100 steps: median [range] |",
+        "|---|---:|---:|---|",
+    ]
+    by_device: dict[str, list[Record]] = {}
+    for run in records.values():
+        by_device.setdefault(run.device, []).append(run)
+    for device, runs in sorted(by_device.items()):
+        seconds = [sum(row["step_time"] for row in run.history) for run in runs]
+        whole = [s / 60 for s, run in zip(seconds, runs) if len(run.history) == RunConfig.steps]
+        usual = f"{np.median(whole):.1f} [{min(whole):.1f}, {max(whole):.1f}]" if whole else "–"
+        lines.append(f"| {device} | {len(runs)} | {sum(seconds) / 3600:.1f} | {usual} |")
+    return "\n".join(lines)
 
 
 def load_sweep_base(folder: str | Path) -> dict:

@@ -13,7 +13,7 @@ from deepeyes_lite.effects import NotMeasured, clustered, over_seeds
 from deepeyes_lite.evaluation import EPISODE_COLUMNS
 from deepeyes_lite.history import HISTORY_COLUMNS, write_history
 from deepeyes_lite.study_plots import arm_curves, forest, phase_diagram, write_figures
-from deepeyes_lite.study_records import Record, load_records, load_sweep_base
+from deepeyes_lite.study_records import Record, load_records, load_sweep_base, spent
 
 N = 60
 
@@ -255,9 +255,28 @@ def test_the_forest_has_a_line_for_every_measured_claim(records):
     assert texts == [row["verdict"] for row in measured]
 
 
+def test_what_the_training_took_is_told_by_device(tmp_path):
+    for name, n, seconds, said in (
+        ("a-0", 100, 3.0, "1a2b3c\nCPU (x86_64), torch 2.13.0+cpu\n"),
+        ("a-1", 100, 6.0, "1a2b3c\n"),
+        ("b-0", 40, 9.0, None),
+        ("a-2", 100, 1.8, "1a2b3c+\nNVIDIA H200, torch 2.11.0\n"),
+    ):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+        row = {**dict.fromkeys(HISTORY_COLUMNS, 1), "step_time": seconds}
+        write_history([{**row, "step": i + 1} for i in range(n)], tmp_path / name / "history.csv")
+        if said:
+            (tmp_path / name / "commit.txt").write_text(said)
+    assert spent(load_records(tmp_path)).splitlines()[2:] == [
+        "| CPU | 3 | 0.3 | 7.5 [5.0, 10.0] |",
+        "| NVIDIA H200 | 1 | 0.1 | 3.0 [3.0, 3.0] |",
+    ]
+
+
 def test_the_command_writes_ledger_and_figures(records, tmp_path, capsys):
     out = tmp_path / "written" / "claims.json"
     assert main(["claims", "--records", str(records), "--out", str(out)]) == 0
     assert len(json.loads(out.read_text())) == len(CLAIMS)
     text = capsys.readouterr().out
-    assert "| C1 |" in text and text.count("figure: ") == 3
+    assert "| C1 |" in text and "| CPU | " in text and text.count("figure: ") == 3

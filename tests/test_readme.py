@@ -48,6 +48,12 @@ def test_the_ledger_is_made_of_the_records():
     assert json.loads((ROOT / "data" / "claims.json").read_text()) == rows
 
 
+def test_what_the_study_took_is_made_of_the_records():
+    from deepeyes_lite.study_records import load_records, spent
+
+    assert block(ROOT / "README.md", "spent") == spent(load_records(STUDY))
+
+
 def test_the_table_of_the_notebooks_is_made_of_the_record():
     from measure_notebooks import RECORD, table
 

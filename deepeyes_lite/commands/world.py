@@ -53,11 +53,12 @@ def study(args) -> None:
 def claims(args) -> None:
     from deepeyes_lite.claims import ledger, table
     from deepeyes_lite.study_plots import write_figures
+    from deepeyes_lite.study_records import load_records, spent
 
     rows = ledger(args.records)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
-    print(table(rows))
+    print(f"{table(rows)}\n\n{spent(load_records(args.records))}")
     for path in write_figures(args.records, rows, args.out.parent / "figures"):
         print(f"figure: {path}")
 
