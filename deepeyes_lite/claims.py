@@ -197,7 +197,7 @@ CLAIMS = (
         "C3b",
         "the same in runs twice as long",
         "ours",
-        "calls per episode, nine tenths of the peak minus last steps",
+        "calls per episode in 200 steps, nine tenths of the peak minus last steps",
         _steps("long", "calls_per_episode", "peak", "last", share=0.9),
         reversible=False,
     ),
@@ -233,21 +233,21 @@ CLAIMS = (
         "C5d",
         "so it does where nine in ten details are legible",
         "ours: the users' complaint",
-        "call rate of arm none, first steps minus last",
+        "call rate of arm none, nine in ten legible, first steps minus last",
         _steps("legible-none", "call_rate", "first", "last"),
     ),
     Claim(
         "C5e",
         "and there the conditional bonus keeps it alive",
         "ours: the cure",
-        "call rate of the last steps, conditional minus none",
+        "call rate of the last steps, nine in ten legible, conditional minus none",
         _last("legible-conditional", "legible-none", "call_rate"),
     ),
     Claim(
         "C5f",
         "which pays off there over all questions, too",
         "ours",
-        "accuracy, conditional minus none",
+        "accuracy, nine in ten legible, conditional minus none",
         _against("legible-conditional", "legible-none"),
     ),
     Claim(
@@ -320,7 +320,7 @@ CLAIMS = (
             f"C11{letter}",
             f"on fresh runs, an account {how} predicts better",
             "ours",
-            "share of runs predicted right, minus that of the inequality",
+            f"share of runs predicted right, {account} minus the inequality",
             _hits(account, "fresh", "first_order"),
         )
         for letter, account, how in (

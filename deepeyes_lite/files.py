@@ -1,10 +1,15 @@
-"""Write aside, then rename: a kill at any moment leaves the old file, or the new one, and never a half."""
+"""Files that a kill, or a second process, cannot spoil.
+
+Write aside, then rename: a kill at any moment leaves the old file, or the new one, and never a half.
+"""
 
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 
 @contextmanager
@@ -30,6 +35,29 @@ def whole(path: str | Path) -> Iterator[Path]:
     if path.is_dir():  # the only moment without either; nobody can rename over a full folder
         shutil.rmtree(path)
     os.replace(aside, path)
+
+
+@contextmanager
+def alone(path: str | Path) -> Iterator[bool]:
+    """Hold a lock file; False if another process holds it. Who is killed lets go of it.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / ".lock"
+    >>> with alone(path) as first, alone(path) as second:
+    ...     first, second
+    (True, False)
+    >>> with alone(path) as first:
+    ...     first
+    True
+    """
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path)
+    with suppress(Timeout):
+        lock.acquire(blocking=False)
+    try:
+        yield lock.is_locked
+    finally:
+        lock.release()
 
 
 def _remove(path: Path) -> None:

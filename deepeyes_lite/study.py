@@ -1,8 +1,8 @@
 """The study: the claims of DeepEyes that a tiny world can put to the test, over seeds, by one command.
 
 ``python -m deepeyes_lite study`` shows its plan, then trains and measures run after run. Killed at any
-moment it goes on where it was. What it measured is kept, small, in a folder of records, from which
-`claims.py` fills the ledger.
+moment it goes on where it was; started twice, the two share the runs. What it measured is kept, small, in
+a folder of records, from which `claims.py` fills the ledger.
 """
 
 import gc
@@ -16,13 +16,14 @@ from itertools import product
 from pathlib import Path
 
 from datasets import Dataset
+from filelock import FileLock
 from tqdm.auto import tqdm
 
 from deepeyes_lite import selection
 from deepeyes_lite.data import tiny_world
 from deepeyes_lite.doctor import machine
 from deepeyes_lite.evaluation import evaluate_run, held_out, summarise, write_episodes
-from deepeyes_lite.files import whole
+from deepeyes_lite.files import alone, whole
 from deepeyes_lite.history import read_history
 from deepeyes_lite.loading import load
 from deepeyes_lite.policies import LocalPolicy
@@ -137,6 +138,8 @@ def study(
 ) -> None:
     """Train, measure and record every run of the plan that has no record yet.
 
+    Processes with the same folders share the work: each takes runs that no other one is at.
+
     Args:
         out: folder of the runs; large, not kept.
         records: folder of what was measured; small, kept.
@@ -148,23 +151,37 @@ def study(
     runs = {n: run for n, run in plan(base, out / "data").items() if fnmatch(n, only)}
     left = {n: run for n, run in runs.items() if not recorded(records / n, run)}
     print(f"{len(runs)} runs, {len(runs) - len(left)} of them recorded; next: {', '.join(left)}")
-    if any(run.config.bonus is not None for run in left.values()):
-        sweep_base(base, records / "sweep-base.json", samples)
-    if any(run.measured == "full" for run in left.values()):
-        transfer(*load(base.model), "base", samples, records / "base-transfer.csv")
-    for name, run in tqdm(left.items(), desc="study"):
-        if run.config.data:
+    out.mkdir(parents=True, exist_ok=True)
+    with FileLock(out / ".shared.lock"):  # a second process waits for what both need
+        if any(run.config.bonus is not None for run in left.values()):
+            sweep_base(base, records / "sweep-base.json", samples)
+        if any(run.measured == "full" for run in left.values()):
+            transfer(*load(base.model), "base", samples, records / "base-transfer.csv")
+        if any(run.config.data for run in left.values()):
             prepare(base, out / "data")
             records.mkdir(parents=True, exist_ok=True)
             shutil.copy(out / "data" / "selections.json", records)
-        folder = train(run.config, out / name)
-        if run.measured != "history":
-            evaluate_run(folder, samples)
-        if run.measured == "full":
-            tools = arm(run.config.arm).tool
-            transfer(*load_trained(folder), "trained", samples, folder / "transfer.csv", tools)
-        record(folder, records / name, run.files)
-        gc.collect()  # a trainer refers to itself: the memory of many would pile up
+    elsewhere = []
+    for name, run in tqdm(left.items(), desc="study"):
+        with alone(out / f".{name}.lock") as free:
+            if not free:
+                elsewhere.append(name)
+            elif not recorded(records / name, run):  # by another process, meanwhile
+                _carry_out(run, out / name, samples)
+                record(out / name, records / name, run.files)
+                gc.collect()  # a trainer refers to itself: the memory of many would pile up
+    if elsewhere:
+        print(f"left to another process: {', '.join(elsewhere)}")
+
+
+def _carry_out(run: Run, folder: Path, samples: int) -> None:
+    """Train and measure one run in its folder; what is there already stays."""
+    train(run.config, folder)
+    if run.measured != "history":
+        evaluate_run(folder, samples)
+    if run.measured == "full":
+        tools = arm(run.config.arm).tool
+        transfer(*load_trained(folder), "trained", samples, folder / "transfer.csv", tools)
 
 
 def recorded(folder: Path, run: Run) -> bool:

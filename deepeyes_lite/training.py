@@ -7,6 +7,7 @@ from the paper's: LoRA on the language model instead of full training, 8 x 8 rol
 
 import json
 import os
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -21,7 +22,7 @@ from trl import GRPOTrainer
 from deepeyes_lite.data import FEATURES, tiny_world
 from deepeyes_lite.doctor import precision
 from deepeyes_lite.environment import NoTool, ViewZoomEnvironment, ZoomEnvironment
-from deepeyes_lite.files import whole
+from deepeyes_lite.files import alone, whole
 from deepeyes_lite.history import CollapseAlarm, History, Progress, read_history, write_history
 from deepeyes_lite.loading import device, load
 from deepeyes_lite.models import spec_of, tool_of
@@ -155,16 +156,25 @@ def train(config: RunConfig, out: str | Path) -> Path:
     moment and started again, a run ends where the undisturbed run ends.
 
     Raises:
-        ValueError: if the folder holds a run with another configuration.
+        ValueError: if the folder holds a run with another configuration, or another process trains in it.
         ImagesDropped, FloatingPointError: see `ZoomTrainer` and `History`.
     """
     out = Path(out)
     main = int(os.environ.get("RANK", 0)) == 0  # of several processes the first one writes
-    if main:
-        claim(out, asdict(config))
-    adapter = out / "adapter"
-    if adapter.exists():
-        return out
+    with alone(out / ".lock") if main else nullcontext(True) as free:
+        if not free:
+            raise ValueError(
+                f"another process trains in {out}; let it end, or choose another folder"
+            )
+        if main:
+            claim(out, asdict(config))
+        if not (out / "adapter").exists():
+            _train(config, out, main)
+    return out
+
+
+def _train(config: RunConfig, out: Path, main: bool) -> None:
+    """The training of `train`, in a folder that is this run's."""
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
     trainer = build_trainer(config, out)
     watched = scenes(asdict(config)), trainer.processing_class, reward_arm(config).tool
@@ -189,9 +199,8 @@ def train(config: RunConfig, out: str | Path) -> Path:
         trainer.model.save_pretrained(out / "adapter.tmp")
     trainer.accelerator.wait_for_everyone()
     if main:
-        os.replace(out / "adapter.tmp", adapter)
+        os.replace(out / "adapter.tmp", out / "adapter")
     trainer.accelerator.wait_for_everyone()
-    return out
 
 
 def _notes(config: RunConfig) -> None:

@@ -11,6 +11,7 @@ from datasets import load_from_disk
 from deepeyes_lite import study as room
 from deepeyes_lite.claims import halves, ledger
 from deepeyes_lite.evaluation import evaluate_run
+from deepeyes_lite.files import alone
 from deepeyes_lite.history import HISTORY_COLUMNS, write_history
 from deepeyes_lite.rewards import ARMS
 from deepeyes_lite.study import (
@@ -52,7 +53,7 @@ def test_the_plan_has_every_arm_with_its_seeds_and_both_sides_of_the_sweep(base,
     other = plan(replace(base, seed=5), tmp_path)
     assert len(other) == len(runs) and set(other) & set(runs) == set(sweep)
     assert [r.config.seed for n, r in other.items() if n.startswith("none-")] == [5, 6, 7, 8, 9]
-    assert sum(n.startswith("data-") for n in runs) == 12
+    assert sum(n.startswith("data-") for n in runs) == 20
     assert [n for n in runs if n.startswith("l")] == [
         *(f"legible-{arm}-{seed}" for seed in range(5) for arm in ("none", "conditional")),
         *(f"long-{seed}" for seed in range(3)),
@@ -101,6 +102,32 @@ def test_a_study_runs_what_is_not_recorded(trained, base, tmp_path, capsys):
     assert recorded(records / "none-3", replace_seed(run, 3))
     study(out, records, base, only="none-*")
     assert len(trained) == 7
+
+
+def test_two_processes_share_the_runs(trained, base, tmp_path, capsys):
+    out, records = tmp_path / "out", tmp_path / "records"
+    with alone(out / ".none-1.lock"), alone(out / ".none-4.lock"):  # the other one is at these
+        study(out, records, base, only="none-*")
+    assert trained == ["none-0", "none-2", "none-3"]
+    assert capsys.readouterr().out.endswith("left to another process: none-1, none-4\n")
+    study(out, records, base, only="none-*")
+    assert trained[3:] == ["none-1", "none-4"]
+
+
+def test_a_run_that_another_process_has_recorded_meanwhile_is_not_repeated(
+    trained, base, tmp_path, monkeypatch
+):
+    out, records = tmp_path / "out", tmp_path / "records"
+    carry_out = room._carry_out
+
+    def busy(run, folder, samples):  # the other process overtakes while the first run is trained
+        monkeypatch.setattr(room, "_carry_out", carry_out)
+        study(out, records, base, only="iou-[12]")
+        carry_out(run, folder, samples)
+
+    monkeypatch.setattr(room, "_carry_out", busy)
+    study(out, records, base, only="iou-*")
+    assert trained == ["iou-1", "iou-2", "iou-0"]
 
 
 def replace_seed(run, seed):

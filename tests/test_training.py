@@ -22,6 +22,7 @@ from trl import GRPOTrainer
 
 from deepeyes_lite import doctor, prompts, training
 from deepeyes_lite.data import tiny_world
+from deepeyes_lite.files import alone
 from deepeyes_lite.history import HISTORY_COLUMNS, History, read_history
 from deepeyes_lite.tinyworld.model import load
 from deepeyes_lite.trainer import ZoomTrainer
@@ -139,6 +140,12 @@ def test_a_finished_run_returns_at_once(undisturbed, config, monkeypatch):
 def test_another_run_in_the_same_folder_is_refused(undisturbed, config, change):
     with pytest.raises(ValueError, match="holds another run .*choose another folder or delete it"):
         train(replace(config, **change), undisturbed)
+
+
+def test_a_second_process_in_the_same_folder_is_refused(tmp_path, config):
+    with alone(tmp_path / ".lock"), pytest.raises(ValueError, match="another process trains in"):
+        train(config, tmp_path)
+    assert not (tmp_path / "config.json").exists()
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"arm": "none"}'])
