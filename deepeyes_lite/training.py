@@ -161,14 +161,15 @@ def train(config: RunConfig, out: str | Path) -> Path:
     """
     out = Path(out)
     main = int(os.environ.get("RANK", 0)) == 0  # of several processes the first one writes
-    with alone(out / ".lock") if main else nullcontext(True) as free:
+    done = (out / "adapter").exists()
+    with alone(out / ".lock") if main and not done else nullcontext(True) as free:
         if not free:
             raise ValueError(
                 f"another process trains in {out}; let it end, or choose another folder"
             )
         if main:
             claim(out, asdict(config))
-        if not (out / "adapter").exists():
+        if not done:
             _train(config, out, main)
     return out
 

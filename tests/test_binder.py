@@ -21,7 +21,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 LIMIT = 2e9
 
 
-through_start = pytest.mark.skipif(sys.platform != "linux", reason="Binder's pods run Linux")
+on_linux = pytest.mark.skipif(sys.platform != "linux", reason="Binder's pods run Linux")
 
 
 def run(command: list, limit: float) -> tuple[int, float, str]:
@@ -69,7 +69,7 @@ def peaks():
         print(f"{name:24}{peak / 1e9:9.2f} GB")
 
 
-@through_start
+@on_linux
 @pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_stays_within_the_memory_of_binder(path, peaks, tmp_path):
@@ -91,7 +91,7 @@ def test_what_takes_too_much_is_killed():
     assert time.monotonic() - begun < 300
 
 
-@through_start
+@on_linux
 def test_one_thread_for_the_one_core_of_a_pod_and_no_huge_pages():
     code = "import os; print(os.environ['OMP_NUM_THREADS'], open('/proc/self/status').read())"
     status, _, said = run(["bash", "binder/start", sys.executable, "-c", code], LIMIT)
