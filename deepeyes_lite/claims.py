@@ -118,7 +118,7 @@ def predictions(records: dict[str, Record], base: dict) -> list[dict]:
         For each run group, share, bonus, before and after (call rates), grew, and by the name of each
         account whether it said so; the least_bonus of the first, and the call rate that the race expects.
     """
-    runs = [run for _, run in sorted(records.items()) if run.group in ("sweep", "fresh")]
+    runs = [run for run in records.values() if run.group in ("sweep", "fresh")]
     if not runs or not base:
         return []
     asked = [(halves(base, run.config["legible_share"]), run.config["bonus"]) for run in runs]

@@ -240,11 +240,8 @@ def seeds_table(runs: Iterable[Path]) -> str:
         "| all: base | trained | call rate | IoU of calls | training |",
         "|---|---|---|---|---|---|---|---|---|---|---:|",
     ]
-    seeds = {}
-    for run in runs:
-        config = json.loads((run / "config.json").read_text(encoding="utf-8"))
-        seeds[config["seed"]] = run
-    for seed, run in sorted(seeds.items()):
+    configs = ((json.loads((run / "config.json").read_text(encoding="utf-8")), run) for run in runs)
+    for seed, run in sorted((config["seed"], run) for config, run in configs):
         conditions = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))["conditions"]
         base, trained = conditions["base"], conditions["trained"]
         cells = [interval(figures["accuracy_illegible"]) for figures in conditions.values()]

@@ -161,15 +161,15 @@ def train(config: RunConfig, out: str | Path) -> Path:
     """
     out = Path(out)
     main = int(os.environ.get("RANK", 0)) == 0  # of several processes the first one writes
-    done = (out / "adapter").exists()
-    with alone(out / ".lock") if main and not done else nullcontext(True) as free:
+    adapter = out / "adapter"
+    with alone(out / ".lock") if main and not adapter.exists() else nullcontext(True) as free:
         if not free:
             raise ValueError(
                 f"another process trains in {out}; let it end, or choose another folder"
             )
         if main:
             claim(out, asdict(config))
-        if not done:
+        if not adapter.exists():
             _train(config, out, main)
     return out
 

@@ -77,7 +77,7 @@ def test_versions_in_the_text(name):
 def test_scripts_can_be_run_and_stop_at_the_first_error():
     for name, needed in [
         ("binder/postBuild", "set -e\n"),
-        ("binder/start", '"$@"\n'),
+        ("binder/start", '\nos.execvp(sys.argv[1], sys.argv[1:])\' "$@"\n'),
         (".ci/run", "set -euo pipefail\n"),
     ]:
         text = read(name)

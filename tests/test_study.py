@@ -14,16 +14,7 @@ from deepeyes_lite.evaluation import evaluate_run
 from deepeyes_lite.files import alone
 from deepeyes_lite.history import HISTORY_COLUMNS, write_history
 from deepeyes_lite.rewards import ARMS
-from deepeyes_lite.study import (
-    SETS,
-    Run,
-    plan,
-    prepare,
-    recorded,
-    study,
-    sweep_base,
-    transfer,
-)
+from deepeyes_lite.study import SETS, Run, plan, prepare, recorded, study, sweep_base, transfer
 from deepeyes_lite.tinyworld.model import load
 from deepeyes_lite.training import RunConfig
 
