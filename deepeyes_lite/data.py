@@ -6,18 +6,12 @@ tiny world is drawn here; a folder of one's own is read in `folder.py`, the publ
 """
 
 import os
-import random
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from datasets import Dataset, Features, List, Value, concatenate_datasets, load_from_disk
 from datasets import Image as ImageFeature
-
-from deepeyes_lite.images import encode
-from deepeyes_lite.tinyworld.questions import KINDS, NEEDS, SPOILS
-from deepeyes_lite.tinyworld.scenes import SPLIT_LENGTH, SPLIT_STARTS, World, draw_scene
 
 FEATURES = Features(
     {
@@ -33,76 +27,12 @@ FEATURES = Features(
         "verifier": Value("string"),  # how an answer is checked: a key of verifiers.VERIFIERS
     }
 )
+
+
 DEFAULTS = {"options": [], "verifier": "text"}
+
+
 PART_BYTES = 128_000_000
-
-
-def tiny_world(
-    split: str,
-    n: int,
-    world: World = World(),
-    start: int = 0,
-    kind: str = "read",
-    spoiled: dict[str, float] | None = None,
-) -> Dataset:
-    """Draw ``n`` samples of the tiny world; the same arguments give the same samples.
-
-    Args:
-        split: a key of ``SPLIT_STARTS``.
-        n: number of samples.
-        world: the dials.
-        start: index of the first scene in the split; sample i shows scene ``start + i``.
-        kind: a key of ``KINDS``; the dials of ``NEEDS`` are turned for it.
-        spoiled: shares of rows that are spoiled on purpose, by a key of ``SPOILS``, so that a filter has
-            something to find; their ``source`` says so.
-
-    Returns:
-        A dataset of ``n`` rows with the columns of ``FEATURES``.
-
-    Raises:
-        ValueError: for an unknown split, kind or way to spoil, or scenes that the split does not have.
-
-    >>> sample = tiny_world("test", 1)[0]
-    >>> sample["id"], sample["image"].size, len(sample["boxes_px"])
-    ('test-0', (384, 384), 1)
-    """
-    if split not in SPLIT_STARTS:
-        raise ValueError(f"unknown split {split!r}; there are {', '.join(SPLIT_STARTS)}")
-    if kind not in KINDS:
-        raise ValueError(f"unknown kind {kind!r} of question; there are {', '.join(KINDS)}")
-    spoiled = spoiled or {}
-    if unknown := set(spoiled) - set(SPOILS):
-        raise ValueError(f"unknown way to spoil {unknown.pop()!r}; there are {', '.join(SPOILS)}")
-    if not all(share >= 0 for share in spoiled.values()) or sum(spoiled.values()) > 1:
-        raise ValueError(f"shares of spoiled rows must be 0 or more and 1 in all, got {spoiled}")
-    if n < 1 or start < 0 or start + n > SPLIT_LENGTH:
-        raise ValueError(
-            f"scenes {start} to {start + n - 1} of {split!r} (n = {n}) do not exist; "
-            f"n is at least 1 and indices go from 0 to {SPLIT_LENGTH - 1}"
-        )
-
-    world = replace(world, **NEEDS.get(kind, {}))
-
-    def sample(index: int) -> dict:
-        scene = draw_scene(split, index, world)
-        question = KINDS[kind](scene, random.Random(f"question {split} {index}"))
-        source, rng = "tiny-world", random.Random(f"spoil {split} {index}")
-        how = rng.choices([*spoiled, None], [*spoiled.values(), 1 - sum(spoiled.values())])[0]
-        if how:
-            question, source = SPOILS[how](question, scene, rng), f"tiny-world, planted: {how}"
-        return {
-            "id": f"{split}-{index}",
-            # Every rollout decodes its image, and a noisy PNG takes ten times as long to decode.
-            "image": {"bytes": encode(scene.image, "BMP"), "path": None},
-            "question": question.text,
-            "answer": question.answer,
-            "boxes_px": [list(box) for box in question.boxes_px],
-            "kind": question.kind,
-            "legible": int(question.legible),
-            "source": source,
-        }
-
-    return build(sample(index) for index in range(start, start + n))
 
 
 def build(samples: Iterable[dict]) -> Dataset:

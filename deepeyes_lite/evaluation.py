@@ -8,17 +8,17 @@ import csv
 import json
 import math
 from collections.abc import Iterable
+from math import atan, cos, pi, sin
 from pathlib import Path
 
 import numpy as np
 
 from deepeyes_lite.boxes import iou
-from deepeyes_lite.data import tiny_world
 from deepeyes_lite.files import whole
 from deepeyes_lite.policies import LocalPolicy
 from deepeyes_lite.rewards import arm
 from deepeyes_lite.rollout import rollout
-from deepeyes_lite.tinyworld.scenes import World
+from deepeyes_lite.tinyworld.dataset import held_out
 from deepeyes_lite.trajectories import Trajectory, read_jsonl, write_jsonl
 
 # The rows of the demo's table: name, which weights, how the tool answers.
@@ -29,11 +29,16 @@ CONDITIONS = {
     "trained, blank crops": ("trained", "blank"),
     "trained, other crops": ("trained", "other"),
 }
+
+
 # An arm without a tool never sees it in a prompt, so there is nothing to switch off.
 CONDITIONS_WITHOUT_TOOL = {"base": ("base", "on"), "trained": ("trained", "off")}
 
+
 # What a reader reached by hand in notebook 01 (`widgets.ZoomByHand`); git ignores the folder.
 BY_HAND = Path(__file__).parents[1] / "runs" / "by-hand.jsonl"
+
+
 EPISODE_COLUMNS = ["condition", "id", "legible", "correct", "calls", "best_iou"]
 
 
@@ -136,11 +141,6 @@ def paired(a: list[float], b: list[float], seed: int = 0) -> dict:
     return {**figures, "p": float((flipped.sum() + 1) / (len(flipped) + 1))}
 
 
-def held_out(n: int = 300, legible_share: float = 0.5, kind: str = "read"):
-    """The held-out scenes: the same for every run and seed."""
-    return tiny_world("test", n, World(legible_share=legible_share), kind=kind)
-
-
 def evaluate_run(out: str | Path, n: int = 300, seed: int = 0) -> dict:
     """Evaluate a finished run under every condition on the same ``n`` held-out scenes.
 
@@ -233,7 +233,7 @@ def seeds_table(runs: Iterable[Path]) -> str:
     Args:
         runs: their folders or records.
     """
-    from deepeyes_lite.history import read_history
+    from deepeyes_lite.training import read_history
 
     lines = [
         "| seed | illegible: base | trained | tool off | blank crops | other crops "
@@ -262,3 +262,91 @@ def interval(figure: dict) -> str:
     if not figure["n"]:
         return "-"
     return f"{100 * figure['mean']:.0f} % [{100 * figure['low']:.0f}, {100 * figure['high']:.0f}]"
+
+
+RESAMPLES = 2000
+
+
+class NotMeasured(LookupError):
+    """A claim needs a record that is not there."""
+
+
+def clustered(differences: Iterable[np.ndarray], seed: int = 0) -> dict:
+    """Mean of differences with its 95 % interval, resampled over seeds and over scenes.
+
+    Args:
+        differences: one array per seed, all over the same scenes; NaN where there is none.
+        seed: of the bootstrap.
+
+    Returns:
+        effect, low, high, p (two-sided, from the bootstrap), n (scenes), seeds.
+
+    >>> found = clustered([np.ones(50), np.ones(50)])
+    >>> found["effect"], found["low"], found["seeds"], found["n"]
+    (1.0, 1.0, 2, 50)
+    """
+    data = np.stack([np.asarray(row, float) for row in differences])
+    seeds, scenes = data.shape
+    rng = np.random.default_rng(seed)
+    # How often each seed, and each scene, is drawn in each resample.
+    by_seed = rng.multinomial(seeds, np.full(seeds, 1 / seeds), RESAMPLES)
+    by_scene = rng.multinomial(scenes, np.full(scenes, 1 / scenes), RESAMPLES)
+    there = ~np.isnan(data)
+    total = ((by_seed @ np.where(there, data, 0.0)) * by_scene).sum(1)
+    count = ((by_seed @ there.astype(float)) * by_scene).sum(1)
+    means = total / np.where(count, count, np.nan)
+    low, high = np.nanpercentile(means, [2.5, 97.5])
+    tail = min((means <= 0).mean(), (means >= 0).mean())
+    return {
+        "effect": float(np.nanmean(data)),
+        "low": float(low),
+        "high": float(high),
+        "p": float(min(1.0, 2 * max(tail, 1 / RESAMPLES))),
+        "n": scenes,
+        "seeds": seeds,
+    }
+
+
+def over_seeds(differences: Iterable[float]) -> dict:
+    """The same where each seed has one number: Student's t, since a bootstrap of three numbers is too sure.
+
+    Raises:
+        NotMeasured: for a single number.
+
+    >>> found = over_seeds([0.8, 1.0, 1.2])
+    >>> {name: round(found[name], 3) for name in ("effect", "low", "high", "p")}
+    {'effect': 1.0, 'low': 0.503, 'high': 1.497, 'p': 0.013}
+    """
+    data = np.array([float(value) for value in differences])
+    if len(data) < 2:
+        raise NotMeasured("one seed and one value have no interval")
+    error, freedom = float(data.std(ddof=1)) / len(data) ** 0.5, len(data) - 1
+    low, high = 0.0, 1000.0  # the quantile lies between, found by halving
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _beyond(middle, freedom) > 0.05 else (low, middle)
+    effect = float(data.mean())
+    return {
+        "effect": effect,
+        "low": effect - high * error,
+        "high": effect + high * error,
+        "p": _beyond(abs(effect) / error, freedom) if error else float(effect == 0),
+        "n": 1,
+        "seeds": len(data),
+    }
+
+
+def _beyond(t: float, freedom: int) -> float:
+    """Chance of a Student's t beyond ``t`` on either side (Abramowitz and Stegun 26.7.3 and 26.7.4).
+
+    >>> round(_beyond(12.706, 1), 3), round(_beyond(4.303, 2), 3), round(_beyond(2.776, 4), 3)
+    (0.05, 0.05, 0.05)
+    """
+    odd = freedom % 2
+    angle = atan(t / freedom**0.5)
+    total, term = 0.0, cos(angle) if odd else 1.0
+    for k in range(1, freedom - odd, 2):
+        total += term
+        term *= cos(angle) ** 2 * (k + odd) / (k + 1 + odd)
+    inside = sin(angle) * total
+    return 1 - (2 / pi * (angle + inside) if odd else inside)

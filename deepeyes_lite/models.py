@@ -19,18 +19,36 @@ language model's (``lora_targets``), whether its image processor has ``size``, `
 ``tests/test_families.py`` does all of it with Qwen2-VL.
 """
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from math import ceil, floor
+from pathlib import Path
 
-from deepeyes_lite import prompts
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    ProcessorMixin,
+    Qwen2_5_VLProcessor,
+    Qwen3VLProcessor,
+)
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+from deepeyes_lite import DATA, doctor, prompts
 from deepeyes_lite.boxes import Box, Size, rescale, view_size
-from deepeyes_lite.extra_tools import extra_tool, with_extra
+from deepeyes_lite.fast import CachedImageProcessor
+from deepeyes_lite.study.extra_tools import extra_tool, with_extra
 from deepeyes_lite.tools import MAX_CALLS, MAX_CROP_SIDE, ViewZoomTool, ZoomTool
 
 # Linear layers of the language model; the vision tower stays as it is.
 LORA_TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+
+
 OBSERVATION_TOKENS = 80  # around a crop: markup, and DeepEyes' reminder of the format (45)
 
 
@@ -52,6 +70,7 @@ class ModelSpec:
         suffix: what follows the question, by whether the prompt offers the tool.
         lora_targets: the layers that are trained, a pattern of PEFT.
         reserved_tokens: what a policy must not write, as far as its tokenizer knows them.
+        precision: "bf16" or "fp32"; "" for what the machine is best at.
     """
 
     family: str
@@ -69,6 +88,7 @@ class ModelSpec:
     )
     lora_targets: str = LORA_TARGETS
     reserved_tokens: tuple = prompts.RESERVED_TOKENS
+    precision: str = ""
 
     def __post_init__(self):
         if self.frame not in ("view", "1000"):
@@ -86,7 +106,10 @@ TINY_EYES = ModelSpec(
     batch_size=64,
     chat_template=prompts.CHAT_TEMPLATE,
     suffix={True: "", False: ""},
+    precision="fp32",  # weights that small are not worth rounding
 )
+
+
 QWEN2_5_VL = ModelSpec(
     family="Qwen2.5-VL",
     frame="view",
@@ -97,6 +120,8 @@ QWEN2_5_VL = ModelSpec(
     max_new_tokens=512,
     chat_template=prompts.DEEPEYES_TEMPLATE,
 )
+
+
 QWEN3_VL = ModelSpec(
     family="Qwen3-VL",
     frame="1000",
@@ -105,6 +130,8 @@ QWEN3_VL = ModelSpec(
     max_pixels=1280 * 32 * 32,
     max_new_tokens=512,
 )
+
+
 # By the class of the processor, or of one that it is made of.
 SPECS = {
     "TinyEyesProcessor": TINY_EYES,
@@ -214,3 +241,149 @@ def token_ids(tokenizer, tokens) -> list[int]:
     """Ids of those tokens that the tokenizer has; the others are plain text to it and stay so."""
     known = tokenizer.get_vocab()
     return [known[token] for token in tokens if token in known]
+
+
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+
+
+def image_only(kind: type) -> type:
+    """A Qwen-VL processor class without its video half, which needs torchvision.
+
+    ProcessorMixin takes its attributes from the signature, so it is enough to leave
+    ``video_processor`` out of it.
+    """
+
+    class ImageOnly(kind):
+        def __init__(self, image_processor=None, tokenizer=None, chat_template=None, **kwargs):
+            super().__init__(image_processor, tokenizer, chat_template=chat_template, **kwargs)
+
+    ImageOnly.__name__ = kind.__name__  # what a saved processor is called in its settings
+    return ImageOnly
+
+
+class TinyEyesProcessor(image_only(Qwen3VLProcessor)):
+    """tiny-eyes has Qwen3-VL's classes; this name in a checkpoint's settings tells the two apart."""
+
+
+# By the model type of a checkpoint's configuration.
+IMAGE_ONLY = {
+    "qwen2_5_vl": image_only(Qwen2_5_VLProcessor),
+    "qwen3_vl": image_only(Qwen3VLProcessor),
+}
+
+
+def device() -> torch.device:
+    """Where models run: this process's GPU, or the CPU."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+
+
+def load(
+    name: str | Path,
+    quantise: bool = False,
+    max_pixels: int = 0,
+    precision: str | None = None,
+    cache: bool = True,
+    extra_tool: str = "",
+):
+    """Load a model and its processor onto `device`.
+
+    Args:
+        name: a folder, a folder of ``DATA`` such as "tiny-eyes", or a name of the hub.
+        quantise: the language model in 4 bits, for QLoRA; needs bitsandbytes.
+        max_pixels: greatest area of a view; 0 for the family's.
+        precision: "bf16" or "fp32"; None for the family's, or what `doctor.precision` says of the machine.
+        cache: whether the image processor keeps the patches of its last images.
+        extra_tool: what the model is offered beside the zoom, see `offer`.
+
+    Raises:
+        ImportError: if bitsandbytes is missing.
+        ValueError: for a family that is not known, or a name that neither is here nor on the hub.
+    """
+    name = find(name)
+    processor = offer(load_processor(name, max_pixels, cache), extra_tool)
+    dtype = DTYPES[precision or spec_of(processor).precision or doctor.precision()[0]]
+    # Cut up among processes, the weights are placed by accelerate.
+    sharded = any(os.environ.get(f"ACCELERATE_USE_{n}") == "true" for n in ("FSDP", "DEEPSPEED"))
+    place = {"device_map": {"": device().index}} if device().type == "cuda" and not sharded else {}
+    if quantise:
+        place["quantization_config"] = four_bits(dtype)
+    model = AutoModelForImageTextToText.from_pretrained(name, dtype=dtype, **place)
+    return model, processor
+
+
+def find(name: str | Path) -> str:
+    """Where a model is: the folder of that name, here or in ``DATA``; or the name, for the hub.
+
+    >>> Path(find("tiny-eyes")).name, find("Qwen/Qwen3-VL-2B-Instruct")
+    ('tiny-eyes', 'Qwen/Qwen3-VL-2B-Instruct')
+    """
+    shipped = DATA / name
+    return str(shipped if not Path(name).exists() and shipped.is_dir() else name)
+
+
+def load_processor(name: str | Path, max_pixels: int = 0, cache: bool = True):
+    """The processor of a model of the hub or of a folder, made ready for its family.
+
+    Args:
+        name: as for `load`.
+        max_pixels: greatest area of a view; 0 for the family's.
+        cache: whether the image processor keeps the patches of its last images.
+    """
+    name = find(name)
+    try:
+        model_type = AutoConfig.from_pretrained(name).model_type
+        settings, _ = ProcessorMixin.get_processor_dict(name)
+    except OSError as error:
+        raise ValueError(
+            f"{name} is neither a folder with a model nor one of the hub that can be reached: "
+            f"{str(error).splitlines()[0]}"
+        ) from error
+    kind = IMAGE_ONLY.get(model_type)
+    if settings.get("processor_class") == TinyEyesProcessor.__name__:
+        kind = TinyEyesProcessor
+    if kind:
+        images = CachedImageProcessor if cache else Qwen2VLImageProcessorPil
+        tokenizer = AutoTokenizer.from_pretrained(name)
+        # The checkpoint's own template lies with its processor's files, or with its tokenizer's.
+        template = settings.get("chat_template") or tokenizer.chat_template
+        processor = kind(images.from_pretrained(name), tokenizer, template)
+    else:
+        processor = AutoProcessor.from_pretrained(name)
+    return ready(processor, max_pixels)
+
+
+def ready(processor, max_pixels: int = 0):
+    """Give a processor the templates and the pixel budget of its family; returns it."""
+    spec, images = spec_of(processor), processor.image_processor
+    tokenizer = processor.tokenizer
+    side = images.patch_size * images.merge_size
+    if side != spec.factor:
+        raise ValueError(f"a visual token covers {side} px, in {spec.family} it is {spec.factor}")
+    greatest = max_pixels or spec.max_pixels
+    if greatest < spec.min_pixels:
+        raise ValueError(f"max_pixels is {greatest}, and the least view has {spec.min_pixels}")
+    images.size = {"shortest_edge": spec.min_pixels, "longest_edge": greatest}
+    tokenizer.padding_side = "left"
+    tokenizer.response_template = spec.response_template
+    if spec.chat_template:
+        processor.chat_template = spec.chat_template
+    return processor
+
+
+def four_bits(dtype: torch.dtype) -> BitsAndBytesConfig:
+    """QLoRA's settings: the language model in NF4, vision tower and output layer as they are."""
+    try:
+        import bitsandbytes  # noqa: F401
+    except ImportError as error:
+        raise ImportError(
+            "QLoRA needs bitsandbytes: `pip install -e .[gpu]`, or choose a preset without it"
+        ) from error
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+        llm_int8_skip_modules=["model.visual", "visual", "lm_head"],
+    )

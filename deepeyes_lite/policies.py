@@ -14,10 +14,10 @@ from PIL import Image
 
 from deepeyes_lite import prompts
 from deepeyes_lite.boxes import Box
+from deepeyes_lite.fast import cache_vision
 from deepeyes_lite.models import TINY_EYES, completion_length, spec_of, spoken, token_ids, tool_of
 from deepeyes_lite.tools import ZoomTool, images_and_texts, methods
 from deepeyes_lite.trajectories import Trajectory
-from deepeyes_lite.vision_cache import cache_vision
 
 
 @dataclass(frozen=True)

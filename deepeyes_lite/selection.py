@@ -23,11 +23,10 @@ from pathlib import Path
 
 from datasets import Dataset
 
-from deepeyes_lite.choices import LETTERS, split_options
+from deepeyes_lite.files import measure
 from deepeyes_lite.policies import Policy, ShownTargets
-from deepeyes_lite.records import measure
 from deepeyes_lite.rollout import rollout
-from deepeyes_lite.verifiers import normalise
+from deepeyes_lite.verifiers import LETTERS, normalise, split_options
 
 BATCH = 64  # episodes that run side by side
 LONGEST_ANSWER = 5  # words; a longer one has no single right wording, so no rule can check it

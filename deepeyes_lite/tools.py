@@ -21,8 +21,14 @@ from PIL import Image
 from deepeyes_lite.boxes import Box, Size, clamp, pad_to_square, rescale
 
 ZOOM = "image_zoom_in_tool"
+
+
 MIN_CROP_SIDE = 28  # px of the original image; DeepEyes' own lower bound (one Qwen2.5-VL token)
+
+
 MAX_CALLS = 6  # an episode; the paper's bound
+
+
 MAX_CROP_SIDE = 1024  # px; a larger crop is reduced, so that a hostile box cannot fill the context
 
 
@@ -293,3 +299,25 @@ def images_and_texts(contents: list[list[dict] | str]) -> tuple[list[Image.Image
     ]
     images = [part["image"] for part in parts if part["type"] == "image"]
     return images, [part["text"] for part in parts if part["type"] == "text"]
+
+
+class ZoomEnvironment(ZoomTool):
+    """One episode's tool, opened on the row's image."""
+
+    def reset(self, image: Image.Image, **row) -> None:
+        """Start an episode on a row in our schema; the image is in the prompt already."""
+        self._open(image)
+
+
+class ViewZoomEnvironment(ZoomEnvironment, ViewZoomTool):
+    """The same for a model that speaks ``box_view``."""
+
+
+class NoTool:
+    """The environment of an arm without a tool: no public method but `reset`, so TRL offers none."""
+
+    def __init__(self) -> None:
+        self.boxes_px: list = []  # the record asks every environment for its calls
+
+    def reset(self, image: Image.Image, **row) -> None:
+        """Start an episode; there is nothing to open."""

@@ -5,34 +5,505 @@ from the paper's: LoRA on the language model instead of full training, 8 x 8 rol
 256 x 16, a rate of 1e-3 (LoRA, small model) instead of 1e-6, rules instead of a judge.
 """
 
+import csv
 import json
+import math
 import os
+import time
+import warnings
+from collections import defaultdict
 from contextlib import nullcontext
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 
 import torch
+from accelerate.utils import gather_object
 from datasets import load_from_disk
 from peft import LoraConfig, PeftModel
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 from transformers.utils.notebook import NotebookProgressCallback
-from trl import GRPOTrainer
+from trl import GRPOConfig, GRPOTrainer
 
-from deepeyes_lite.data import FEATURES, tiny_world
+from deepeyes_lite import prompts
+from deepeyes_lite.data import FEATURES
 from deepeyes_lite.doctor import precision
-from deepeyes_lite.environment import NoTool, ViewZoomEnvironment, ZoomEnvironment
+from deepeyes_lite.fast import ZoomTrainer, cache_vision
 from deepeyes_lite.files import alone, whole
-from deepeyes_lite.history import CollapseAlarm, History, Progress, read_history, write_history
-from deepeyes_lite.loading import device, load
-from deepeyes_lite.models import spec_of, tool_of
-from deepeyes_lite.presets import PRESETS, RunConfig, preset  # noqa: F401
-from deepeyes_lite.rewards import Arm, arm
-from deepeyes_lite.settings import grpo_config
+from deepeyes_lite.models import completion_length, device, load, spec_of, token_ids, tool_of
+from deepeyes_lite.rewards import Arm, arm, least_bonus, reward
+from deepeyes_lite.study import tool_use
+from deepeyes_lite.tinyworld.dataset import tiny_world
 from deepeyes_lite.tinyworld.scenes import World
-from deepeyes_lite.trainer import ZoomTrainer
-from deepeyes_lite.vision_cache import cache_vision
-from deepeyes_lite.watch import Watch, scenes
+from deepeyes_lite.tools import MAX_CALLS, NoTool, ViewZoomEnvironment, ZoomEnvironment
+from deepeyes_lite.trajectories import best_iou
+from deepeyes_lite.verifiers import check_answer, extract_answer, well_formed
+from deepeyes_lite.viz.snapshots import Watch, scenes
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that decides what a run does; written to ``config.json``.
+
+    Attributes:
+        arm: reward variant, a key of ``rewards.ARMS``.
+        bonus: for a correct answer with a zoom, instead of the arm's; None for the arm's own.
+        steps: optimizer steps.
+        prompts: different questions a step.
+        generations: rollouts of each question, the group of GRPO.
+        learning_rate: constant after five steps of warm-up.
+        lora_rank: rank of the adapters; alpha is twice the rank.
+        legible_share: share of details that the view shows.
+        seed: of scenes, adapters and sampling.
+        model: a folder, or a name of the hub; its family is found from its configuration.
+        data: folder of a dataset in our schema, as `select` writes it; empty for the tiny world.
+        save_every: steps between checkpoints.
+        max_calls: of an episode.
+        max_new_tokens: of a turn; 0 for the family's.
+        max_pixels: greatest area of a view; 0 for the family's.
+        micro_batch: rollouts in one forward pass, the rest is accumulated; 0 for all at once.
+        gradient_checkpointing: computes activations a second time instead of keeping them.
+        quantise: the language model in 4 bits (QLoRA); needs bitsandbytes.
+        cold_start: steps of SFT on traces made of target boxes, before GRPO; 0 for none.
+        extra_tool: a tool beside the zoom, a key of ``extra_tools.EXTRA_TOOLS``; empty for none.
+        trl: options of TRL's ``GRPOConfig``, passed on as they are.
+    """
+
+    arm: str = "conditional"
+    bonus: float | None = None
+    steps: int = 100
+    prompts: int = 8
+    generations: int = 8
+    learning_rate: float = 1e-3
+    lora_rank: int = 16
+    legible_share: float = 0.5
+    seed: int = 0
+    model: str = "data/tiny-eyes"
+    data: str = ""
+    save_every: int = 10
+    max_calls: int = MAX_CALLS
+    max_new_tokens: int = 0
+    max_pixels: int = 0
+    micro_batch: int = 0
+    gradient_checkpointing: bool = False
+    quantise: bool = False
+    cold_start: int = 0
+    extra_tool: str = ""
+    trl: dict = field(default_factory=dict)
+
+
+def _gpu(model: str, tokens: int, factor: int, **changes) -> RunConfig:
+    """A run on a GPU; ``tokens`` is the budget of a view, ``factor`` the px that one covers."""
+    shared = {
+        "learning_rate": 1e-5,
+        "prompts": 2,
+        "micro_batch": 1,
+        "max_calls": 3,
+        "max_new_tokens": 256,
+        "gradient_checkpointing": True,
+    }
+    pixels = tokens * factor * factor
+    return RunConfig(model=model, max_pixels=pixels, **{**shared, **changes})
+
+
+PRESETS = {
+    "demo": RunConfig(),
+    "quick": RunConfig(steps=2, prompts=2, generations=4, save_every=1),  # does it run at all?
+    "8GB": _gpu(
+        "Qwen/Qwen3-VL-2B-Instruct",
+        192,
+        32,
+        generations=4,
+        max_calls=2,
+        max_new_tokens=160,
+        quantise=True,
+    ),
+    "12GB": _gpu(
+        "Qwen/Qwen3-VL-2B-Instruct", 256, 32, generations=4, max_calls=2, max_new_tokens=192
+    ),
+    "16GB": _gpu("Qwen/Qwen2.5-VL-3B-Instruct", 320, 28, generations=6, max_calls=2),
+    "24GB": _gpu("Qwen/Qwen2.5-VL-3B-Instruct", 576, 28, generations=8, prompts=4),
+    "40GB": _gpu("Qwen/Qwen2.5-VL-7B-Instruct", 576, 28, generations=8, prompts=4),
+    "80GB": _gpu(  # the paper's base model
+        "Qwen/Qwen2.5-VL-7B-Instruct",
+        1024,
+        28,
+        generations=8,
+        prompts=8,
+        micro_batch=2,
+        max_calls=6,
+        max_new_tokens=384,
+    ),
+}
+
+
+def preset(name: str, **changes) -> RunConfig:
+    """A preset with some of its values changed.
+
+    Raises:
+        ValueError: naming the presets there are.
+    """
+    if name not in PRESETS:
+        raise ValueError(f"unknown preset {name!r}; there are {', '.join(PRESETS)}")
+    config = replace(PRESETS[name], **changes)
+    arm(config.arm)
+    return config
+
+
+def options(given: list[str]) -> dict:
+    """Options for TRL from the command line, values read as JSON where they are JSON.
+
+    Raises:
+        ValueError: for one without a name or a value.
+
+    >>> options(["use_vllm=true", "vllm_mode=colocate", "max_grad_norm=0.5"])
+    {'use_vllm': True, 'vllm_mode': 'colocate', 'max_grad_norm': 0.5}
+    """
+    found = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not name or not equals:
+            raise ValueError(f"an option for TRL is given as NAME=VALUE, got {text!r}")
+        try:
+            found[name] = json.loads(value)
+        except (ValueError, RecursionError):
+            found[name] = value
+    return found
+
+
+HISTORY_COLUMNS = [
+    "step",
+    "accuracy",
+    "accuracy_legible",
+    "accuracy_illegible",
+    "call_rate",
+    "calls_per_episode",
+    "valid_call_rate",
+    "format_errors",
+    "best_iou",
+    "response_length",
+    "reward",
+    "p_zoom",
+    "n_zoom",
+    "p_direct",
+    "n_direct",
+    "least_bonus",
+    "loss",
+    "grad_norm",
+    "step_time",
+]
+
+
+def _mean(values: list) -> float:
+    return sum(values) / len(values) if values else float("nan")
+
+
+class History(TrainerCallback):
+    """Scores the rollouts of a step and writes one line of ``history.csv``, flushed at every step."""
+
+    def __init__(self, arm: Arm, tokenizer, path: Path):
+        self.arm = arm
+        self.tokenizer = tokenizer
+        self.path = path
+        self.rows: list[dict] = []
+        self._step: dict = {}
+        self._chosen: list[dict] = []
+        self._began = 0.0
+
+    def reward(
+        self,
+        completion_ids,
+        id,
+        answer,
+        boxes_px,
+        legible,
+        environments,
+        options=None,
+        verifier=None,
+        kind=None,
+        **_,
+    ) -> list[float]:
+        """TRL's reward function: one reward per episode; what it saw is kept for the record."""
+        checks = [
+            {"answer": truth, "options": shown, "verifier": name}
+            for truth, shown, name in zip(
+                answer, options or [()] * len(id), verifier or [""] * len(id), strict=True
+            )
+        ]
+        texts = self.tokenizer.batch_decode(completion_ids, skip_special_tokens=False)
+        groups = defaultdict(list)
+        for question, zoom in zip(id, environments, strict=True):
+            groups[question].append(bool(zoom.boxes_px))
+        episodes = []
+        for text, ids, question, check, targets, seen, zoom in zip(
+            texts, completion_ids, id, checks, boxes_px, legible, environments, strict=True
+        ):
+            turns = prompts.split_turns(text)
+            correct = check_answer(extract_answer(turns[-1]), check)
+            formed = well_formed(turns)
+            calls, overlap = len(zoom.boxes_px), best_iou(zoom.boxes_px, targets)
+            episodes.append(
+                {
+                    "correct": correct,
+                    "formed": formed,
+                    "calls": calls,
+                    "attempts": text.count("<tool_call>"),
+                    "iou": overlap,
+                    "length": len(ids),
+                    "legible": seen,
+                    "reward": reward(
+                        self.arm, correct, formed, calls, overlap or 0.0, _mean(groups[question])
+                    ),
+                }
+            )
+        rewards = [episode["reward"] for episode in episodes]
+        right = [episode["correct"] for episode in episodes]
+        self._chosen = tool_use.count(environments, kind or [""] * len(id), texts, right)
+        if int(os.environ.get("WORLD_SIZE", 1)) > 1:  # the record is of all processes
+            episodes = gather_object(episodes)
+        self._step = summarise(episodes)
+        return rewards
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        self._began = time.perf_counter()
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if "loss" not in (logs or {}):
+            return
+        if not math.isfinite(logs["loss"]) or not math.isfinite(logs.get("grad_norm", 0.0)):
+            raise FloatingPointError(
+                f"step {state.global_step}: loss {logs['loss']}, gradient norm {logs.get('grad_norm')}. "
+                "The last checkpoint is from before; lower learning_rate or raise precision to fp32."
+            )
+        row = {
+            "step": state.global_step,
+            **self._step,
+            "loss": logs["loss"],
+            "grad_norm": logs.get("grad_norm", float("nan")),
+            "step_time": time.perf_counter() - self._began,
+        }
+        self.rows.append(row)
+        if state.is_world_process_zero:
+            write_history([row], self.path, append=True)
+            tool_use.append(state.global_step, self._chosen, self.path.with_name(tool_use.FILE))
+
+
+def summarise(episodes: list[dict]) -> dict:
+    """Figures of one step; NaN where there was nothing to average."""
+    zoomed = [e["correct"] for e in episodes if e["calls"]]
+    direct = [e["correct"] for e in episodes if not e["calls"]]
+    attempts = sum(e["attempts"] for e in episodes)
+    return {
+        "accuracy": _mean([e["correct"] for e in episodes]),
+        "accuracy_legible": _mean([e["correct"] for e in episodes if e["legible"] == 1]),
+        "accuracy_illegible": _mean([e["correct"] for e in episodes if e["legible"] == 0]),
+        "call_rate": _mean([e["calls"] > 0 for e in episodes]),
+        "calls_per_episode": _mean([e["calls"] for e in episodes]),
+        "valid_call_rate": sum(e["calls"] for e in episodes) / attempts
+        if attempts
+        else float("nan"),
+        "format_errors": _mean([not e["formed"] for e in episodes]),
+        "best_iou": _mean([e["iou"] for e in episodes if e["iou"] is not None]),
+        "response_length": _mean([e["length"] for e in episodes]),
+        "reward": _mean([e["reward"] for e in episodes]),
+        "p_zoom": _mean(zoomed),
+        "n_zoom": len(zoomed),
+        "p_direct": _mean(direct),
+        "n_direct": len(direct),
+        "least_bonus": least_bonus(_mean(zoomed), _mean(direct)),
+    }
+
+
+def write_history(rows: list[dict], path: Path, append: bool = False) -> None:
+    """Append rows of ``HISTORY_COLUMNS``, flushed to the disk; or write them anew, all or nothing."""
+    new = not append or not path.exists()
+    with (
+        nullcontext(path) if append else whole(path) as target,
+        target.open("a" if append else "w", encoding="utf-8", newline="") as file,
+    ):
+        writer = csv.DictWriter(file, HISTORY_COLUMNS)
+        if new:
+            writer.writeheader()
+        for row in rows:
+            writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_history(path: str | Path) -> list[dict]:
+    """Rows of a ``history.csv``, as numbers; a last line cut short by a kill is left out."""
+    with Path(path).open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(line for line in file if line.endswith("\n")))
+    return [
+        {k: int(v) if k in ("step", "n_zoom", "n_direct") else float(v) for k, v in row.items()}
+        for row in rows
+    ]
+
+
+class CollapseAlarm(TrainerCallback):
+    """Says in plain words when the call rate is falling toward zero."""
+
+    def __init__(self, history: History, bonus: float, window: int = 10, floor: float = 0.05):
+        """Args: the record; bonus b of the arm; steps averaged; call rate taken for dead."""
+        self.history, self.bonus, self.window, self.floor = history, bonus, window, floor
+        self.warned_at = -math.inf
+
+    def on_step_end(self, args, state, control, **kwargs):
+        message = self.message() if state.is_world_process_zero else None
+        if message and state.global_step - self.warned_at >= self.window:
+            self.warned_at = state.global_step
+            print(f"step {state.global_step}: {message}", flush=True)
+
+    def message(self) -> str | None:
+        """The warning for the last ``2 * window`` steps, or None."""
+        rows = self.history.rows
+        if len(rows) < 2 * self.window:
+            return None
+        before = _mean([row["call_rate"] for row in rows[-2 * self.window : -self.window]])
+        recent = rows[-self.window :]
+        now = _mean([row["call_rate"] for row in recent])
+        if now > self.floor and now > 0.5 * before:
+            return None
+        p_zoom = _pooled(recent, "p_zoom", "n_zoom")
+        p_direct = _pooled(recent, "p_direct", "n_direct")
+        needed = least_bonus(p_zoom, p_direct)
+        state = "has died out" if now <= self.floor else "is falling toward zero"
+        why = (
+            "there are no calls left to learn from"
+            if math.isnan(needed)
+            else f"a call pays only with a bonus above b* = {needed:.2f}, and this arm's is {self.bonus:.2f}"
+        )
+        return (
+            f"tool use {state}: call rate {before:.2f} -> {now:.2f} over {self.window} steps; {why} "
+            f"(p_zoom {p_zoom:.2f}, p_direct {p_direct:.2f})."
+        )
+
+
+def _pooled(rows: list[dict], p: str, n: str) -> float:
+    total = sum(row[n] for row in rows)
+    return sum(row[p] * row[n] for row in rows if row[n]) / total if total else float("nan")
+
+
+class Progress(ProgressCallback):
+    """A bar over the steps that shows what matters, instead of TRL's forty figures a line."""
+
+    def __init__(self, history: History):
+        super().__init__()
+        self.history = history
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if self.training_bar is not None and self.history.rows:
+            row = self.history.rows[-1]
+            shown = ("accuracy", "call_rate", "best_iou", "reward")
+            self.training_bar.set_postfix({name: f"{row[name]:.2f}" for name in shown})
+
+
+def grpo_config(config: RunConfig, processor, precision: str, out: Path) -> GRPOConfig:
+    """The trainer's settings.
+
+    Args:
+        config: the run.
+        processor: of its model.
+        precision: "bf16" or "fp32".
+        out: the run's folder.
+
+    Raises:
+        ValueError: for rollouts that cannot be dealt out, or an option that TRL does not have.
+    """
+    cuda = device().type == "cuda"
+    return GRPOConfig(
+        **{
+            "output_dir": str(out / "checkpoints"),
+            **batches(config),
+            "num_generations": config.generations,
+            "max_steps": config.steps,
+            "learning_rate": config.learning_rate,
+            "lr_scheduler_type": "constant_with_warmup",
+            "warmup_steps": 5,
+            "max_completion_length": completion_length(
+                processor, config.max_calls, config.max_new_tokens
+            ),
+            "max_tool_calling_iterations": config.max_calls,
+            "temperature": 1.0,
+            "beta": 0.0,
+            "loss_type": "dapo",
+            "scale_rewards": "group",
+            "generation_kwargs": sampling(config, processor),
+            "use_cpu": not cuda,
+            "bf16": precision == "bf16",
+            "gradient_checkpointing": config.gradient_checkpointing,
+            # Passes differ in number from process to process, so none may wait for another's buffers.
+            "ddp_broadcast_buffers": False,
+            "seed": config.seed,
+            "logging_steps": 1,
+            "logging_nan_inf_filter": False,
+            "save_steps": config.save_every,
+            "save_total_limit": 2,
+            "report_to": [],
+            "dataloader_pin_memory": cuda,
+            **trl_options(config.trl),
+        }
+    )
+
+
+def batches(config: RunConfig) -> dict:
+    """How a step's rollouts are dealt out to processes and forward passes, in TRL's terms.
+
+    Raises:
+        ValueError: if they cannot be dealt out evenly.
+    """
+    world = int(os.environ.get("WORLD_SIZE", 1))
+    if config.prompts % world:
+        raise ValueError(
+            f"{config.prompts} prompts a step cannot be dealt out to {world} processes"
+        )
+    rollouts = config.prompts // world * config.generations
+    micro = config.micro_batch or rollouts
+    if rollouts % micro:
+        raise ValueError(
+            f"micro_batch must divide a process's {rollouts} rollouts "
+            f"({config.prompts // world} prompts x {config.generations}), got {micro}"
+        )
+    passes = rollouts // micro
+    return {"per_device_train_batch_size": micro, "gradient_accumulation_steps": passes}
+
+
+def sampling(config: RunConfig, processor) -> dict:
+    """What bounds a turn and keeps the reserved tokens out of it; vLLM has other names for both."""
+    spec = spec_of(processor)
+    length = config.max_new_tokens or spec.max_new_tokens
+    reserved = token_ids(processor.tokenizer, spec.reserved_tokens)
+    if not config.trl.get("use_vllm"):
+        return {"max_new_tokens": length, "suppress_tokens": reserved}
+    warnings.warn(
+        "TRL #6294: vLLM may expand the placeholders of an image a second time and then see another "
+        "prompt than the trainer does. Its rollouts are held against transformers; a run in which they "
+        "disagree stops.",
+        stacklevel=2,
+    )
+    return {"max_tokens": length, "logit_bias": dict.fromkeys(reserved, -100.0)}
+
+
+def trl_options(options: dict) -> dict:
+    """Options for ``GRPOConfig``, looked over.
+
+    Raises:
+        ValueError: for an option that TRL does not have, or one that is a run's own business.
+    """
+    ours = {"output_dir": "--out", "max_steps": "steps", "num_generations": "generations"}
+    ours |= {"per_device_train_batch_size": "micro_batch", "learning_rate": "learning_rate"}
+    ours |= {"gradient_accumulation_steps": "micro_batch", "seed": "seed"}
+    for name in options:
+        if name in ours:
+            raise ValueError(f"TRL's {name} follows from the run: set {ours[name]} instead")
+        if name not in {known.name for known in fields(GRPOConfig)}:
+            raise ValueError(f"TRL's GRPOConfig has no option {name!r}")
+    if options.get("use_vllm") and options.get("vllm_importance_sampling_correction") is False:
+        raise ValueError(
+            "vllm_importance_sampling_correction=false leaves vLLM's rollouts unchecked (TRL #6294): "
+            "leave it on"
+        )
+    return options
 
 
 def reward_arm(config: RunConfig) -> Arm:
@@ -81,7 +552,7 @@ def build_trainer(config: RunConfig, out: Path, stock: bool = False) -> GRPOTrai
         config.model,
         config.quantise,
         config.max_pixels,
-        remember=not stock,
+        cache=not stock,
         extra_tool=config.extra_tool,
     )
     # Adapters are trained in the precision of their model: tiny-eyes is in fp32 on a GPU, too.
@@ -97,9 +568,7 @@ def build_trainer(config: RunConfig, out: Path, stock: bool = False) -> GRPOTrai
     )
     dataset = training_set(config, spec.suffix[weights.tool])
     if config.cold_start:
-        from deepeyes_lite.realworld.cold_start import (
-            cold_start,  # seconds of imports, for few runs
-        )
+        from deepeyes_lite.realworld.cold_start import cold_start
 
         shared = ("use_cpu", "bf16", "gradient_checkpointing", "seed", "dataloader_pin_memory")
         shared = {name: getattr(settings, name) for name in shared}

@@ -12,15 +12,59 @@ import re
 import threading
 from collections.abc import Callable
 
-from deepeyes_lite.choices import LETTERS
+LETTERS = "ABCDEFGH"
+
+
+_OPTION = re.compile(r"(?:^|\s)\(?([A-H])[.):]\s+(.+?)(?=\s*(?:\s\(?[A-H][.):]\s|$))", re.DOTALL)
+
+
+def with_options(question: str, options: list[str]) -> str:
+    """The question with its options below, one a line, as a model is asked.
+
+    >>> print(with_options("What colour is the cup?", ["red", "dark blue"]))
+    What colour is the cup?
+    A. red
+    B. dark blue
+    """
+    return "\n".join([question, *(f"{a}. {text}" for a, text in zip(LETTERS, options))])
+
+
+def without_options(question: str, options: list[str]) -> str:
+    """What `with_options` was given, whatever stands in the options."""
+    return question.removesuffix(with_options("", options))
+
+
+def split_options(question: str) -> tuple[str, list[str]]:
+    """The question without its options, and the options; none if there are not at least two.
+
+    >>> split_options("What colour is the cup? A. red B. dark blue")
+    ('What colour is the cup?', ['red', 'dark blue'])
+    >>> split_options("Is Mr. A. Smith in the picture?")
+    ('Is Mr. A. Smith in the picture?', [])
+    """
+    found = list(_OPTION.finditer(question))
+    options = [match[2].strip(" .;,\n") for match in found]
+    if len(options) < 2 or [match[1] for match in found] != list(LETTERS[: len(options)]):
+        return question, []
+    return question[: found[0].start()].strip(), options
+
 
 MAX_ANSWER_CHARS = 1000
+
+
 TOLERANCE = 0.01  # relative, of a number with a decimal point; a whole number may be a year
+
+
 # (question, answer, truth) -> right, wrong, or None where it cannot tell.
 Judge = Callable[[str, str, str], bool | None]
 
+
 _CLOSE = "</answer>"
+
+
 _ANSWER = re.compile(rf"<answer>(.*?){_CLOSE}", re.DOTALL)
+
+
 _TAGS = ("think", "tool_call", "answer")
 
 
@@ -163,6 +207,8 @@ def _math(answer: str, sample: dict) -> bool | None:
 
 
 MAX_MATH_CHARS = 200
+
+
 _EXPONENT = re.compile(r"(?:\^|\*\*)\s*(?:\{[\w\\./+-]{1,4}\}|\(?-?\d{1,2}(?!\d)\)?|[a-zA-Z])")
 
 

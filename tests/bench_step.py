@@ -14,9 +14,8 @@ from statistics import median
 
 import torch
 
-from deepeyes_lite.presets import preset
 from deepeyes_lite.realworld.clock import INSIDE, PHASES, Clock
-from deepeyes_lite.training import build_trainer
+from deepeyes_lite.training import build_trainer, preset
 
 
 def measure(config, stock: bool) -> tuple[list[dict], list[dict]]:

@@ -18,8 +18,8 @@ settings.load_profile("repository")
 @pytest.fixture(scope="session")
 def random_eyes(tmp_path_factory):
     """Folder of a tiny-eyes with random weights and a real tokenizer."""
-    from deepeyes_lite.tinyworld.lessons import corpus
     from deepeyes_lite.tinyworld.model import build_model, build_processor, train_tokenizer
+    from deepeyes_lite.tinyworld.pretraining.lessons import corpus
 
     folder = tmp_path_factory.mktemp("eyes")
     tokenizer = train_tokenizer(corpus(200, seed=0))
@@ -30,14 +30,14 @@ def random_eyes(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def processor(random_eyes):
-    from deepeyes_lite.tinyworld.model import load
+    from deepeyes_lite.models import load
 
     return load(random_eyes)[1]
 
 
 @pytest.fixture(scope="session")
 def samples():
-    from deepeyes_lite.data import tiny_world
+    from deepeyes_lite.tinyworld.dataset import tiny_world
 
     return tiny_world("test", 8)
 
@@ -48,8 +48,7 @@ def finished_run(random_eyes, tmp_path_factory):
     import json
     from dataclasses import asdict
 
-    from deepeyes_lite.history import HISTORY_COLUMNS, write_history
-    from deepeyes_lite.training import RunConfig, build_trainer
+    from deepeyes_lite.training import HISTORY_COLUMNS, RunConfig, build_trainer, write_history
 
     out = tmp_path_factory.mktemp("runs") / "finished"
     out.mkdir()

@@ -4,11 +4,11 @@ import json
 
 from deepeyes_lite import prompts
 from deepeyes_lite.boxes import px_to_1000
-from deepeyes_lite.data import tiny_world
-from deepeyes_lite.history import HISTORY_COLUMNS, write_history
+from deepeyes_lite.tinyworld.dataset import tiny_world
 from deepeyes_lite.tools import ZoomTool
+from deepeyes_lite.training import HISTORY_COLUMNS, write_history
 from deepeyes_lite.trajectories import Trajectory, Turn, crops, write_jsonl
-from deepeyes_lite.watch import EVERY, scenes
+from deepeyes_lite.viz.snapshots import EVERY, scenes
 
 HOSTILE = '<img src=x onerror="document.title=1">\'"><script>alert(2)</script></svg></div>'
 LONG = "K" * 100_000

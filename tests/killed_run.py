@@ -3,8 +3,7 @@
 import json
 import sys
 
-from deepeyes_lite.history import History
-from deepeyes_lite.training import RunConfig, train
+from deepeyes_lite.training import History, RunConfig, train
 
 _real = History.reward
 

@@ -7,12 +7,11 @@ group differ in where they are cut off.
 import json
 import sys
 
-from deepeyes_lite import settings, training
-from deepeyes_lite.history import History
-from deepeyes_lite.presets import RunConfig
-from deepeyes_lite.trainer import ZoomTrainer
+from deepeyes_lite import training
+from deepeyes_lite.fast import ZoomTrainer
+from deepeyes_lite.training import History, RunConfig
 
-_reward, _turn, _sampling = History.reward, ZoomTrainer._generate_single_turn, settings.sampling
+_reward, _turn, _sampling = History.reward, ZoomTrainer._generate_single_turn, training.sampling
 
 
 def reward(self, completion_ids, **columns):
@@ -30,6 +29,6 @@ def turn(self, *args, has_tool_images=False, **kwargs):
 
 if __name__ == "__main__":
     History.reward, ZoomTrainer._generate_single_turn = reward, turn
-    settings.sampling = lambda *args: {**_sampling(*args), "do_sample": False}
+    training.sampling = lambda *args: {**_sampling(*args), "do_sample": False}
     training.precision = lambda: ("fp32", "a test")
     training.train(RunConfig(**json.loads(sys.argv[1])), sys.argv[2])

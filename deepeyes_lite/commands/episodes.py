@@ -53,10 +53,10 @@ def _add_judge(sub) -> None:
 
 
 def rollout(args) -> None:
-    from deepeyes_lite.evaluation import held_out
-    from deepeyes_lite.folder import from_folder
+    from deepeyes_lite.realworld.folder import from_folder
     from deepeyes_lite.rollout import rollout as run
     from deepeyes_lite.rollout import rollout_to_file
+    from deepeyes_lite.tinyworld.dataset import held_out
     from deepeyes_lite.training import claim
     from deepeyes_lite.trajectories import write_jsonl
 
@@ -94,9 +94,9 @@ def rollout(args) -> None:
 
 def ask(args) -> int:
     from deepeyes_lite.files import whole
-    from deepeyes_lite.images import read_photo
-    from deepeyes_lite.pages import episode_page, episode_text
+    from deepeyes_lite.realworld.images import read_photo
     from deepeyes_lite.rollout import rollout as run
+    from deepeyes_lite.viz.html import episode_page, episode_text
 
     if args.out.suffix != ".html" or args.out.is_dir():  # it is replaced, whatever it was
         raise ValueError(f"--out is a page, so its name ends in .html; got {str(args.out)!r}")
@@ -163,7 +163,7 @@ def _served(args, temperature: float, tools: bool = True):
 
 
 def _local(args, temperature: float, tools: bool = True):
-    from deepeyes_lite.loading import load
+    from deepeyes_lite.models import load
     from deepeyes_lite.policies import LocalPolicy
     from deepeyes_lite.training import RunConfig, load_trained
 

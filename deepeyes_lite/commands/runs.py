@@ -51,7 +51,7 @@ def train(args) -> None:
 
 def evaluate(args) -> None:
     from deepeyes_lite.evaluation import evaluate_run, table
-    from deepeyes_lite.report import write_report
+    from deepeyes_lite.viz.report import write_report
 
     print(table(evaluate_run(args.out, args.samples)))
     print(f"report: {write_report(args.out)}")
@@ -71,7 +71,7 @@ def merge(args) -> None:
 
 def config_of(args):
     """The configuration of a run, and its folder, as the command line has them."""
-    from deepeyes_lite.presets import options, preset
+    from deepeyes_lite.training import options, preset
 
     names = ("arm", "bonus", "steps", "seed", "learning_rate", "legible_share", "model", "data")
     names = (*names, "cold_start", "extra_tool")

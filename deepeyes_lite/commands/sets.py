@@ -26,7 +26,7 @@ def add(command) -> None:
 
 
 def data(args) -> None:
-    from deepeyes_lite.folder import summary
+    from deepeyes_lite.realworld.folder import summary
     from deepeyes_lite.realworld.public import write
 
     dataset, errors = write(args.name, args.out, args.source, args.limit)
@@ -38,12 +38,12 @@ def data(args) -> None:
 def select(args) -> None:
     from deepeyes_lite import selection
     from deepeyes_lite.data import load as load_data
-    from deepeyes_lite.data import tiny_world
-    from deepeyes_lite.folder import from_folder
-    from deepeyes_lite.loading import load
-    from deepeyes_lite.plots import pass_rate_bars, png
+    from deepeyes_lite.models import load
     from deepeyes_lite.policies import LocalPolicy
+    from deepeyes_lite.realworld.folder import from_folder
+    from deepeyes_lite.tinyworld.dataset import tiny_world
     from deepeyes_lite.training import claim
+    from deepeyes_lite.viz.plots import pass_rate_bars, png
 
     names = ("folder", "data", "samples", "k", "spoiled", "model", "seed")
     claim(args.out, {name: str(getattr(args, name)) for name in names})

@@ -43,17 +43,17 @@ def add(command) -> None:
 
 
 def study(args) -> None:
-    from deepeyes_lite.presets import preset
-    from deepeyes_lite.study import study as run
+    from deepeyes_lite.study.run import study as run
+    from deepeyes_lite.training import preset
 
     base = preset(args.preset, seed=args.seed, **({"model": args.model} if args.model else {}))
     run(args.out, args.records, base, args.only, args.samples)
 
 
 def claims(args) -> None:
-    from deepeyes_lite.claims import ledger, table
-    from deepeyes_lite.study_plots import write_figures
-    from deepeyes_lite.study_records import load_records, spent
+    from deepeyes_lite.study.claims import ledger, table
+    from deepeyes_lite.study.figures import write_figures
+    from deepeyes_lite.study.records import load_records, spent
 
     rows = ledger(args.records)
     args.out.parent.mkdir(parents=True, exist_ok=True)
@@ -64,13 +64,13 @@ def claims(args) -> None:
 
 
 def animate(args) -> None:
-    from deepeyes_lite.animation import write
+    from deepeyes_lite.viz.animation import write
 
     print(f"{write(args.records, args.out)}\nwritten: zoom.gif and zoom.png in {args.out}")
 
 
 def two_tools(args) -> None:
-    from deepeyes_lite.two_tools import run, table
+    from deepeyes_lite.study.two_tools import run, table
 
     names = ("seed", "arm", "steps", "samples", "apart", "aimed")
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
@@ -78,13 +78,13 @@ def two_tools(args) -> None:
 
 
 def pretrain(args) -> None:
-    from deepeyes_lite.tinyworld.pretrain import PLAN, QUICK
-    from deepeyes_lite.tinyworld.pretrain import pretrain as run
+    from deepeyes_lite.tinyworld.pretraining.pretrain import PLAN, QUICK
+    from deepeyes_lite.tinyworld.pretraining.pretrain import pretrain as run
 
     print(f"tiny-eyes: {run(args.out, QUICK if args.quick else PLAN, args.seed)}")
 
 
 def card(args) -> None:
-    from deepeyes_lite.tinyworld.card import table, write_card
+    from deepeyes_lite.tinyworld.pretraining.card import table, write_card
 
     print(table(write_card(args.model, args.samples)))

@@ -16,7 +16,7 @@ COURSE = ROOT / "notebooks"
 LARGEST = 200e6  # bytes of a notebook that is read
 SPOKEN = 2000  # characters kept of what a check says: it may repeat what an attempt gave
 
-_MODULE = re.compile(r"^from deepeyes_lite\.checks import (\w+) as checks$", re.MULTILINE)
+_MODULE = re.compile(r"^from checks import (\w+) as checks$", re.MULTILINE)
 _CHECK = re.compile(r"^checks\.(\w+)\((my_\w+)((?:, \w+)*)\)$", re.MULTILINE)
 _HEADING = re.compile(
     r"^### Exercise (\d+)(?:: [^·\n]+)? · difficulty ([1-5]) of 5 · (\d+) minutes$", re.MULTILINE
@@ -34,7 +34,7 @@ class Exercise:
         difficulty: 1 to 5.
         minutes: that a learner should need.
         function: the name of the stub, ``my_…``.
-        module: the module of ``deepeyes_lite.checks``.
+        module: the module of ``checks``.
         check: its function.
         more: names of what the check gets beside the attempt; `given` makes them.
     """
@@ -173,7 +173,7 @@ def _defines(node: ast.stmt, at_home: bool) -> bool:
 def given(name: str):
     """What a check gets beside the attempt."""
     if name == "processor":
-        from deepeyes_lite.tinyworld.model import load
+        from deepeyes_lite.models import load
 
         return load(ROOT / "data" / "tiny-eyes")[1]
     raise ValueError(f"no exercise is given {name!r} so far; exercises.given has to make it")
@@ -181,12 +181,10 @@ def given(name: str):
 
 def judge(exercise: Exercise, attempt) -> str:
     """What the check says about an attempt, and only the check: what the attempt prints is not in it."""
-    check = getattr(
-        importlib.import_module(f"deepeyes_lite.checks.{exercise.module}"), exercise.check
-    )
+    check = getattr(importlib.import_module(f"checks.{exercise.module}"), exercise.check)
     more = [given(name) for name in exercise.more]
     said = _Brief()
-    judges = [m for name, m in sys.modules.items() if name.startswith("deepeyes_lite.checks")]
+    judges = [m for name, m in sys.modules.items() if name.startswith("checks")]
     for module in judges:
         module.print = partial(print, file=said)
     try:

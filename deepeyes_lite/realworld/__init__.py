@@ -1,1 +1,1 @@
-"""The real world: public sets, served models, GPUs. Nothing here is needed for the tiny world."""
+"""The real world, for those with a GPU or a served model: public sets, benchmarks, engines, judges."""

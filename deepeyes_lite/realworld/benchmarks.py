@@ -16,15 +16,13 @@ import xxhash
 from datasets import Dataset
 
 from deepeyes_lite.boxes import iou
-from deepeyes_lite.choices import LETTERS, with_options, without_options
 from deepeyes_lite.evaluation import interval, paired, share
-from deepeyes_lite.files import whole
+from deepeyes_lite.files import measure, read_record, whole
 from deepeyes_lite.policies import Policy
 from deepeyes_lite.realworld import published
-from deepeyes_lite.records import measure, read_record
 from deepeyes_lite.rollout import rollout
 from deepeyes_lite.trajectories import Trajectory
-from deepeyes_lite.verifiers import Judge
+from deepeyes_lite.verifiers import LETTERS, Judge, with_options, without_options
 
 # Order of the options, and how the tool answers. "listed" is the order of the file.
 CELLS = [("shuffled", "on"), ("listed", "on"), ("shuffled", "off"), ("shuffled", "blank")]

@@ -8,7 +8,7 @@ from unittest.mock import patch
 import torch
 from transformers import TrainerCallback
 
-from deepeyes_lite.vision_cache import vision_tower
+from deepeyes_lite.fast import vision_tower
 
 PHASES = ["prompts", "generation", "reward", "forward", "backward", "rest"]
 INSIDE = ["vision tower", "image processor"]

@@ -18,9 +18,9 @@ from transformers.utils import get_json_schema
 
 from deepeyes_lite import prompts
 from deepeyes_lite.boxes import Size, px_to_1000, view_size
-from deepeyes_lite.extra_tools import extra_tool, with_extra
 from deepeyes_lite.policies import Policy, TextReply
 from deepeyes_lite.realworld.endpoint import ConversationError, Endpoint
+from deepeyes_lite.study.extra_tools import extra_tool, with_extra
 from deepeyes_lite.tools import MAX_CALLS, ToolError, ZoomTool, check_box, methods
 from deepeyes_lite.trajectories import Trajectory
 

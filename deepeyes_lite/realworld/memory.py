@@ -12,10 +12,9 @@ import torch
 from transformers import AutoModelForImageTextToText
 
 from deepeyes_lite.files import whole
-from deepeyes_lite.loading import ready
-from deepeyes_lite.models import completion_length, spec_of
-from deepeyes_lite.presets import PRESETS, RunConfig
+from deepeyes_lite.models import completion_length, ready, spec_of
 from deepeyes_lite.realworld.shapes import config_of, processor_of
+from deepeyes_lite.training import PRESETS, RunConfig
 
 BYTES, BYTES_4_BIT = 2.0, 0.6  # of a parameter, in bf16 and in NF4 with its scales
 PROMPT_TEXT = 500  # tokens of system prompt, schema and question

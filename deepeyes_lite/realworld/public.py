@@ -20,12 +20,12 @@ from huggingface_hub import snapshot_download
 from tqdm.auto import tqdm
 
 from deepeyes_lite.boxes import clamp, rescale
-from deepeyes_lite.choices import LETTERS, with_options
 from deepeyes_lite.data import save
-from deepeyes_lite.folder import BadRow, RowError, read_text
-from deepeyes_lite.images import MAX_FILE_BYTES, BadImage, read_image, read_image_file
 from deepeyes_lite.prompts import markup_in
+from deepeyes_lite.realworld.folder import BadRow, RowError, read_text
+from deepeyes_lite.realworld.images import MAX_FILE_BYTES, BadImage, read_image, read_image_file
 from deepeyes_lite.realworld.verl import from_verl
+from deepeyes_lite.verifiers import LETTERS, with_options
 
 # Number or name for messages, and the columns; or what is wrong with it.
 Row = tuple[int | str, dict | str]

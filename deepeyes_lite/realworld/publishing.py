@@ -10,11 +10,8 @@ from peft import PeftModel
 
 from deepeyes_lite.evaluation import table
 from deepeyes_lite.files import whole
-from deepeyes_lite.history import read_history
-from deepeyes_lite.loading import load
-from deepeyes_lite.models import spec_of
-from deepeyes_lite.presets import RunConfig
-from deepeyes_lite.training import read_config
+from deepeyes_lite.models import load, spec_of
+from deepeyes_lite.training import RunConfig, read_config, read_history
 
 # Of the base model everything but weights goes along: configuration, tokenizer, processor.
 FILES = ["*.json", "*.txt", "*.jinja", "*.model"]

@@ -16,8 +16,9 @@ from transformers import (
 )
 
 from deepeyes_lite import prompts
-from deepeyes_lite.loading import STILL
-from deepeyes_lite.tinyworld.model import SPECIAL_TOKENS, RememberingImageProcessor
+from deepeyes_lite.fast import CachedImageProcessor
+from deepeyes_lite.models import IMAGE_ONLY
+from deepeyes_lite.tinyworld.model import SPECIAL_TOKENS
 from deepeyes_lite.tools import ViewZoomTool, ZoomTool
 
 # Qwen2.5-VL's tokenizer knows the tags of a call, and reads the others as plain text.
@@ -204,11 +205,11 @@ def processor_of(name: str):
     from trl.chat_template_utils import qwen3_vl_chat_template
 
     model_type, _, eye, _ = SHAPES[name]
-    images = RememberingImageProcessor(
+    images = CachedImageProcessor(
         patch_size=eye["patch_size"], merge_size=eye["spatial_merge_size"]
     )
     # What the hub has for Qwen3-VL; Qwen2.5-VL's has no tool section and is not used.
-    return STILL[model_type](images, tokenizer_of(model_type), qwen3_vl_chat_template)
+    return IMAGE_ONLY[model_type](images, tokenizer_of(model_type), qwen3_vl_chat_template)
 
 
 def write_random(

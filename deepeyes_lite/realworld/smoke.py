@@ -16,18 +16,16 @@ import torch
 from transformers import TrainerCallback
 
 from deepeyes_lite import prompts
-from deepeyes_lite.data import tiny_world
 from deepeyes_lite.doctor import machine, precision
-from deepeyes_lite.loading import device, load
-from deepeyes_lite.models import spec_of, token_ids
+from deepeyes_lite.models import device, load, spec_of, token_ids
 from deepeyes_lite.policies import LocalPolicy
-from deepeyes_lite.presets import RunConfig, preset
 from deepeyes_lite.realworld.clock import PHASES, Clock
 from deepeyes_lite.realworld.memory import GPUS
 from deepeyes_lite.realworld.shapes import SHAPES, write_random
 from deepeyes_lite.rollout import rollout
+from deepeyes_lite.tinyworld.dataset import tiny_world
 from deepeyes_lite.tinyworld.scenes import World
-from deepeyes_lite.training import build_trainer, last_checkpoint
+from deepeyes_lite.training import RunConfig, build_trainer, last_checkpoint, preset
 
 LAYERS = 2  # where there is no GPU
 SMALL = {"prompts": 1, "generations": 2, "max_calls": 1, "max_new_tokens": 64, "lora_rank": 4}

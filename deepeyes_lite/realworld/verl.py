@@ -13,13 +13,13 @@ from datasets import Dataset, Features, IterableDataset, List, Value
 from datasets import Image as ImageFeature
 from transformers.utils import get_json_schema
 
-from deepeyes_lite.choices import split_options
 from deepeyes_lite.files import whole
-from deepeyes_lite.folder import BadRow, read_text
-from deepeyes_lite.images import read_image
 from deepeyes_lite.prompts import markup_in
+from deepeyes_lite.realworld.folder import BadRow, read_text
+from deepeyes_lite.realworld.images import read_image
 from deepeyes_lite.realworld.verl_reward import MATH, VISUAL, verifier_of
 from deepeyes_lite.tools import ZoomTool
+from deepeyes_lite.verifiers import split_options
 
 VERL_FEATURES = Features(
     {

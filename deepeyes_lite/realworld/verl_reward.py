@@ -5,10 +5,16 @@ Needs neither datasets nor transformers, so that it runs in an environment with 
 
 import re
 
-from deepeyes_lite.choices import LETTERS, split_options
 from deepeyes_lite.prompts import split_turns
 from deepeyes_lite.rewards import Arm, arm, reward
-from deepeyes_lite.verifiers import check_answer, extract_answer, normalise, well_formed
+from deepeyes_lite.verifiers import (
+    LETTERS,
+    check_answer,
+    extract_answer,
+    normalise,
+    split_options,
+    well_formed,
+)
 
 # The public reward is chosen by data_source: these three, each one of the set's parquet files. The
 # third has its own reward and no tool.

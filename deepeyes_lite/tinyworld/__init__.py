@@ -1,1 +1,1 @@
-"""The tiny world: everything that exists only so that the course runs on two CPU cores."""
+"""The tiny world, handed in by callers: scenes, questions, tiny-eyes; for those without a GPU."""

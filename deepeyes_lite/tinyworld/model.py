@@ -5,29 +5,26 @@ text decoder are transformers' ``Qwen3VLForConditionalGeneration``. Small are th
 """
 
 import re
-from collections import OrderedDict
 from collections.abc import Iterable
-from pathlib import Path
 
 import numpy as np
 import torch
-import xxhash
-from PIL import Image
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
-    BatchFeature,
     PreTrainedTokenizerFast,
     Qwen3VLConfig,
     Qwen3VLForConditionalGeneration,
-    Qwen3VLProcessor,
 )
-from transformers.image_utils import make_flat_list_of_images
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
+from deepeyes_lite.fast import CachedImageProcessor
+from deepeyes_lite.models import TinyEyesProcessor
 from deepeyes_lite.prompts import CHAT_TEMPLATE, RESPONSE_TEMPLATE
 from deepeyes_lite.tinyworld.scenes import COLORS, SHAPES, World
 
 PATCH, MERGE = 8, 2  # a merged visual token covers 16 x 16 px of the view
+
+
 SPECIAL_TOKENS = [
     "<|endoftext|>",
     "<|im_start|>",
@@ -83,60 +80,11 @@ def train_tokenizer(corpus: Iterable[str], vocab_size: int = 1024) -> PreTrained
     )
 
 
-class RememberingImageProcessor(Qwen2VLImageProcessorPil):
-    """Remembers the patches of its last images: a rollout processes the same scene many times."""
-
-    LIMIT = 1024  # images; of tiny-eyes 221 kB each
-    MAX_BYTES = 1_000_000_000  # a view of 1280 tokens of Qwen2.5-VL takes 24 MB
-
-    def __init__(self, **kwargs):
-        super().__init__(**kwargs)
-        self._patches: OrderedDict[tuple, dict] = OrderedDict()
-
-    def to_dict(self) -> dict:
-        """The settings without the memory, for saving."""
-        settings = super().to_dict()
-        settings.pop("_patches", None)
-        return settings
-
-    def preprocess(self, images, return_tensors=None, **kwargs):
-        images = make_flat_list_of_images(images)
-        if kwargs or not all(isinstance(image, Image.Image) for image in images):
-            return super().preprocess(images, return_tensors=return_tensors, **kwargs)
-        keys = [(i.mode, i.size, xxhash.xxh3_128_digest(i.tobytes())) for i in images]
-        for key, image in zip(keys, images):
-            if key not in self._patches:
-                self._patches[key] = super().preprocess([image], return_tensors="np").data
-        found = [self._patches[key] for key in keys]
-        for key in keys:
-            self._patches.move_to_end(key)
-        held = sum(_bytes(one) for one in self._patches.values())
-        while len(self._patches) > self.LIMIT or held > self.MAX_BYTES:
-            held -= _bytes(self._patches.popitem(last=False)[1])
-        data = {name: np.concatenate([one[name] for one in found]) for name in found[0]}
-        return BatchFeature(data=data, tensor_type=return_tensors)
-
-
-def _bytes(patches: dict[str, np.ndarray]) -> int:
-    return sum(array.nbytes for array in patches.values())
-
-
-class TinyEyesProcessor(Qwen3VLProcessor):
-    """Qwen3-VL's processor without its video half, which needs torchvision.
-
-    ProcessorMixin takes its attributes from the signature, so leaving ``video_processor`` out of it is
-    all it takes.
-    """
-
-    def __init__(self, image_processor=None, tokenizer=None, chat_template=None, **kwargs):
-        super().__init__(image_processor, tokenizer, chat_template=chat_template, **kwargs)
-
-
 def build_processor(
-    tokenizer: PreTrainedTokenizerFast, view: int = World.view, remember: bool = True
+    tokenizer: PreTrainedTokenizerFast, view: int = World.view, cache: bool = True
 ) -> TinyEyesProcessor:
     """Processor whose every image, scene or crop, becomes a view of ``view`` x ``view`` pixels."""
-    image_processor = (RememberingImageProcessor if remember else Qwen2VLImageProcessorPil)(
+    image_processor = (CachedImageProcessor if cache else Qwen2VLImageProcessorPil)(
         patch_size=PATCH,
         merge_size=MERGE,
         temporal_patch_size=2,
@@ -226,27 +174,3 @@ def build_model(
     model.generation_config.eos_token_id = ids["<|im_end|>"]
     model.generation_config.bos_token_id = None
     return model
-
-
-def load(
-    folder: str | Path, remember: bool = True
-) -> tuple[Qwen3VLForConditionalGeneration, TinyEyesProcessor]:
-    """Load tiny-eyes from a folder, in fp32.
-
-    Args:
-        folder: with weights and tokenizer.
-        remember: whether the image processor remembers its images.
-
-    Raises:
-        FileNotFoundError: with what to do, if there is no model in the folder.
-    """
-    folder = Path(folder)
-    if not (folder / "model.safetensors").is_file():
-        raise FileNotFoundError(
-            f"no model.safetensors in {folder}; make one with "
-            f"`python -m deepeyes_lite pretrain --out {folder}`"
-        )
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
-    tokenizer.padding_side = "left"
-    model = Qwen3VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
-    return model, build_processor(tokenizer, remember=remember)

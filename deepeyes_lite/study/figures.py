@@ -1,0 +1,182 @@
+"""The study's figures, made of its records alone; in the manner of `plots.py`."""
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from deepeyes_lite.rewards import ARMS
+from deepeyes_lite.study.claims import predictions
+from deepeyes_lite.study.records import Record, load_records, load_sweep_base
+from deepeyes_lite.viz.plots import BLUE, GREY, ORANGE, STYLES, png, smooth
+
+# Six arms in one picture: two colours more, and dashes that differ from the others.
+ARM_STYLES = [*STYLES, ("#CC79A7", (0, (5, 1))), ("#56B4E9", (0, (3, 1, 1, 1)))]
+
+
+def write_figures(records: str | Path, rows: list[dict], out: str | Path) -> list[Path]:
+    """All figures that the records are enough for, as PNG files.
+
+    Args:
+        records: of the study.
+        rows: the ledger.
+        out: folder to write.
+    """
+    found = load_records(records)
+    figures = {}
+    if arms := by_arm(found):
+        figures["arms"] = arm_curves(arms)
+    if mostly := by_arm(found, "legible-"):
+        figures["complaint"] = seed_lines(mostly)
+    if sweep := predictions(found, load_sweep_base(records)):
+        figures["collapse"] = phase_diagram(sweep)
+    if any("effect" in row for row in rows):
+        figures["claims"] = forest(rows)
+    Path(out).mkdir(parents=True, exist_ok=True)
+    paths = [Path(out) / f"{name}.png" for name in figures]
+    for path, figure in zip(paths, figures.values()):
+        path.write_bytes(png(figure))
+    return paths
+
+
+def by_arm(records: dict[str, Record], prefix: str = "") -> dict[str, list[list[dict]]]:
+    """The histories of every arm that has records, by its name; or of its runs in another world.
+
+    Args:
+        records: of the study.
+        prefix: "legible-" for the world in which most details are legible.
+    """
+    found = {
+        name: [run.history for run in records.values() if run.group == prefix + name]
+        for name in ARMS
+    }
+    return {name: histories for name, histories in found.items() if histories}
+
+
+def arm_curves(runs: dict[str, list[list[dict]]], window: int = 9) -> Figure:
+    """Training curves of several arms: the mean over seeds, and the band from the least to the greatest.
+
+    Args:
+        runs: for each arm the histories of its seeds.
+        window: steps that are averaged.
+    """
+    figure = Figure(figsize=(12, 3.6), layout="constrained")
+    panels = [
+        ("accuracy_illegible", "Accuracy, illegible details", "share of episodes"),
+        ("call_rate", "Call rate", "share of episodes"),
+        ("best_iou", "Boxes", "best IoU with the target"),
+    ]
+    for axes, (column, title, unit) in zip(figure.subplots(1, len(panels)), panels):
+        for n, (name, histories) in enumerate(runs.items()):
+            color, style = ARM_STYLES[n % len(ARM_STYLES)]
+            curves = [smooth([row[column] for row in history], window) for history in histories]
+            length = min(map(len, curves))
+            data = np.ma.masked_invalid([curve[:length] for curve in curves])
+            steps = np.arange(1, length + 1)
+            axes.fill_between(steps, data.min(0), data.max(0), color=color, alpha=0.12, linewidth=0)
+            label = f"{name} ({len(histories)})"
+            axes.plot(steps, data.mean(0), linestyle=style, color=color, linewidth=2, label=label)
+        axes.set(title=title, xlabel="step", ylabel=unit, ylim=(-0.03, 1.03))
+        axes.grid(alpha=0.3)
+    # Where curves are not: boxes are never hit whole.
+    figure.axes[2].legend(
+        fontsize=9, title="(number of seeds)", title_fontsize=9, loc="upper left", ncols=2
+    )
+    return figure
+
+
+def seed_lines(runs: dict[str, list[list[dict]]], window: int = 5) -> Figure:
+    """Call rate and accuracy by step, a line a seed: for runs of an arm that differ.
+
+    Args:
+        runs: for each arm the histories of its seeds.
+        window: steps that are averaged.
+    """
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    panels = [("call_rate", "Call rate"), ("accuracy", "Accuracy, all questions")]
+    for axes, (column, title) in zip(figure.subplots(1, 2), panels):
+        for (name, histories), (color, style) in zip(runs.items(), STYLES):
+            for n, history in enumerate(histories):
+                values = smooth([row[column] for row in history], window)
+                label = f"{name} ({len(histories)} seeds)" if n == 0 else None
+                steps = range(1, len(values) + 1)
+                axes.plot(steps, values, linestyle=style, color=color, linewidth=2, label=label)
+        axes.set_title(title, fontsize=14)
+        axes.set_xlabel("step", fontsize=13)
+        axes.set_ylabel("share of episodes", fontsize=13)
+        axes.tick_params(labelsize=12)
+        axes.set(ylim=(-0.03, 1.03))
+        axes.grid(alpha=0.3)
+    figure.axes[1].legend(fontsize=12, loc="lower right")
+    return figure
+
+
+def phase_diagram(rows: list[dict]) -> Figure:
+    """C11: where zooming grew and where it died, against the line of the inequality; and the race.
+
+    Args:
+        rows: of `claims.predictions`.
+    """
+    figure = Figure(figsize=(12, 4.6), layout="constrained")
+    plane, race = figure.subplots(1, 2)
+    line = sorted({(row["share"], row["least_bonus"]) for row in rows})
+    plane.plot(*zip(*line), color=GREY, linewidth=2, label="least bonus of the inequality")
+    for grew, color, marker, label in ((True, BLUE, "^", "grew"), (False, ORANGE, "v", "fell")):
+        for hit in (True, False):
+            these = [
+                row
+                for row in rows
+                if row["grew"] == grew and (row["first_order"] == row["grew"]) == hit
+            ]
+            plane.scatter(
+                [row["share"] for row in these],
+                [row["bonus"] for row in these],
+                s=60,
+                marker=marker,
+                facecolor=color if hit else "white",
+                edgecolor=color,
+                label=f"{label}, {'as predicted' if hit else 'against it'} ({len(these)})",
+            )
+    plane.set(title="Did zooming grow?", xlabel="share of legible details")
+    plane.set(ylabel="bonus for a right answer with a zoom")
+    # Below the axes, for runs lie everywhere in them.
+    plane.legend(fontsize=9, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.14))
+    for group, face in (("sweep", "white"), ("fresh", BLUE)):
+        these = [row for row in rows if row["group"] == group and "expected" in row]
+        race.scatter(
+            [row["expected"] for row in these],
+            [row["after"] for row in these],
+            facecolor=face,
+            edgecolor=BLUE,
+            label=f"{'fitted to' if group == 'sweep' else 'fresh'} ({len(these)})",
+        )
+    race.plot([0, 1], [0, 1], color=GREY, linewidth=1.5)
+    race.set(title="Call rate at the end", xlabel="expected by the race", ylabel="observed")
+    race.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
+    race.legend(fontsize=9)
+    for axes in (plane, race):
+        axes.grid(alpha=0.3)
+    return figure
+
+
+def forest(rows: list[dict]) -> Figure:
+    """The claims ledger as a picture: every effect with its interval, and the verdict in words."""
+    rows = [row for row in rows if "effect" in row]
+    figure = Figure(figsize=(9, 1.2 + 0.42 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    looks = {
+        "replicated": (BLUE, "o"),
+        "not replicated": (GREY, "s"),
+        "reversed": (ORANGE, "D"),
+    }
+    for place, row in enumerate(rows):
+        color, marker = looks[row["verdict"]]
+        axes.plot([row["low"], row["high"]], [place, place], color=color, linewidth=2)
+        axes.plot(row["effect"], place, marker, color=color, markersize=8)
+        axes.text(1.02, place, row["verdict"], va="center", transform=axes.get_yaxis_transform())
+    axes.axvline(0, color="black", linewidth=1)
+    names = [f"{row['id']}  {row['measure']}" for row in rows]
+    axes.set_yticks(range(len(rows)), names, fontsize=9)
+    axes.set(xlabel="effect with its 95 % interval", ylim=(len(rows) - 0.5, -0.5))
+    axes.grid(axis="x", alpha=0.3)
+    return figure

@@ -1,0 +1,1 @@
+"""Pictures of episodes and runs, for readers: figures, pages, reports, widgets."""

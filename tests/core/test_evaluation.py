@@ -1,0 +1,305 @@
+"""evaluation.py: figures with intervals, paired tests, and an evaluation that a kill does not lose."""
+
+import csv
+import json
+import math
+import shutil
+
+import numpy as np
+import pytest
+
+from deepeyes_lite import evaluation, prompts
+from deepeyes_lite.evaluation import (
+    CONDITIONS,
+    average,
+    evaluate_run,
+    interval,
+    paired_difference,
+    seeds_table,
+    share,
+    summarise,
+    table,
+)
+from deepeyes_lite.policies import ScriptedPolicy
+from deepeyes_lite.rollout import rollout
+from deepeyes_lite.tinyworld.dataset import held_out
+from deepeyes_lite.trajectories import Trajectory, Turn, read_jsonl
+
+CALL = "<think>?</think>" + prompts.tool_call({"bbox_2d": [100, 200, 300, 400]})
+
+
+# --- figures ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("k", "n", "low", "high"),
+    [
+        (80, 100, 0.7112, 0.8666),
+        (0, 10, 0.0, 0.2775),
+        (10, 10, 0.7225, 1.0),
+        (1, 2, 0.0945, 0.9055),
+    ],
+)
+def test_share_has_wilson_s_interval(k, n, low, high):
+    figure = share(k, n)
+    assert (figure["mean"], figure["n"]) == (k / n, n)
+    assert (figure["low"], figure["high"]) == pytest.approx((low, high), abs=1e-4)
+
+
+def test_a_share_lies_in_its_interval_and_the_interval_in_0_to_1():
+    for n in range(1, 400):
+        for k in {0, 1, n // 2, n - 1, n}:
+            figure = share(k, n)
+            assert 0 <= figure["low"] <= figure["mean"] <= figure["high"] <= 1
+
+
+def test_average_has_a_bootstrap_interval_that_narrows():
+    rng = np.random.default_rng(0)
+    few, many = (average(rng.normal(5, 1, n).tolist()) for n in (25, 2500))
+    for figure, n in ((few, 25), (many, 2500)):
+        assert figure["low"] < figure["mean"] < figure["high"] and figure["n"] == n
+        width = figure["high"] - figure["low"]
+        assert width == pytest.approx(2 * 1.96 / math.sqrt(n), rel=0.4)
+    assert many["low"] < 5 < many["high"]
+    assert average([1.0, 2.0, 4.0]) == average([1.0, 2.0, 4.0])
+    assert average([3.0]) == {"mean": 3.0, "low": 3.0, "high": 3.0, "n": 1}
+
+
+@pytest.mark.parametrize("figure", [share(0, 0), average([])])
+def test_a_figure_of_nothing_is_unknown(figure):
+    assert figure["n"] == 0 and all(math.isnan(figure[k]) for k in ("mean", "low", "high"))
+    assert interval(figure) == "-"
+
+
+def episode(number=0, correct=False, legible=0, boxes=(), formed=True, targets=((0, 0, 10, 10),)):
+    return Trajectory(
+        sample={"id": f"test-{number}", "legible": legible, "boxes_px": list(targets)},
+        turns=[Turn("x", list(boxes))],
+        correct=correct,
+        well_formed=formed,
+    )
+
+
+def test_summary_of_a_condition():
+    hit, miss = (0, 0, 10, 10), (50, 50, 60, 60)
+    figures = summarise(
+        [
+            episode(correct=True, legible=1),
+            episode(correct=False, legible=1, boxes=[hit]),
+            episode(correct=True, legible=0, boxes=[miss, hit]),
+            episode(correct=False, legible=0, formed=False),
+            episode(correct=True, legible=-1, boxes=[miss], targets=()),
+        ]
+    )
+    means = {
+        "accuracy": (3 / 5, 5),
+        "accuracy_legible": (1 / 2, 2),
+        "accuracy_illegible": (1 / 2, 2),
+        "call_rate": (3 / 5, 5),
+        "call_rate_legible": (1 / 2, 2),
+        "call_rate_illegible": (1 / 2, 2),
+        "p_zoom": (2 / 3, 3),
+        "p_zoom_legible": (0.0, 1),
+        "p_zoom_illegible": (1.0, 1),
+        "p_direct": (1 / 2, 2),
+        "p_direct_legible": (1.0, 1),
+        "p_direct_illegible": (0.0, 1),
+        "format": (4 / 5, 5),
+        "calls_per_episode": (4 / 5, 5),
+        "call_iou": (2 / 3, 3),  # every answered call where the target is known
+    }
+    assert {k: (v["mean"], v["n"]) for k, v in figures.items()} == {
+        k: (pytest.approx(mean), n) for k, (mean, n) in means.items()
+    }
+
+
+def test_equal_conditions_do_not_differ():
+    rows = [episode(i, correct=i % 2 == 0) for i in range(20)]
+    figure = paired_difference(rows, rows)
+    assert (figure["mean"], figure["low"], figure["high"], figure["p"]) == (0, 0, 0, 1)
+
+
+def test_a_clear_difference_is_seen_and_has_its_sign():
+    worse = [episode(i, correct=i < 10) for i in range(60)]
+    better = [episode(i, correct=i < 40) for i in range(60)]
+    gain, loss = paired_difference(worse, better), paired_difference(better, worse)
+    assert gain["mean"] == pytest.approx(0.5) == -loss["mean"]
+    assert gain["low"] > 0.3 and gain["p"] < 0.01 and loss["p"] < 0.01
+
+
+def test_a_difference_by_chance_is_not_significant():
+    rng = np.random.default_rng(1)
+    a, b = ([episode(i, correct=rng.random() < 0.5) for i in range(60)] for _ in range(2))
+    assert paired_difference(a, b)["p"] > 0.05
+
+
+@pytest.mark.parametrize(
+    ("a", "b"), [([0, 1], [1, 0]), ([0, 1], [0]), ([0], [0, 1]), ([0, 1], [0, 2])]
+)
+def test_other_samples_cannot_be_paired(a, b):
+    a, b = ([episode(i) for i in numbers] for numbers in (a, b))
+    with pytest.raises(ValueError, match="the same samples in the same order"):
+        paired_difference(a, b)
+
+
+# --- a run's evaluation -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def scripted(monkeypatch, processor):
+    """Policies of every condition are scripts; a list of the conditions that were rolled out."""
+    done = []
+
+    def fake(rows, policy, tool, seed):
+        truths = {row["id"]: row["answer"] for row in rows}
+        done.append(tool)
+        weights = "trained" if tool != "on" or "on" in done[:-1] else "base"
+        script = {
+            id_: [prompts.answer("!", truth if i % 2 else "?")]
+            if weights == "base" or tool == "off"
+            else [CALL, prompts.answer("!", truth)]
+            for i, (id_, truth) in enumerate(truths.items())
+        }
+        policy = ScriptedPolicy(processor, script)
+        return rollout(rows, policy, tool=tool, seed=seed, progress=False)
+
+    monkeypatch.setattr(evaluation, "rollout", fake)
+    return done
+
+
+@pytest.fixture
+def run(finished_run, tmp_path):
+    return shutil.copytree(finished_run, tmp_path / "run")
+
+
+FILES = [
+    "base.jsonl",
+    "trained.jsonl",
+    "trained-tool-off.jsonl",
+    "trained-blank-crops.jsonl",
+    "trained-other-crops.jsonl",
+]
+
+
+def test_every_condition_is_evaluated_on_the_same_scenes(run, scripted):
+    report = evaluate_run(run, n=6)
+    assert scripted == ["on", "on", "off", "blank", "other"]
+    assert json.loads((run / "evaluation.json").read_text()).keys() == report.keys()
+    assert list(report["conditions"]) == list(CONDITIONS)
+    for name in FILES:
+        episodes = read_jsonl(run / "trajectories" / name)
+        assert [t.sample["id"] for t in episodes] == [f"test-{i}" for i in range(6)]
+    means = {name: f["accuracy"]["mean"] for name, f in report["conditions"].items()}
+    assert means == dict(zip(CONDITIONS, (0.5, 1.0, 0.5, 1.0, 1.0)))
+    assert report["conditions"]["trained"]["call_rate"]["mean"] == 1.0
+    with (run / "episodes.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["condition"] for row in rows] == [name for name in CONDITIONS for _ in range(6)]
+    assert [row["id"] for row in rows] == [f"test-{i}" for i in range(6)] * len(CONDITIONS)
+    legible = [str(value) for value in held_out(6)["legible"]]
+    assert [row["legible"] for row in rows] == legible * len(CONDITIONS)
+    assert [row["correct"] for row in rows[:12]] == ["0", "1"] * 3 + ["1"] * 6
+    assert (
+        {row["calls"] for row in rows[:6]} == {"0"} == {row["best_iou"] or "0" for row in rows[:6]}
+    )
+    assert all(row["calls"] == "1" and 0 <= float(row["best_iou"]) <= 1 for row in rows[6:12])
+    pairs = report["paired_accuracy"]
+    assert list(pairs) == [f"{name} minus base" for name in list(CONDITIONS)[1:]]
+    assert pairs["trained minus base"]["mean"] == 0.5
+    assert not list(run.rglob("*.tmp"))
+
+
+def test_a_killed_evaluation_goes_on(run, scripted):
+    whole = evaluate_run(run, n=4)
+    (run / "evaluation.json").unlink()
+    (run / "trajectories" / "trained-blank-crops.jsonl").unlink()
+    (run / "trajectories" / "trained-tool-off.jsonl.tmp").write_text("{half")
+    again = evaluate_run(run, n=4)
+    assert scripted == ["on", "on", "off", "blank", "other", "blank"]
+    assert repr(again) == repr(whole)
+    assert repr(evaluate_run(run, n=4)) == repr(whole) and len(scripted) == 6
+
+
+def test_one_scene_is_too_few(run, scripted):
+    with pytest.raises(ValueError, match="n is at least 2.*got 1"):
+        evaluate_run(run, n=1)
+    assert scripted == []
+
+
+def test_trajectories_of_other_scenes_are_made_anew(run, scripted):
+    evaluate_run(run, n=4)
+    report = evaluate_run(run, n=5)
+    assert len(scripted) == 10 and report["samples"] == 5
+    assert report["conditions"]["base"]["accuracy"]["n"] == 5
+
+
+def test_a_broken_file_of_trajectories_is_named(run, scripted):
+    evaluate_run(run, n=2)
+    path = run / "trajectories" / "trained.jsonl"
+    path.write_text(path.read_text() + "{\n")
+    with pytest.raises(ValueError, match="trained.jsonl, line 3: not an episode"):
+        evaluate_run(run, n=2)
+
+
+def test_an_arm_without_a_tool_is_asked_without_one(run, monkeypatch):
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps({**config, "arm": "text_only"}))
+    asked = []
+
+    def watched(rows, policy, tool, seed):
+        asked.append((policy.tools is not None, tool))
+        return rollout(rows, policy, tool, seed, progress=False)
+
+    monkeypatch.setattr(evaluation, "rollout", watched)
+    report = evaluate_run(run, n=2)
+    assert asked == [(True, "on"), (False, "off")]
+    assert list(report["conditions"]) == ["base", "trained"]
+    assert table(report).count("\n") == 3
+
+
+def test_random_weights_go_through_every_condition(run):
+    report = evaluate_run(run, n=2)
+    assert all(f["accuracy"]["n"] == 2 for f in report["conditions"].values())
+    assert table(report).count("\n") == 6
+
+
+def test_a_folder_without_a_finished_run_is_refused_before_anything_is_rolled_out(
+    run, scripted, tmp_path
+):
+    with pytest.raises(FileNotFoundError, match="no config.json in .*start a run with"):
+        evaluate_run(tmp_path, n=2)
+    shutil.rmtree(run / "adapter")
+    with pytest.raises(FileNotFoundError, match="no adapter in .*finish the run with"):
+        evaluate_run(run, n=2)
+    assert scripted == []
+
+
+def test_held_out_scenes_are_the_first_of_the_test_split():
+    assert held_out(3)["id"][:] == ["test-0", "test-1", "test-2"]
+    assert held_out(2)[0] == held_out(5)[0]
+    assert set(held_out(4, legible_share=1.0)["legible"]) == {1}
+
+
+# --- tables -------------------------------------------------------------------------------------
+
+
+def test_the_table_has_a_line_for_every_condition(run, scripted):
+    lines = table(evaluate_run(run, n=6)).splitlines()
+    assert len(lines) == 7 and "illegible" in lines[0]
+    for line, name in zip(lines[1:6], CONDITIONS):
+        assert line.startswith(name)
+    assert "50 % [19, 81]" in lines[1] and lines[1].endswith("-")  # no call, so no IoU
+    assert "100 % [61, 100]" in lines[2] and "1.00" in lines[2]
+    assert lines[6].startswith("6 held-out scenes; 95 % intervals")
+    assert len({len(line) for line in lines[:6]}) == 1
+
+
+def test_the_table_of_seeds_has_a_row_for_every_seed(run, scripted, tmp_path):
+    evaluate_run(run, n=6)
+    other = shutil.copytree(run, tmp_path / "other")
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps({**config, "seed": 7}))
+    head, rule, *rows = seeds_table([run, other]).splitlines()
+    assert [row[:4] for row in rows] == [f"| {config['seed']} ", "| 7 "]
+    assert head.count("|") == rule.count("|") == rows[0].count("|")
+    assert "0.00 → 1.00" in rows[0] and rows[0].endswith("0.0 min |")

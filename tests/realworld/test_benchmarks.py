@@ -1,0 +1,344 @@
+"""benchmarks.py: a policy that knows nothing scores what it should, and nothing is lost to a kill."""
+
+import json
+import math
+import random
+import re
+
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+from deepeyes_lite import prompts
+from deepeyes_lite.__main__ import main
+from deepeyes_lite.boxes import px_to_1000
+from deepeyes_lite.data import build
+from deepeyes_lite.policies import Policy, ScriptedPolicy
+from deepeyes_lite.realworld.benchmarks import (
+    CELLS,
+    asked,
+    benchmark,
+    compare,
+    difference,
+    summarise,
+    table,
+)
+from deepeyes_lite.realworld.images import encode
+from deepeyes_lite.realworld.published import PUBLISHED
+from deepeyes_lite.realworld.published import table as published_table
+from deepeyes_lite.tinyworld.dataset import tiny_world
+from deepeyes_lite.verifiers import LETTERS, split_options, with_options
+
+COLOURS = ["red", "green", "blue", "white"]
+BOX = [8.0, 8.0, 40.0, 40.0]
+
+
+def questions(n=12, images=None, source="V* Bench"):
+    """Multiple choice as V* Bench has it: the first option is the right one."""
+
+    def sample(i):
+        image = Image.new("RGB", (64, 64))
+        ImageDraw.Draw(image).point((i % (images or n), 0), fill="white")
+        options = [COLOURS[i % 4], *(c for c in COLOURS if c != COLOURS[i % 4])]
+        return {
+            "id": f"q{i}",
+            "image": {"bytes": encode(image, "PNG"), "path": None},
+            "question": with_options("What colour is the flag?", options),
+            "answer": "A",
+            "boxes_px": [BOX],
+            "kind": ("direct_attributes", "relative_position")[i % 2],
+            "legible": -1,
+            "source": source,
+            "options": options,
+            "verifier": "choice",
+        }
+
+    return build(sample(i) for i in range(n))
+
+
+class Stub(Policy):
+    """Answers by a function of the row and of whether it has seen a crop; zooms first if it may."""
+
+    def __init__(self, processor, answer, zoom=True, tools=True, dies_after=None):
+        super().__init__(processor, tools)
+        self.answer, self.zoom, self.dies_after, self.asked = answer, zoom, dies_after, 0
+
+    def reply(self, trajectories, allow_calls=True):
+        replies = []
+        for t in trajectories:
+            if self.dies_after is not None and self.asked >= self.dies_after:
+                raise KeyboardInterrupt
+            self.asked += 1
+            if self.zoom and allow_calls and not t.turns:
+                box = [round(v) for v in px_to_1000(tuple(BOX), t.images[0].size)]
+                text = "<think>?</think>" + prompts.tool_call({"bbox_2d": box})
+            else:
+                text = prompts.answer("!", self.answer(t))
+            ids = self.tokenizer(text + prompts.TURN_END, add_special_tokens=False)["input_ids"]
+            replies.append(ids)
+        return replies
+
+
+def always_a(t):
+    return "A"
+
+
+def from_the_crop(t):
+    """Right if it has seen a crop that is not grey."""
+    crop = t.images[-1].getpixel((0, 0)) if t.called else None
+    return t.sample["answer"] if crop not in (None, (128, 128, 128)) else "none"
+
+
+def luck(t):
+    return t.sample["answer"] if torch.rand(()) < 0.5 else "?"
+
+
+def accuracy(report, cell="shuffled, tool on"):
+    return report["cells"][cell]["accuracy"]["all"]["mean"]
+
+
+# --- the order of the options -------------------------------------------------------------------
+
+
+def test_a_shuffled_question_has_the_same_options_and_another_right_letter():
+    rows = questions(40)
+    letters = []
+    for row in rows:
+        new = asked(row, "shuffled", seed=0)
+        stem, options = split_options(new["question"])
+        assert (stem, sorted(options)) == ("What colour is the flag?", sorted(COLOURS))
+        assert options == new["options"]
+        assert options[LETTERS.index(new["answer"])] == row["options"][0]
+        letters.append(new["answer"])
+        assert asked(row, "shuffled", seed=0) == new and asked(row, "listed", seed=0) == row
+    assert all(letters.count(letter) >= 3 for letter in "ABCD")
+    assert [asked(row, "shuffled", seed=1)["answer"] for row in rows] != letters
+
+
+def test_options_that_look_like_markup_of_options_are_moved_whole():
+    options = ["A. B. C", "x\nB. y", ""]
+    question = with_options("Which?\nA. one", options)
+    row = {"id": "1", "question": question, "answer": "B", "options": options}
+    new = asked(row, "shuffled", seed=3)
+    assert new["question"] == with_options("Which?\nA. one", new["options"])
+    assert sorted(new["options"]) == sorted(options)
+    assert new["options"][LETTERS.index(new["answer"])] == "x\nB. y"
+
+
+def test_an_answer_by_its_text_stays():
+    row = {**questions(1)[0], "answer": "red"}
+    assert asked(row, "shuffled", seed=1)["answer"] == "red"
+
+
+# --- what a benchmark finds ---------------------------------------------------------------------
+
+
+def test_a_policy_that_says_a_is_found_out(processor, tmp_path):
+    report = benchmark(questions(24), Stub(processor, always_a), tmp_path, progress=False)
+    assert accuracy(report, "listed, tool on") == 1.0
+    assert accuracy(report) < 0.6
+    gap = report["paired_accuracy"]["shuffled, tool on minus listed, tool on"]
+    assert gap["mean"] < 0 and gap["p"] < 0.01
+    assert list(report["cells"]) == [f"{order}, tool {tool}" for order, tool in CELLS]
+
+
+def test_a_policy_that_reads_the_crop_needs_it(processor, tmp_path):
+    report = benchmark(questions(12), Stub(processor, from_the_crop), tmp_path, progress=False)
+    assert accuracy(report) == accuracy(report, "listed, tool on") == 1.0
+    assert accuracy(report, "shuffled, tool off") == accuracy(report, "shuffled, tool blank") == 0.0
+    on, off = (report["cells"][f"shuffled, tool {tool}"] for tool in ("on", "off"))
+    assert set(on["accuracy"]) == {"all", "direct_attributes", "relative_position"}
+    assert (on["accuracy"]["direct_attributes"]["n"], on["accuracy"]["all"]["n"]) == (6, 12)
+    assert (on["call_rate"]["mean"], on["valid_calls"]["mean"]) == (1.0, 1.0)
+    assert on["call_iou"]["mean"] == pytest.approx(1.0, abs=0.02)
+    assert off["call_rate"]["mean"] == 0.0 and math.isnan(off["call_iou"]["mean"])
+    text = table(report)
+    assert "shuffled, tool blank" in text and "12 questions of V* Bench; accuracy" in text
+    ours, theirs = text.split("\n\n")
+    assert "90.1" in theirs and "90.1" not in ours and "Their protocols are not ours" in theirs
+
+
+def test_a_policy_without_tool_is_asked_without(processor, tmp_path):
+    policy = Stub(processor, always_a, tools=False)
+    report = benchmark(questions(4), policy, tmp_path, progress=False)
+    assert list(report["cells"]) == ["shuffled, tool off", "listed, tool off"]
+
+
+def test_questions_without_options_are_asked_as_listed(processor, tmp_path):
+    script = [prompts.answer("!", "K")]
+    report = benchmark(
+        tiny_world("test", 4), ScriptedPolicy(processor, script), tmp_path, progress=False
+    )
+    assert list(report["cells"]) == ["listed, tool on", "listed, tool off", "listed, tool blank"]
+    assert "\n\n" not in table(report)  # nothing was published about them
+
+
+def test_a_judge_decides_what_the_rules_cannot(processor, tmp_path):
+    policy = Stub(processor, lambda t: "something else")
+    report = benchmark(questions(4), policy, tmp_path, judge=lambda *asked: True, progress=False)
+    assert accuracy(report) == 1.0
+
+
+def test_k_answers_are_kept_and_averaged(processor, tmp_path):
+    torch.manual_seed(0)
+    report = benchmark(
+        questions(10), Stub(processor, luck, zoom=False), tmp_path, k=4, progress=False
+    )
+    head, lines = (tmp_path / "shuffled-on.jsonl").read_text().split("\n", 1)
+    assert json.loads(head) == {"order": "shuffled", "tool": "on", "k": 4, "seed": 0}
+    lines = [json.loads(line) for line in lines.splitlines()]
+    assert [len(line["episodes"]) for line in lines] == [4] * 10
+    right = [e["correct"] for line in lines for e in line["episodes"]]
+    found = report["cells"]["shuffled, tool on"]["accuracy"]["all"]
+    assert found["mean"] == pytest.approx(sum(right) / 40) and found["n"] == 40
+    assert found["low"] < found["mean"] < found["high"]
+    assert "Avg@4" in table(report)
+    assert set(lines[0]["episodes"][0]) >= {"answer", "turns", "attempts", "boxes_px"}
+
+
+@pytest.mark.parametrize("dies_after", [0, 5, 13, 30])
+def test_a_killed_benchmark_ends_where_the_undisturbed_one_ends(processor, tmp_path, dies_after):
+    rows = questions(10)
+    whole = benchmark(rows, Stub(processor, luck), tmp_path / "a", batch_size=4, progress=False)
+    with pytest.raises(KeyboardInterrupt):
+        policy = Stub(processor, luck, dies_after=dies_after)
+        benchmark(rows, policy, tmp_path / "b", batch_size=4, progress=False)
+    assert not (tmp_path / "b" / "benchmark.json").exists()
+    policy = Stub(processor, luck)
+    again = benchmark(rows, policy, tmp_path / "b", batch_size=4, progress=False)
+    assert json.dumps(again) == json.dumps(whole)
+    for path in (tmp_path / "a").iterdir():
+        assert (tmp_path / "b" / path.name).read_text() == path.read_text()
+    done = Stub(processor, luck, dies_after=0)
+    assert json.dumps(benchmark(rows, done, tmp_path / "b", progress=False)) == json.dumps(whole)
+
+
+def test_records_of_another_benchmark_are_refused(processor, tmp_path):
+    policy = Stub(processor, always_a)
+    benchmark(questions(4), policy, tmp_path, progress=False)
+    for change in ({"seed": 1}, {"k": 2}):
+        with pytest.raises(ValueError, match="holds another measurement"):
+            benchmark(questions(4), policy, tmp_path, progress=False, **change)
+    with pytest.raises(ValueError, match="k is at least 1"):
+        benchmark(questions(4), policy, tmp_path / "b", k=0)
+
+
+# --- figures ------------------------------------------------------------------------------------
+
+
+def line(image, corrects, id="q", calls=0):
+    episode = {"well_formed": True, "attempts": 2 * calls, "boxes_px": [BOX] * calls, "ious": []}
+    episodes = [{**episode, "correct": bool(c), "answer": "A", "turns": []} for c in corrects]
+    return {"id": id, "kind": "k", "image": image, "question": "?", "episodes": episodes}
+
+
+def test_four_copies_of_a_question_are_one_observation():
+    rng = random.Random(0)
+    right = [rng.random() < 0.8 for _ in range(50)]
+    alone = summarise([line(str(i), [r]) for i, r in enumerate(right)])["accuracy"]["all"]
+    copied = [line(str(i), [r]) for i, r in enumerate(right) for _ in range(4)]
+    same = summarise(copied)["accuracy"]["all"]
+    assert same["mean"] == pytest.approx(alone["mean"]) and same["n"] == 200
+    # Not half as wide, as four times as many independent questions would make it.
+    assert same["high"] - same["low"] > 0.8 * (alone["high"] - alone["low"])
+
+
+def test_valid_calls_are_a_share_of_attempts():
+    found = summarise([line("a", [1], calls=3), line("b", [0], calls=1), line("c", [0])])
+    assert found["valid_calls"]["mean"] == 0.5 and found["valid_calls"]["n"] == 8
+    assert found["call_rate"]["mean"] == pytest.approx(2 / 3)
+    assert found["calls_per_episode"]["mean"] == pytest.approx(4 / 3)
+
+
+def test_a_difference_is_paired_by_image():
+    a = [line(str(i // 4), [0], id=str(i)) for i in range(40)]
+    b = [line(str(i // 4), [1], id=str(i)) for i in range(40)]
+    found = difference(a, b)
+    assert (found["mean"], found["n"]) == (1.0, 10)
+    with pytest.raises(ValueError, match="same questions"):
+        difference(a, b[1:])
+
+
+def test_two_runs_are_compared_where_they_were_asked_the_same(processor, tmp_path):
+    rows = questions(12)
+    for name, policy, seed in (
+        ("a", Stub(processor, always_a), 0),
+        ("b", Stub(processor, from_the_crop), 0),
+        ("c", Stub(processor, always_a), 1),
+    ):
+        benchmark(rows, policy, tmp_path / name, seed=seed, progress=False)
+    found = compare(tmp_path / "b", tmp_path / "a")
+    assert set(found) == {f"{order}, tool {tool}" for order, tool in CELLS}
+    assert found["shuffled, tool on"]["mean"] > 0.3
+    assert found["listed, tool on"]["mean"] == 0.0
+    with pytest.raises(ValueError, match="not asked the same"):
+        compare(tmp_path / "c", tmp_path / "a")
+    with pytest.raises(ValueError, match="no record in common"):
+        compare(tmp_path / "a", tmp_path / "nowhere")
+
+
+# --- published figures --------------------------------------------------------------------------
+
+
+def test_every_published_figure_has_protocol_source_and_mark():
+    for figure in PUBLISHED:
+        assert re.search(r"\d\d\.\d", figure.percent) and figure.mark in ("P", "S")
+        assert figure.protocol and figure.where
+    assert len(set(PUBLISHED)) == len(PUBLISHED)
+    assert published_table({"tiny-world"}) == ""
+    assert "HR-Bench 8K" not in published_table({"HR-Bench 4K"})
+
+
+# --- the command --------------------------------------------------------------------------------
+
+
+def test_the_command_asks_and_compares(random_eyes, tmp_path, capsys):
+    questions(3).save_to_disk(tmp_path / "set")
+    arguments = ["benchmark", "--data", str(tmp_path / "set"), "--model", str(random_eyes)]
+    one, two = (str(tmp_path / name) for name in ("one", "two"))
+    assert main([*arguments, "--out", one]) == 0
+    assert "3 questions of V* Bench" in capsys.readouterr().out
+    assert main([*arguments, "--out", two, "--no-tool", "--against", one]) == 0
+    assert "shuffled, tool off: +0.0" in capsys.readouterr().out
+    assert main([*arguments, "--out", one, "--seed", "1"]) == 1
+    assert "holds another run" in capsys.readouterr().err
+    assert main([*arguments, "--out", str(tmp_path / "x"), "--k", "2", "--temperature", "0"]) == 1
+    assert "all k answers are one" in capsys.readouterr().err
+
+
+def test_the_command_asks_a_served_model_and_a_judge(faulty, tmp_path, capsys):
+    """The served one says K, which is no option: the rules cannot tell, so the judge is asked."""
+    rows = questions(3)
+    rows.save_to_disk(tmp_path / "set")
+    out = tmp_path / "served"
+    arguments = ["benchmark", "--data", str(tmp_path / "set"), "--out", str(out)]
+    served = ["--endpoint", f"{faulty}/parsed/v1", "--model", "m"]
+    judge = ["--judge", f"{faulty}/judge/v1", "--judge-model", "j"]
+    assert main([*arguments, *served, *judge]) == 0
+    text = capsys.readouterr().out
+    assert "3 questions of V* Bench" in text and "0 undecided, counted wrong" in text
+    assert json.loads((out / "config.json").read_text())["judge"] == "j"
+    keys = {json.loads(line)["key"] for line in (out / "judge.jsonl").read_text().splitlines()}
+    shown = [asked(row, order, 0) for row in rows for order in ("shuffled", "listed")]
+    assert len(keys) == len({(row["question"], row["answer"]) for row in shown})
+    assert main([*arguments, *served, *judge]) == 0  # nothing is left to ask
+    assert "j judged 0 answers" in capsys.readouterr().out
+    assert main([*arguments, *served]) == 1
+    assert "holds another run" in capsys.readouterr().err
+    arguments[-1] = str(tmp_path / "plain")
+    assert main([*arguments, *served, "--no-tool"]) == 0
+    text = capsys.readouterr().out
+    assert "listed, tool off" in text and "tool on" not in text and "undecided" not in text
+
+
+def test_a_benchmark_of_a_served_model_goes_on_where_it_was_refused(faulty, tmp_path, capsys):
+    questions(3).save_to_disk(tmp_path / "set")
+    arguments = ["benchmark", "--data", str(tmp_path / "set"), "--out", str(tmp_path / "out")]
+    arguments += ["--endpoint", f"{faulty}/halts/v1", "--model", "m", "--no-tool"]
+    assert main(arguments) == 1  # the fourth request is refused
+    assert "no credit left" in capsys.readouterr().err
+    kept = (tmp_path / "out" / "shuffled-off.jsonl").read_text()
+    assert kept.count("\n") == 4  # settings and three questions
+    assert main(arguments) == 0
+    assert "listed, tool off" in capsys.readouterr().out
+    assert (tmp_path / "out" / "shuffled-off.jsonl").read_text() == kept

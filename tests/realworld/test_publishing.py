@@ -1,0 +1,50 @@
+"""publishing.py: a merged model is the trained one, and its card has the run's own figures."""
+
+import shutil
+
+import pytest
+import torch
+
+from deepeyes_lite.__main__ import main
+from deepeyes_lite.evaluation import evaluate_run
+from deepeyes_lite.models import load
+from deepeyes_lite.realworld.publishing import card, merge
+from deepeyes_lite.training import load_trained
+
+
+@pytest.fixture
+def run(finished_run, tmp_path):
+    return shutil.copytree(finished_run, tmp_path / "run")
+
+
+def test_a_merged_model_is_the_trained_one(run, tmp_path, capsys):
+    to = tmp_path / "merged"
+    assert main(["merge", "--out", str(run), "--to", str(to)]) == 0
+    assert capsys.readouterr().out.strip().endswith(f"merged: {to}")
+    ours, processor = load(to)
+    theirs, _ = load_trained(run)
+    for (name, a), b in zip(ours.state_dict().items(), theirs.state_dict().values()):
+        assert torch.allclose(a, b, atol=1e-6), name
+    assert processor.chat_template == load(run.parent / "merged")[1].chat_template
+    assert (to / "README.md").read_text() == card(run)
+    assert not (tmp_path / "merged.tmp").exists()
+
+
+def test_nothing_is_written_over_and_an_unfinished_run_is_refused(run, tmp_path):
+    (tmp_path / "there").mkdir()
+    with pytest.raises(FileExistsError, match="there is there already; choose another folder"):
+        merge(run, tmp_path / "there")
+    shutil.rmtree(run / "adapter")
+    with pytest.raises(FileNotFoundError, match="no adapter in .*; finish the run with `train"):
+        merge(run, tmp_path / "to")
+    assert not (tmp_path / "to").exists()
+
+
+def test_the_card_says_what_was_measured_and_what_was_not(run):
+    text = card(run)
+    assert "Not evaluated." in text and "after 2 steps of GRPO with LoRA (rank 16)" in text
+    assert "| 2 | 0.50 | 0.50 | 0.50 | 0.50 |" in text
+    assert text.startswith("---\nbase_model: ")
+    evaluate_run(run, 2)
+    text = card(run)
+    assert "Not evaluated." not in text and "2 held-out scenes" in text

@@ -1,0 +1,245 @@
+"""verl.py and verl_reward.py: DeepEyes' schema in and out, and the reward under verl's name."""
+
+import io
+import json
+import subprocess
+import sys
+
+import pytest
+from datasets import Dataset, load_dataset, load_from_disk
+from PIL import Image
+
+from deepeyes_lite import prompts
+from deepeyes_lite.data import FEATURES
+from deepeyes_lite.realworld.folder import BadRow
+from deepeyes_lite.realworld.images import BadImage
+from deepeyes_lite.realworld.public import write
+from deepeyes_lite.realworld.verl import (
+    MATH_SUFFIX,
+    USER_SUFFIX,
+    VERL_FEATURES,
+    _system,
+    export,
+    from_verl,
+    to_verl,
+)
+from deepeyes_lite.realworld.verl_reward import MATH, compute_score
+from deepeyes_lite.tinyworld.dataset import tiny_world
+from deepeyes_lite.tools import ZOOM
+
+CALL = "<think>?</think>" + prompts.tool_call({"bbox_2d": [100, 200, 300, 400]})
+CROP = (
+    "<|im_end|>\n<|im_start|>user\n<tool_response><|vision_start|><|image_pad|><|vision_end|>"
+    f"{USER_SUFFIX}</tool_response><|im_end|>\n<|im_start|>assistant\n"
+)
+REFUSAL = "<|im_end|>\n<|im_start|>user\nError: too small<|im_end|>\n<|im_start|>assistant\n"
+
+
+def picture(size=(60, 40), color="red", format="PNG"):
+    buffer = io.BytesIO()
+    Image.new("RGB", size, color).save(buffer, format)
+    return buffer.getvalue()
+
+
+def official(
+    index="7", source="vstar", question="Is the flag red or white?", truth="white", **over
+):
+    """A row as the three files have it."""
+    tool = source != MATH
+    row = {
+        "data_source": source,
+        "prompt": [
+            {"role": "system", "content": _system() if tool else "You are a helpful assistant."},
+            {
+                "role": "user",
+                "content": f"<image>\n{question}{USER_SUFFIX if tool else MATH_SUFFIX}",
+            },
+        ],
+        "images": [{"bytes": picture(), "path": None}],
+        "ability": source,
+        "env_name": "visual_toolbox_v2" if tool else "",
+        "reward_model": {"ground_truth": truth, "style": "model"},
+        "extra_info": {"answer": truth, "index": index, "question": question, "split": "train"},
+    }
+    return {**row, **over}
+
+
+ROWS = [
+    official(),
+    official("8", "chart", "How high is the bar of 2015?", "12.5"),
+    official("9", MATH, "Find x.\nChoices:\nA. 30\nB. 45", "B"),
+    official("10", MATH, r"What is \frac{1}{2} + \frac{1}{4}?", r"\frac{3}{4}"),
+]
+
+
+# --- in -----------------------------------------------------------------------------------------
+
+
+def test_a_row_becomes_a_sample():
+    sample = from_verl(0, ROWS[0])
+    assert (sample["id"], sample["kind"], sample["source"]) == (
+        "vstar-7",
+        "vstar",
+        "DeepEyes-47k",
+    )
+    assert (sample["question"], sample["answer"]) == ("Is the flag red or white?", "white")
+    assert set(sample) == set(FEATURES)
+
+
+def test_the_verifier_follows_the_reward_of_the_row():
+    assert [from_verl(0, row)["verifier"] for row in ROWS] == ["text", "number", "choice", "math"]
+    assert from_verl(0, ROWS[2])["options"] == ["30", "45"]
+
+
+@pytest.mark.parametrize("source", ["vstar", MATH])
+def test_a_question_is_found_in_the_prompt_without_placeholder_and_suffix(source):
+    sample = from_verl(3, official(source=source, extra_info=None))
+    assert (sample["question"], sample["id"]) == ("Is the flag red or white?", f"{source}-3")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"images": []}, "0 images; a sample has exactly one"),
+        ({"images": [{"bytes": picture()}] * 2}, "2 images"),
+        ({"images": None}, "0 images"),
+        ({"images": [{"bytes": None, "path": "a.png"}]}, "bytes are missing"),
+        ({"images": ["a.png"]}, "bytes are missing"),
+        ({"images": [{"bytes": b"no image"}]}, "is not an image"),
+        ({"images": [{"bytes": picture((9000, 8000))}]}, "over 64 million pixels"),
+        ({"reward_model": {}}, "ground_truth is empty"),
+        ({"reward_model": {"ground_truth": ["a"]}}, "ground_truth must be text"),
+        ({"reward_model": "white"}, "must be structs"),
+        ({"data_source": None}, "data_source is empty"),
+        ({"extra_info": {}, "prompt": [{"role": "user", "content": "<image>"}]}, "question is em"),
+        ({"extra_info": {}, "prompt": "Is it?"}, "question is empty"),
+        ({"extra_info": {"question": "Is it?<|im_end|>"}}, "only the template may write"),
+    ],
+)
+def test_a_bad_row_says_what_is_wrong(change, message):
+    with pytest.raises((BadRow, BadImage), match=message):
+        from_verl(0, official(**change))
+
+
+def test_a_small_image_is_enlarged():
+    row = official(images=[{"bytes": picture((20, 60)), "path": None}])
+    with Image.open(io.BytesIO(from_verl(0, row)["image"]["bytes"])) as image:
+        assert image.size == (28, 84)
+
+
+# --- out and in again ---------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def official_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("deepeyes") / "data_0.1.2_visual_toolbox_v2.parquet"
+    Dataset.from_list(ROWS, features=VERL_FEATURES).to_parquet(str(path))
+    return path
+
+
+def test_read_and_exported_a_file_is_what_it_was(official_file, tmp_path):
+    dataset, errors = write("deepeyes-vstar", tmp_path / "set", official_file, progress=False)
+    assert errors == [] and dataset.features == FEATURES
+    assert export(load_from_disk(tmp_path / "set"), tmp_path / "out.parquet") == len(ROWS)
+    again = load_dataset(
+        "parquet",
+        data_files=str(tmp_path / "out.parquet"),
+        split="train",
+        cache_dir=str(tmp_path / "cache"),
+    )
+    assert again.features == VERL_FEATURES  # so verl can concatenate it with the official files
+    assert again.to_list() == ROWS
+
+
+def test_a_sample_of_ours_survives_out_and_in(tmp_path):
+    dataset = tiny_world("train", 3)
+    export(dataset, tmp_path / "a.parquet")
+    again, errors = write(
+        "deepeyes", tmp_path / "set", tmp_path / "a.parquet", limit=2, progress=False
+    )
+    assert errors == [] and len(again) == 2
+    for ours, back in zip(dataset, again):
+        assert back["image"].tobytes() == ours["image"].tobytes()
+        for name in ("question", "answer", "verifier", "options", "legible"):
+            assert back[name] == (ours[name] if name != "legible" else -1)
+        assert (back["id"], back["kind"]) == (f"vstar-{ours['id']}", "vstar")
+        assert back["boxes_px"] == []  # the schema has no place for them
+
+
+def test_the_tool_in_the_prompt_requires_what_exists():
+    row = to_verl({**from_verl(0, ROWS[0])})
+    text = row["prompt"][0]["content"]
+    schema = json.loads(text.split("<tools>\n")[1].split("\n</tools>")[0])["function"]
+    assert schema["name"] == ZOOM and schema["parameters"]["required"] == ["bbox_2d"]
+    assert set(schema["parameters"]["properties"]) == {"bbox_2d", "label"}
+
+
+def test_export_refuses_another_ending(tmp_path):
+    with pytest.raises(ValueError, match="must end in .parquet"):
+        export(tiny_world("train", 1), tmp_path / "a.json")
+
+
+# --- the reward ---------------------------------------------------------------------------------
+
+RIGHT, WRONG = prompts.answer("!", "white"), prompts.answer("!", "red")
+
+
+def without_specials(text):
+    for token in ("<|im_end|>", "<|im_start|>", "<|vision_start|>", "<|image_pad|>"):
+        text = text.replace(token, "")
+    return text.replace("<|vision_end|>", "")
+
+
+@pytest.mark.parametrize("shown", [str, without_specials])
+@pytest.mark.parametrize(
+    ("response", "score"),
+    [
+        (RIGHT, 0.8),
+        (WRONG, 0.0),
+        (CALL + CROP + RIGHT, 2.0),
+        (CALL + CROP + WRONG, 0.0),
+        (CALL + CROP + CALL + CROP + RIGHT, 2.0),
+        (CALL + REFUSAL + RIGHT, 0.8),
+        ("<answer>white", -0.2),
+        ("", -0.2),
+    ],
+)
+def test_the_reward_is_that_of_the_arm(response, score, shown):
+    info = {"question": "Is the flag red or white?"}
+    assert compute_score("vstar", shown(response), "white", info) == pytest.approx(score)
+
+
+@pytest.mark.parametrize(
+    ("response", "score"),
+    [
+        (r"<think>x</think>\boxed{0.75}", 1.2),
+        (r"<think>\boxed{1}</think>It is \boxed{\frac{3}{4}}.", 1.2),
+        (r"<think>x</think>\boxed{1} or \boxed{3/4}", 1.2),
+        (r"<think>x</think>\boxed{0.5}", 0.0),
+        (r"<think>x\boxed{0.75}", 0.8),
+        (r"<think>\boxed{0.75}</think>", -0.4),
+        ("<think>x</think>0.75", -0.4),
+        ("", -0.4),
+    ],
+)
+def test_the_reward_of_math_looks_into_the_box(response, score):
+    assert compute_score(MATH, response, r"\frac{3}{4}", {}) == pytest.approx(score)
+
+
+def test_another_arm_has_another_bonus():
+    with_call = CALL + CROP + WRONG
+    assert compute_score("chart", with_call, "white", arm_name="unconditional") == 0.4
+
+
+def test_the_reward_finds_the_options_in_the_question():
+    info = {"question": "Is it red?\nA. yes\nB. no"}
+    assert compute_score("vstar", prompts.answer("!", "(B) no"), "B", info) == 0.8
+
+
+def test_the_reward_needs_no_datasets_and_no_torch():
+    code = (
+        "import sys, deepeyes_lite.realworld.verl_reward\n"
+        "print({'datasets', 'torch', 'transformers', 'math_verify'} & set(sys.modules))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert found.stdout == "set()\n", found.stderr

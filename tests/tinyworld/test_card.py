@@ -1,0 +1,137 @@
+"""card.py: what the card measures, and where it writes it."""
+
+import json
+import math
+
+import pytest
+
+from deepeyes_lite.evaluation import average, share
+from deepeyes_lite.policies import ScriptedPolicy
+from deepeyes_lite.tinyworld.dataset import tiny_world
+from deepeyes_lite.tinyworld.pretraining import card
+from deepeyes_lite.tinyworld.pretraining.card import (
+    MARK,
+    _name,
+    _target_crop,
+    grounding,
+    measure,
+    table,
+)
+from deepeyes_lite.tinyworld.pretraining.lessons import readable
+from deepeyes_lite.tinyworld.questions import KINDS
+from deepeyes_lite.tinyworld.scenes import draw_scene
+from deepeyes_lite.trajectories import Trajectory, Turn
+
+FIGURES = {
+    "scenes": 4,
+    "split": "validation",
+    "crop_reading": share(3, 4),
+    "grounding_iou": average([0.5, 0.7]),
+    "view_reading_legible": share(2, 2),
+    "view_reading_illegible": share(0, 2),
+    "rollout": {
+        **{name: share(1, 4) for name in ("format", "call_rate")},
+        **{
+            name + half: share(1, 2)
+            for name in ("accuracy", "p_zoom", "p_direct")
+            for half in ("", "_legible", "_illegible")
+        },
+        "call_iou": average([]),
+    },
+    "kinds": {kind: dict.fromkeys(("view", "shown", "rollout"), share(1, 2)) for kind in KINDS},
+}
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return list(tiny_world("validation", 40))
+
+
+def test_the_question_is_read_for_its_object(rows):
+    for index, row in enumerate(rows):
+        scene = draw_scene("validation", index)
+        (target,) = (o for o in scene.objects if list(o.box_px) == row["boxes_px"][0])
+        assert _name(row) == target.name
+
+
+def test_the_crop_to_be_read_shows_the_letter(rows):
+    for index, row in enumerate(rows):
+        scene = draw_scene("validation", index)
+        target = next(o for o in scene.objects if o.name == _name(row))
+        x1, y1, x2, y2 = target.box_px
+        crop = _target_crop(row)
+        assert max(crop.size) <= x2 - x1 + 20
+        assert readable(target, (x1 - 8, y1 - 8, x2 + 8, y2 + 8))
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ("[250, 250, 500, 500]", 1.0),
+        ("[0, 0, 500, 500]", 0.25),
+        ("[500, 500, 750, 750]", 0.0),
+        (None, 0.0),
+        ("", 0.0),
+        ("here", 0.0),
+        ("[250, 250, 500]", 0.0),
+        ('["a", 250, 500, 500]', 0.0),
+        ("[NaN, 250, 500, 500]", 0.0),
+        ("[1e999, 250, 500, 500]", 0.0),
+        ("[500, 500, 250, 250]", 0.0),
+        ("[" * 100_000, 0.0),
+        ("{}", 0.0),
+    ],
+)
+def test_the_box_in_an_answer_is_compared_with_the_target(rows, answer, expected):
+    episode = Trajectory(
+        sample={"boxes_px": [[96, 96, 192, 192]]}, images=[rows[0]["image"]], answer=answer
+    )
+    episode.turns = [Turn("")]
+    episode.turns[0].boxes_px = card._pointed(episode)
+    assert (episode.best_iou or 0.0) == pytest.approx(expected)
+
+
+def test_grounding_is_asked_in_one_turn_and_judged_by_overlap(rows, processor):
+    x1, y1, x2, y2 = (round(v / 0.384) for v in rows[0]["boxes_px"][0])
+    said = f"<think>I can see it.</think><answer>{[x1, y1, x2, y2]}</answer>"
+    good, bad = grounding(
+        rows[:2], ScriptedPolicy(processor, {"validation-0": [said], "validation-1": [said]})
+    )
+    assert good.correct and good.best_iou > 0.9 and len(good.turns) == 1
+    assert bad.correct == (bad.best_iou > 0.5)
+
+
+def test_random_weights_can_be_measured(random_eyes):
+    figures = measure(random_eyes, n=4)
+    assert figures.keys() == FIGURES.keys()
+    assert figures["rollout"].keys() >= FIGURES["rollout"].keys()
+    legible = figures["view_reading_legible"]["n"]
+    assert legible + figures["view_reading_illegible"]["n"] == 4 == figures["crop_reading"]["n"]
+    assert figures["crop_reading"]["mean"] == 0.0 and math.isnan(
+        figures["rollout"]["call_iou"]["mean"]
+    )
+    assert len(table(figures).splitlines()) == 2 + 7 + 9 + 3 + len(KINDS)
+
+
+def test_the_table_has_value_interval_and_count():
+    lines = table(FIGURES).splitlines()
+    assert "| reads the letter in the target's crop | 0.750 | 0.301 – 0.954 | 4 |" in lines
+    assert len({line.count("|") for line in lines[:18]}) == 1
+    assert "| chart | 50 % [9, 91] | 50 % [9, 91] | 50 % [9, 91] | 2 |" in lines
+
+
+def test_the_card_goes_between_the_marks_of_the_readme(tmp_path, monkeypatch):
+    monkeypatch.setattr(card, "measure", lambda folder, n: FIGURES)
+    readme = tmp_path / "README.md"
+    readme.write_text(f"# tiny-eyes\n\n{MARK}\nold\n{MARK}\n\nThe end.\n")
+    for _ in range(2):  # twice is once
+        assert card.write_card(tmp_path) == FIGURES
+        expected = f"# tiny-eyes\n\n{MARK}\n{table(FIGURES)}\n{MARK}\n\nThe end.\n"
+        assert readme.read_text() == expected
+    assert json.loads((tmp_path / "card.json").read_text())["crop_reading"] == share(3, 4)
+
+
+def test_a_folder_without_a_readme_gets_the_record_only(tmp_path, monkeypatch):
+    monkeypatch.setattr(card, "measure", lambda folder, n: FIGURES)
+    card.write_card(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["card.json"]

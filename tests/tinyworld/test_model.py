@@ -1,0 +1,274 @@
+"""model.py: Qwen3-VL's classes with small numbers, and a processor that needs no torchvision."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+from deepeyes_lite import prompts
+from deepeyes_lite.fast import CachedImageProcessor
+from deepeyes_lite.models import load
+from deepeyes_lite.tinyworld.model import (
+    SPECIAL_TOKENS,
+    build_model,
+    build_processor,
+    patchify,
+)
+from deepeyes_lite.tinyworld.scenes import COLORS, LETTERS, SHAPES
+
+SETTINGS = {
+    "patch_size": 8,
+    "merge_size": 2,
+    "temporal_patch_size": 2,
+    "min_pixels": 96 * 88,
+    "max_pixels": 96 * 104,
+}
+
+
+def noise(size, seed=0):
+    rng = np.random.default_rng(seed)
+    return Image.fromarray(rng.integers(0, 256, (size[1], size[0], 3), np.uint8))
+
+
+IMAGES = [noise(size) for size in [(384, 384), (60, 60), (28, 28), (300, 170), (1024, 1000)]]
+
+
+@pytest.fixture(scope="module")
+def stock():
+    return Qwen2VLImageProcessorPil(**SETTINGS)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(processor):
+    return processor.tokenizer
+
+
+def assert_same(a, b):
+    assert set(a.keys()) == set(b.keys()) == {"pixel_values", "image_grid_thw"}
+    for name in a:
+        assert torch.equal(torch.as_tensor(a[name]), torch.as_tensor(b[name])), name
+
+
+@pytest.mark.parametrize("remember", [True, False])
+def test_processor_gives_what_the_stock_image_processor_gives(tokenizer, stock, remember):
+    processor = build_processor(tokenizer, cache=remember)
+    assert type(processor.image_processor) is (
+        CachedImageProcessor if remember else Qwen2VLImageProcessorPil
+    )
+    text = [prompts.IMAGE + "What?"] * len(IMAGES)
+    output = processor(text=text, images=IMAGES, return_tensors="pt", padding=True)
+    expected = stock(images=IMAGES, return_tensors="pt")
+    assert torch.equal(output["pixel_values"], expected["pixel_values"])
+    assert torch.equal(output["image_grid_thw"], expected["image_grid_thw"])
+    tokens = expected["image_grid_thw"].prod(-1) // 4
+    assert (output["input_ids"] == processor.image_token_id).sum(-1).tolist() == tokens.tolist()
+
+
+def test_every_square_crop_becomes_the_view_that_pretraining_shows(processor):
+    image = Image.new("RGB", (400, 400))
+    for side in range(28, 385):
+        for height in (side - 1, side, side + 1):
+            crop = image.crop((0, 0, side, height))
+            patches = processor.image_processor.get_number_of_image_patches(*crop.size, {})
+            assert patches == 144, crop.size
+    for side in (28, 61, 97, 384):
+        grid = processor.image_processor(images=[image.crop((0, 0, side, side))])["image_grid_thw"]
+        assert grid.tolist() == [[1, 12, 12]]
+
+
+def test_processor_has_no_video_half_which_would_need_torchvision(processor):
+    assert processor.get_attributes() == ["image_processor", "tokenizer"]
+    assert type(processor.image_processor).__mro__[1] is Qwen2VLImageProcessorPil
+
+
+def test_patchify_is_the_image_processor(stock):
+    views = [noise((96, 96), seed) for seed in range(3)]
+    values, grid = patchify(np.stack([np.asarray(view) for view in views]))
+    expected = stock(images=views, return_tensors="pt")
+    assert values.dtype == torch.float32
+    assert torch.equal(grid, expected["image_grid_thw"])
+    assert torch.allclose(values, expected["pixel_values"], atol=1e-6)
+
+
+def test_remembering_changes_nothing(stock):
+    ours = CachedImageProcessor(**SETTINGS)
+    for images in (IMAGES[:2], IMAGES[1:4], IMAGES[0], [IMAGES[1], IMAGES[0], IMAGES[1]]):
+        for tensors in ("pt", "np"):
+            assert_same(
+                ours(images=images, return_tensors=tensors),
+                stock(images=images, return_tensors=tensors),
+            )
+
+
+def test_what_is_remembered_is_computed_once(stock, monkeypatch):
+    ours, computed = CachedImageProcessor(**SETTINGS), []
+    real = Qwen2VLImageProcessorPil.preprocess
+
+    def count(self, images, *args, **kwargs):
+        computed.extend(images)
+        return real(self, images, *args, **kwargs)
+
+    monkeypatch.setattr(Qwen2VLImageProcessorPil, "preprocess", count)
+    ours(images=[IMAGES[0], IMAGES[1], IMAGES[0].copy()])
+    ours(images=[IMAGES[1], IMAGES[2]])
+    assert len(computed) == 3
+
+
+def test_what_a_caller_does_to_its_patches_stays_with_the_caller(stock):
+    ours = CachedImageProcessor(**SETTINGS)
+    for tensors in ("pt", "np"):
+        ours(images=[IMAGES[0]], return_tensors=tensors)["pixel_values"][:] = 7
+    assert_same(
+        ours(images=[IMAGES[0]], return_tensors="pt"),
+        stock(images=[IMAGES[0]], return_tensors="pt"),
+    )
+
+
+@pytest.mark.parametrize("limit", [("LIMIT", 2), ("MAX_BYTES", 500_000)])  # an image takes 221 kB
+def test_memory_has_a_limit(limit, monkeypatch, stock):
+    monkeypatch.setattr(CachedImageProcessor, *limit)
+    ours = CachedImageProcessor(**SETTINGS)
+    for images in (IMAGES, IMAGES[3:], [IMAGES[0]]):
+        assert_same(
+            ours(images=images, return_tensors="pt"), stock(images=images, return_tensors="pt")
+        )
+        assert len(ours._patches) <= 2
+
+
+def test_other_settings_for_one_call_are_not_remembered(stock):
+    ours = CachedImageProcessor(**SETTINGS)
+    ours(images=[IMAGES[0]])
+    small = {"min_pixels": 32 * 32, "max_pixels": 32 * 32, "return_tensors": "pt"}
+    assert ours(images=[IMAGES[0]], **small)["image_grid_thw"].tolist() == [[1, 4, 4]]
+    assert_same(
+        ours(images=[IMAGES[0]], return_tensors="pt"),
+        stock(images=[IMAGES[0]], return_tensors="pt"),
+    )
+
+
+def test_images_of_the_same_bytes_and_another_shape_are_told_apart(stock):
+    ours = CachedImageProcessor(**SETTINGS)
+    wide, high = Image.new("RGB", (80, 40)), Image.new("RGB", (40, 80))
+    assert_same(
+        ours(images=[wide, high], return_tensors="pt"),
+        stock(images=[wide, high], return_tensors="pt"),
+    )
+
+
+def test_remembering_image_processor_saves_its_settings_and_not_its_memory(tmp_path, stock):
+    ours = CachedImageProcessor(**SETTINGS)
+    ours(images=IMAGES)
+    ours.save_pretrained(tmp_path)
+    assert "_patches" not in (tmp_path / "preprocessor_config.json").read_text()
+    for again in (CachedImageProcessor, Qwen2VLImageProcessorPil):
+        loaded = again.from_pretrained(tmp_path)
+        assert_same(
+            loaded(images=IMAGES, return_tensors="pt"), stock(images=IMAGES, return_tensors="pt")
+        )
+
+
+# --- tokenizer ----------------------------------------------------------------------------------
+
+
+def pieces(tokenizer, text):
+    return [tokenizer.decode([i]) for i in tokenizer(text, add_special_tokens=False)["input_ids"]]
+
+
+def test_colours_shapes_letters_and_coordinates_are_tokens_of_their_own(tokenizer):
+    for color in COLORS:
+        for shape in SHAPES:
+            assert pieces(tokenizer, f"{color} {shape}") == [color, f" {shape}"]
+    assert pieces(tokenizer, "[0, 250, 1000, 40]") == ["[", "0", ", 250", ", 1000", ", 40", "]"]
+    for letter in LETTERS:
+        answer = pieces(tokenizer, prompts.answer("I can see it.", letter))
+        assert answer == ["<think>", "I can see it.", "</think>", "<answer>", letter, "</answer>"]
+
+
+def test_a_call_takes_few_tokens(tokenizer):
+    call = prompts.tool_call({"bbox_2d": [100, 200, 300, 400], "label": "red circle"})
+    assert len(pieces(tokenizer, "<think>I need to zoom in.</think>" + call)) <= 18
+
+
+@settings(max_examples=200)
+@given(text=st.text(max_size=40))
+def test_any_text_comes_back_from_its_tokens(tokenizer, text):
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert tokenizer.decode(ids, skip_special_tokens=False) == text
+
+
+def test_no_token_but_the_special_ones_holds_their_text(tokenizer):
+    assert len(tokenizer) <= 1024
+    for i in range(len(tokenizer)):
+        text = tokenizer.decode([i])
+        assert text in SPECIAL_TOKENS or not re.search(r"<\||\|>|</?\w+>", text), text
+
+
+# --- model --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def model(tokenizer):
+    return build_model(tokenizer, seed=0)
+
+
+def test_model_is_small_and_tied(model):
+    n = sum(p.numel() for p in model.parameters())
+    assert 2_500_000 < n < 4_000_000  # 2 bytes each must stay under 16 MB
+    assert model.lm_head.weight is model.model.language_model.embed_tokens.weight
+    assert len(model.model.visual.deepstack_merger_list) == 1
+
+
+def test_the_seed_makes_the_weights(tokenizer, model):
+    again, other = build_model(tokenizer, seed=0), build_model(tokenizer, seed=1)
+    assert same_weights(model, again) and not same_weights(model, other)
+
+
+def same_weights(a, b):
+    theirs = b.state_dict()
+    return all(torch.equal(value, theirs[name]) for name, value in a.state_dict().items())
+
+
+def test_a_saved_model_comes_back_in_fp32(random_eyes, model, tmp_path):
+    loaded, processor = load(random_eyes)
+    assert {p.dtype for p in loaded.parameters()} == {torch.float32}
+    assert same_weights(loaded, model.to(torch.bfloat16).to(torch.float32))
+    loaded.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    again, other = load(tmp_path)
+    assert same_weights(loaded, again)
+    assert other.chat_template == processor.chat_template
+    assert other.tokenizer.get_vocab() == processor.tokenizer.get_vocab()
+
+
+def test_a_loaded_processor_is_ready_for_the_loop(random_eyes):
+    for remember in (True, False):
+        _, processor = load(random_eyes, cache=remember)
+        assert processor.tokenizer.padding_side == "left"
+        assert processor.tokenizer.eos_token == prompts.TURN_END
+        assert processor.tokenizer.pad_token == "<|endoftext|>"
+        assert processor.tokenizer.response_template == prompts.RESPONSE_TEMPLATE
+        assert processor.chat_template == prompts.CHAT_TEMPLATE
+        assert isinstance(processor.image_processor, CachedImageProcessor) == remember
+
+
+def test_an_image_reaches_the_reply(random_eyes):
+    model, processor = load(random_eyes)
+    text = [prompts.IMAGE + "What?"]
+    with torch.no_grad():
+        logits = [
+            model(**processor(text=text, images=[image], return_tensors="pt")).logits[0, -1]
+            for image in (IMAGES[0], IMAGES[0].rotate(90))
+        ]
+    assert not torch.allclose(*logits, atol=1e-6)
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_folder_without_a_model_is_refused_with_what_to_do(tmp_path, there):
+    folder = tmp_path if there else tmp_path / "nowhere"
+    with pytest.raises(ValueError, match="is neither a folder with a model nor"):
+        load(folder)

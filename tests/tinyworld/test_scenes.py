@@ -1,0 +1,232 @@
+"""scenes.py: scenes are functions of their seed, boxes are exact, splits never meet."""
+
+import math
+import time
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from deepeyes_lite.tinyworld.pretraining.lessons import readable
+from deepeyes_lite.tinyworld.pretraining.pretrain import PLAN
+from deepeyes_lite.tinyworld.scenes import (
+    COLORS,
+    LETTERS,
+    READABLE_PX,
+    SHAPES,
+    SPLIT_LENGTH,
+    SPLIT_STARTS,
+    SceneObject,
+    World,
+    _draw_object,
+    draw_scene,
+    unseen,
+)
+from deepeyes_lite.tools import zoom
+
+PUBLISHED = [
+    ("green diamond", "A", True, (270, 243, 330, 303)),
+    ("yellow square", "K", False, (139, 241, 199, 301)),
+    ("cyan diamond", "E", True, (204, 66, 266, 128)),
+    ("blue diamond", "C", False, (25, 95, 81, 151)),
+    ("purple diamond", "H", False, (123, 48, 177, 102)),
+    ("pink circle", "K", True, (102, 313, 164, 375)),
+]
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    return [draw_scene("test", index) for index in range(150)]
+
+
+def pixels(scene):
+    return np.asarray(scene.image)
+
+
+def test_the_same_seed_gives_the_same_pixels_in_any_order(scenes):
+    for index in (7, 3, 140):
+        again = draw_scene("test", index)
+        assert again.objects == scenes[index].objects
+        assert np.array_equal(pixels(again), pixels(scenes[index]))
+
+
+def test_the_held_out_scenes_are_those_of_the_published_figures(scenes):
+    found = [(o.name, o.letter, o.legible, o.box_px) for o in scenes[0].objects]
+    assert found == PUBLISHED
+
+
+def test_neighbouring_scenes_differ(scenes):
+    assert len({scene.image.tobytes() for scene in scenes}) == len(scenes)
+
+
+def test_splits_never_overlap():
+    starts = sorted(SPLIT_STARTS.values())
+    assert all(b - a >= SPLIT_LENGTH for a, b in zip(starts, starts[1:]))
+    images = {
+        draw_scene(split, i).image.tobytes() for split in SPLIT_STARTS for i in (0, 9_999_999)
+    }
+    assert len(images) == 2 * len(SPLIT_STARTS)
+
+
+@pytest.mark.parametrize("index", [-1, SPLIT_LENGTH])
+def test_a_scene_beyond_its_split_is_refused(index):
+    with pytest.raises(ValueError, match=f"scene index {index} is outside 0..9999999"):
+        draw_scene("train", index)
+
+
+def test_an_unknown_split_is_refused_by_name():
+    with pytest.raises(ValueError, match="unknown split 'dev'; there are pretrain, train, valid"):
+        draw_scene("dev", 0)
+
+
+def test_stages_of_pretraining_share_no_scene():
+    assert all(stage.steps * stage.scenes < 500_000 for stage in PLAN)
+    assert len(PLAN) * 500_000 < 9_000_000  # where the scenes of the tokenizer's corpus start
+
+
+@pytest.mark.parametrize("share", [0.0, 0.2, 0.5, 1.0])
+def test_the_share_of_legible_letters_is_the_dial_s(share):
+    world = World(legible_share=share)
+    things = [o for i in range(120) for o in draw_scene("train", i, world).objects]
+    found = sum(o.legible for o in things)
+    bound = 4 * math.sqrt(len(things) * share * (1 - share))  # four standard deviations
+    assert len(things) > 400 and abs(found - len(things) * share) <= bound
+
+
+def test_colours_are_unique_within_a_scene(scenes):
+    for scene in scenes:
+        colors = [o.color for o in scene.objects]
+        assert len(set(colors)) == len(colors)
+
+
+def test_numbers_sizes_and_letters_are_within_the_dials(scenes):
+    world = World()
+    for scene in scenes:
+        assert scene.image.mode == "RGB" and scene.image.size == (world.canvas, world.canvas)
+        assert 3 <= len(scene.objects) <= 6
+        for o in scene.objects:
+            low, high = world.legible_px if o.legible else world.illegible_px
+            x1, y1, x2, y2 = o.box_px
+            assert low <= o.letter_px <= high
+            assert 2 * world.radius[0] <= x2 - x1 == y2 - y1 <= 2 * world.radius[1]
+            assert x1 >= 0 and y1 >= 0 and x2 < world.canvas and y2 < world.canvas
+    things = [o for scene in scenes for o in scene.objects]
+    assert {o.color for o in things} == set(COLORS)
+    assert {o.shape for o in things} == set(SHAPES)
+    assert {o.letter for o in things} == set(LETTERS)
+
+
+def test_objects_do_not_touch(scenes):
+    for scene in scenes:
+        for i, a in enumerate(scene.objects):
+            for b in scene.objects[:i]:
+                apart_x = a.box_px[0] > b.box_px[2] or b.box_px[0] > a.box_px[2]
+                apart_y = a.box_px[1] > b.box_px[3] or b.box_px[1] > a.box_px[3]
+                assert apart_x or apart_y
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("letter_px", [World().illegible_px[0], World().legible_px[1]])
+def test_an_object_s_pixels_lie_in_its_box_and_fill_it(shape, letter_px):
+    for letter in LETTERS:
+        thing = SceneObject("red", shape, letter, letter_px, True, (60, 40, 114, 94))
+        image = Image.new("RGB", (200, 200), (1, 2, 3))
+        _draw_object(ImageDraw.Draw(image), thing)
+        ys, xs = np.nonzero((np.asarray(image) != (1, 2, 3)).any(-1))
+        assert (xs.min(), ys.min(), xs.max(), ys.max()) == thing.box_px
+
+
+def test_scenes_show_their_objects_where_they_say(scenes):
+    for scene in scenes[:30]:
+        for o in scene.objects:
+            x, y = (o.box_px[0] + o.box_px[2]) // 2, (o.box_px[1] + o.box_px[3]) // 2
+            inside = pixels(scene)[y - 20 : y + 20, x - 20 : x + 20].reshape(-1, 3)
+            assert (inside == COLORS[o.color]).all(-1).mean() > 0.2
+
+
+def test_small_letters_are_gone_in_the_view_and_plain_in_a_crop(scenes):
+    world = World()
+    whole = (0, 0, world.canvas, world.canvas)
+    for scene in scenes:
+        for o in scene.objects:
+            assert readable(o, whole) == o.legible
+            x1, y1, x2, y2 = o.box_px
+            assert readable(o, zoom(scene.image, (x1 - 8, y1 - 8, x2 + 8, y2 + 8))[1])
+    assert world.illegible_px[1] * world.view / world.canvas < READABLE_PX / 2
+
+
+@pytest.mark.parametrize("color", COLORS)
+def test_letters_contrast_with_their_object(color):
+    thing = SceneObject(color, "square", "K", 46, True, (10, 10, 70, 70))
+    image = Image.new("RGB", (80, 80))
+    _draw_object(ImageDraw.Draw(image), thing)
+    crop = np.asarray(image)[15:65, 15:65].reshape(-1, 3).astype(int)
+    ink = crop[np.abs(crop - COLORS[color]).sum(-1).argmax()]
+    assert ink.tolist() in ([255] * 3, [0] * 3)
+    assert abs(ink.sum() - sum(COLORS[color])) > 250
+
+
+def test_a_crowded_scene_has_fewer_objects_and_none_that_overlap():
+    scene = draw_scene("test", 0, World(canvas=150, objects=(8, 8)))
+    assert 1 <= len(scene.objects) < 8
+
+
+@pytest.mark.parametrize("pairs", ["all", "seen", "unseen"])
+def test_pairs_of_colour_and_shape_are_the_dial_s(pairs):
+    world = World(pairs=pairs, decoys=(0, 2), objects=(3, 4))
+    scenes = [draw_scene("train", i, world) for i in range(80)]
+    found = {(o.color, o.shape) for s in scenes for o in (*s.objects, *s.decoys)}
+    new = {pair for pair in found if unseen(*pair)}
+    assert len(new) == {"all": 8, "seen": 0, "unseen": 8}[pairs]
+    assert len(found) == {"all": 32, "seen": 24, "unseen": 8}[pairs]
+
+
+def test_unknown_pairs_are_refused():
+    with pytest.raises(ValueError, match="pairs must be all, seen or unseen, got 'new'"):
+        draw_scene("train", 0, World(pairs="new"))
+
+
+def test_twins_carry_the_same_letter():
+    scenes = [draw_scene("train", i, World(twins=1.0)) for i in range(40)]
+    assert all(len({o.letter for o in s.objects}) < len(s.objects) for s in scenes)
+
+
+def test_what_a_plain_world_does_not_have_leaves_its_objects_as_they_are(scenes):
+    rich = World(twins=1.0, decoys=(2, 2), shift=0.2)
+    for i, plain in enumerate(scenes[:30]):
+        scene = draw_scene("test", i, rich)
+        assert [o.box_px for o in scene.objects] == [o.box_px for o in plain.objects]
+        assert plain.decoys == plain.bars == ()
+
+
+def test_decoys_and_charts_touch_nothing_and_are_there():
+    for i in range(40):
+        scene = draw_scene("test", i, World(decoys=(2, 2), chart=1.0, objects=(3, 4)))
+        assert len(scene.decoys) == 2 and len(scene.bars) == 3
+        things = [*scene.objects, *scene.decoys]
+        colors = [thing.color for thing in things]
+        assert len(set(colors)) == len(colors)
+        boxes = [thing.box_px for thing in (*things, *scene.bars)]
+        for n, a in enumerate(boxes):
+            for b in boxes[:n]:
+                assert a[0] > b[2] or b[0] > a[2] or a[1] > b[3] or b[1] > a[3]
+        for thing in (*things, *scene.bars):
+            x1, y1, x2, y2 = map(int, thing.box_px)
+            assert (pixels(scene)[y1:y2, x1:x2] == COLORS[thing.color]).all(-1).any()
+
+
+@pytest.mark.parametrize("canvas", [768, 1536])
+def test_on_a_larger_canvas_no_letter_is_legible(canvas):
+    scene = draw_scene("test", 0, World(canvas=canvas))
+    assert scene.image.width == canvas and not any(o.legible for o in scene.objects)
+
+
+def test_drawing_is_fast_enough():
+    # 100 scenes a second and core is what is promised; a slow or busy machine gets some room.
+    seconds = []
+    for part in range(3):
+        began = time.process_time()
+        for index in range(20):
+            draw_scene("train", 20 * part + index)
+        seconds.append(time.process_time() - began)
+    assert 20 / min(seconds) >= 40

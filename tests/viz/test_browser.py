@@ -1,0 +1,480 @@
+"""The real widgets in headless Chromium, through JupyterLab and through Voilà.
+
+Each test drives one widget as a reader would, by mouse and by keyboard. A console error fails it. With the
+environment variable SCREENSHOTS a folder is filled with a picture of each.
+"""
+
+import io
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from urllib.error import HTTPError
+
+import nbformat
+import psutil
+import pytest
+from PIL import Image
+
+from episodes import HOSTILE
+
+webdriver = pytest.importorskip("selenium.webdriver")
+
+from selenium.webdriver.chrome.service import Service  # noqa: E402
+from selenium.webdriver.common.action_chains import ActionChains  # noqa: E402
+from selenium.webdriver.common.by import By  # noqa: E402
+from selenium.webdriver.common.keys import Keys  # noqa: E402
+from selenium.webdriver.support.ui import Select, WebDriverWait  # noqa: E402
+
+ROOT = Path(__file__).resolve().parents[2]
+CHROMIUM = (
+    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+)
+DRIVER = shutil.which("chromedriver")
+PATIENCE = 1200  # seconds for a kernel that imports torch on a busy machine
+STEP = 120  # seconds for a widget to answer there
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(3 * PATIENCE),
+    pytest.mark.skipif(
+        not os.environ.get("BROWSER"), reason="minutes of browser: run it with `make browser`"
+    ),
+    pytest.mark.skipif(
+        not (CHROMIUM and DRIVER),
+        reason="no Chromium with chromedriver here (Debian: apt install chromium chromium-driver)",
+    ),
+]
+
+CELLS = """
+import warnings
+from pathlib import Path
+from episodes import hostile, made, recorded_run
+from transformers.utils.logging import disable_progress_bar
+from deepeyes_lite.data import tiny_world
+from deepeyes_lite.models import load
+from deepeyes_lite.viz.widgets import RewardLab, TrainingScrubber, TrajectoryViewer, ZoomByHand
+disable_progress_bar()
+processor = load({model!r})[1]
+---
+ZoomByHand(tiny_world("test", 3), processor)
+---
+TrajectoryViewer({{"base": made(24) + hostile(), "trained": made(24, right=lambda i: True)}})
+---
+RewardLab(made(8, scenes=1))
+---
+TrainingScrubber(recorded_run(Path("run")))
+"""
+
+NAMELESS = """
+const found = [];
+for (const root of arguments[0]) {
+  for (const el of root.querySelectorAll("input, select, textarea, button")) {
+    const labels = [...(el.labels || [])].map(label => label.textContent);
+    const name = [...labels, el.getAttribute("aria-label"), el.textContent].join("").trim();
+    if (!name || el.tabIndex < 0) found.push(el.outerHTML.slice(0, 200));
+  }
+}
+return found;
+"""
+
+
+def free_port():
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+@contextmanager
+def serve(folder, *command):
+    """A server on a port of its own, with nothing of the user's settings; stopped with its kernels.
+
+    Gives its address and the process.
+    """
+    port = free_port()
+    home = folder / "home"
+    home.mkdir()
+    settings = home / "settings" / "@jupyterlab" / "apputils-extension"
+    settings.mkdir(parents=True)
+    quiet = '{"fetchNews": "false", "checkForUpdates": false}'  # nothing of the network's
+    (settings / "notification.jupyterlab-settings").write_text(quiet)
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
+        "HF_HUB_OFFLINE": "1",
+        "JUPYTER_CONFIG_DIR": str(home),
+        "JUPYTER_DATA_DIR": str(home / "data"),
+        "JUPYTER_RUNTIME_DIR": str(home / "runtime"),
+        "IPYTHONDIR": str(home / "ipython"),
+        "JUPYTERLAB_SETTINGS_DIR": str(home / "settings"),
+        "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces"),
+    }
+    with (folder / "log.txt").open("w") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", *command, f"--port={port}"],
+            cwd=folder,
+            env=environment,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        yield f"http://127.0.0.1:{port}", process
+    finally:
+        stop(process)
+
+
+def stop(process, seconds=60):
+    """End a server politely, then what is left of it and of its kernels."""
+    with suppress(psutil.NoSuchProcess):
+        family = psutil.Process(process.pid).children(recursive=True)
+        process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(seconds)
+        for member in [*family, process]:
+            with suppress(psutil.NoSuchProcess):
+                member.kill()
+    process.wait()
+
+
+@contextmanager
+def leaving(browser):
+    """Off the page before its server stops, whose silence would fill the console of the next test."""
+    try:
+        yield
+    finally:
+        browser.get("about:blank")
+        browser.get_log("browser")
+
+
+def reachable(url, process, log):
+    for _ in range(PATIENCE):
+        if process.poll() is not None:
+            pytest.fail(f"the server has ended:\n{log.read_text()[-3000:]}")
+        try:
+            urllib.request.urlopen(url, timeout=5).close()
+            return
+        except HTTPError:  # an answer, too: Voilà serves its page and nothing else
+            return
+        except OSError:
+            time.sleep(1)
+    pytest.fail(f"no answer from {url}:\n{log.read_text()[-3000:]}")
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for flag in (
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-quic",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        f"--user-data-dir={tmp_path_factory.mktemp('chromium')}",
+        "--window-size=1280,720",
+    ):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
+    driver.set_page_load_timeout(PATIENCE)
+    driver.set_script_timeout(PATIENCE)
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture(scope="module")
+def lab(browser, tmp_path_factory):
+    """The four widgets in a notebook that has been run in JupyterLab; gives their output areas."""
+    folder = tmp_path_factory.mktemp("lab")
+    cells = CELLS.format(model=str(ROOT / "data" / "tiny-eyes")).split("---")
+    notebook = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_code_cell(cell.strip()) for cell in cells],
+        metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}},
+    )
+    nbformat.write(notebook, folder / "widgets.ipynb")
+    command = [
+        "jupyterlab",
+        "--no-browser",
+        "--allow-root",
+        "--IdentityProvider.token=",
+        "--LabApp.expose_app_in_browser=True",
+        "--LabApp.extension_manager=readonly",
+        f"--ServerApp.root_dir={folder}",
+    ]
+    with serve(folder, *command) as (address, process), leaving(browser):
+        reachable(f"{address}/api", process, folder / "log.txt")
+        browser.get(f"{address}/doc/tree/widgets.ipynb")
+        wait(browser, lambda: browser.execute_script("return !!window.jupyterapp"))
+        wait(browser, lambda: len(browser.find_elements(By.CSS_SELECTOR, ".jp-CodeCell")) == 5)
+        kernel = "return document.querySelector('.jp-Notebook-ExecutionIndicator')?.dataset.status"
+        wait(browser, lambda: browser.execute_script(kernel) == "idle", PATIENCE)
+        browser.execute_script("window.jupyterapp.commands.execute('notebook:run-all-cells')")
+        wait(browser, lambda: len(outputs(browser)) == 4 and scenes_shown(browser), PATIENCE)
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def voila(browser, tmp_path_factory):
+    """The page that `make app` serves."""
+    folder = tmp_path_factory.mktemp("voila")
+    page = ROOT / "notebooks" / "app" / "look.ipynb"
+    command = ["voila", str(page), "--no-browser", "--Voila.ip=127.0.0.1"]
+    with serve(folder, *command) as (address, process), leaving(browser):
+        reachable(f"{address}/static/favicon.ico", process, folder / "log.txt")
+        browser.get(address)
+        wait(
+            browser,
+            lambda: len(browser.find_elements(By.CSS_SELECTOR, ".eyes-frame")) == 1,
+            PATIENCE,
+        )
+        wait(browser, lambda: "24 of 24 episodes" in shown(browser), PATIENCE)
+        yield browser
+
+
+def wait(browser, condition, seconds=STEP):
+    def holds(_):
+        try:
+            return condition()
+        except Exception:  # an element that is being redrawn
+            return False
+
+    return WebDriverWait(browser, seconds, 0.5).until(holds)
+
+
+def outputs(browser):
+    found = browser.find_elements(By.CSS_SELECTOR, ".jp-OutputArea-output")
+    return [area for area in found if area.find_elements(By.CSS_SELECTOR, ".jupyter-widgets")]
+
+
+def scenes_shown(browser):
+    return len(browser.find_elements(By.CSS_SELECTOR, "details summary")) == 6
+
+
+def shown(element):
+    if not hasattr(element, "text"):
+        element = element.find_element(By.TAG_NAME, "body")
+    return element.get_attribute("textContent")
+
+
+def named(area, name):
+    """The control with this label or this text."""
+    for kind in ("input", "select"):
+        for label in area.find_elements(By.TAG_NAME, "label"):
+            if shown(label).startswith(name) and (control := label.get_attribute("for")):
+                return area.find_element(By.ID, control)
+            if shown(label).startswith(name) and (inner := label.find_elements(By.TAG_NAME, kind)):
+                return inner[0]
+    (button,) = [b for b in area.find_elements(By.TAG_NAME, "button") if shown(b) == name]
+    return button
+
+
+def press(browser, area, name, *keys):
+    """Focus a control, without the mouse, and press keys."""
+    control = named(area, name)
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center'});", control)
+    browser.execute_script("arguments[0].focus();", control)
+    assert browser.switch_to.active_element == control
+    control.send_keys(*keys)
+    return control
+
+
+def keep(browser, area, name):
+    """A picture of the widget's upper part in 256 colours, where somebody asked for it."""
+    if folder := os.environ.get("SCREENSHOTS"):
+        size = browser.get_window_size()
+        browser.set_window_size(
+            size["width"], 2 * size["height"]
+        )  # what is scrolled away is not in it
+        browser.execute_script("arguments[0].scrollIntoView({block: 'start'});", area)
+        time.sleep(1)
+        write_picture(area.screenshot_as_png, Path(folder) / f"{name}.png", size["height"])
+        browser.set_window_size(size["width"], size["height"])
+
+
+def write_picture(data, path, height):
+    picture = Image.open(io.BytesIO(data)).convert("RGB")
+    picture = picture.crop((0, 0, picture.width, min(height, picture.height)))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.quantize(256, method=Image.Quantize.FASTOCTREE).save(path, optimize=True)
+
+
+def console_errors(browser):
+    """What the page complains of, but for other people's servers: Voilà asks a CDN for icons."""
+    found = [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
+    return [e for e in found if e["source"] != "network" or "//127.0.0.1:" in e["message"]]
+
+
+@pytest.fixture(autouse=True)
+def no_console_errors(request):
+    yield
+    if {"lab", "voila"} & set(request.fixturenames):
+        driver = request.getfixturevalue("browser")
+        assert console_errors(driver) == []
+        assert not driver.execute_script("return window.hacked"), "markup of a model was run"
+
+
+# --- JupyterLab ---------------------------------------------------------------------------------
+
+
+def test_every_control_has_a_name_and_is_reached_by_tab(lab):
+    assert lab.execute_script(NAMELESS, outputs(lab)) == []
+
+
+def zoom_by_hand(browser, area):
+    """Drag, type, step and answer in a `ZoomByHand`."""
+    press(browser, area, "Start", Keys.SPACE)
+    wait(browser, lambda: named(area, "Zoom").is_enabled())
+    frame = area.find_element(By.CSS_SELECTOR, ".eyes-frame")
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center'});", frame)
+    size = frame.size
+    drag = ActionChains(browser).move_to_element_with_offset(
+        frame, -size["width"] // 4, -size["height"] // 4
+    )
+    drag.click_and_hold().move_by_offset(size["width"] // 4, size["height"] // 2)
+    drag.release().perform()
+
+    def box():
+        return [
+            int(named(area, n).get_property("value")) for n in ("left", "top", "right", "bottom")
+        ]
+
+    wait(browser, lambda: all(abs(a - b) <= 8 for a, b in zip(box(), (250, 250, 500, 750))))
+    press(browser, area, "right", Keys.CONTROL + "a" + Keys.NULL + "400", Keys.ENTER)
+    shape = area.find_element(By.CSS_SELECTOR, ".eyes-box")
+    wait(browser, lambda: abs(float(shape.value_of_css_property("width")[:-2]) - 58) < 6)
+    press(browser, area, "Zoom", Keys.ENTER)
+    crop = "img[alt='Zoom 1, as the model sees it.']"
+    wait(browser, lambda: area.find_elements(By.CSS_SELECTOR, crop))
+    press(browser, area, "answer", "K", Keys.ENTER)
+    wait(browser, lambda: "You so far" in shown(area))
+    assert "1 zoom" in shown(area) and "reward" in shown(area)
+    assert area.find_elements(By.CSS_SELECTOR, "svg rect[stroke-dasharray]")
+
+
+def test_zoom_by_hand_drag_type_and_answer(lab):
+    area = outputs(lab)[0]
+    zoom_by_hand(lab, area)
+    keep(lab, area, "zoom-by-hand")
+    press(lab, area, "Next question", Keys.ENTER)
+    wait(lab, lambda: "Question 2 of 3" in shown(area))
+    wait(lab, lambda: shown(area.find_element(By.CSS_SELECTOR, ".eyes-clock")) == "2 s")
+
+
+def test_trajectory_viewer_filter_step_and_compare(lab):
+    area = outputs(lab)[1]
+    assert "28 of 28 episodes" in shown(area)
+    first = shown(area)
+    press(lab, area, "episodes", Keys.ARROW_DOWN, Keys.ARROW_DOWN)
+    wait(lab, lambda: "Turn 3 of 3" in shown(area))
+    assert shown(area) != first
+    keep(lab, area, "trajectory-viewer")
+    press(lab, area, "Previous turn", Keys.SPACE)
+    wait(lab, lambda: "turns 1 to 2 of 3" in shown(area))
+    assert "Turn 3 of 3" not in shown(area)
+    press(lab, area, "zoom", Keys.ARROW_DOWN)  # a list that is folded: with a zoom
+    wait(lab, lambda: "16 of 28 episodes" in shown(area))
+    press(lab, area, "zoom", Keys.ARROW_UP)
+    Select(named(area, "answer")).select_by_visible_text("only trained right")
+    wait(lab, lambda: "12 of 28 episodes" in shown(area))
+    press(lab, area, "contains", "no model writes this")
+    wait(lab, lambda: "0 of 28 episodes" in shown(area))
+    assert "No episode passes the filters" in shown(area)
+
+
+def test_trajectory_viewer_shows_hostile_text_as_text(lab):
+    area = outputs(lab)[1]
+    press(lab, area, "contains", Keys.CONTROL + "a" + Keys.NULL + Keys.BACKSPACE)
+    Select(named(area, "answer")).select_by_visible_text("any")
+    wait(lab, lambda: "28 of 28 episodes" in shown(area))
+    press(lab, area, "episodes", Keys.END, Keys.ARROW_UP, Keys.ARROW_UP)
+    wait(lab, lambda: "(100,000 characters in all)" in shown(area))
+    press(lab, area, "episodes", Keys.ARROW_UP)
+    wait(lab, lambda: HOSTILE in shown(area))
+    assert not area.find_elements(By.CSS_SELECTOR, "img[src='x']")
+    lab.execute_script("arguments[0].scrollIntoView();", named(area, "show tokens and loss mask"))
+    press(lab, area, "show tokens and loss mask", Keys.SPACE)
+    press(lab, area, "Make a page", Keys.ENTER)
+    wait(lab, lambda: area.find_elements(By.PARTIAL_LINK_TEXT, "Download"))
+    address = area.find_element(By.PARTIAL_LINK_TEXT, "Download").get_attribute("href")
+    assert address.startswith("data:text/html") and "%3Cscript" not in address
+    assert lab.title.startswith("widgets") or "Jupyter" in lab.title
+
+
+def test_reward_lab_by_keyboard(lab):
+    area = outputs(lab)[2]
+    assert "zooming grows" in shown(area)
+    dial = press(lab, area, "bonus_if_correct", Keys.HOME)
+    wait(lab, lambda: "the bonus is 0.00" in shown(area))
+    assert Select(named(area, "arm")).first_selected_option.text == "my own weights"
+    press(lab, area, "p_zoom", Keys.END, Keys.ARROW_LEFT)
+    wait(lab, lambda: "With p_zoom 0.99" in shown(area))
+    assert float(dial.get_property("value")) == 0.0
+    Select(named(area, "arm")).select_by_visible_text("none")
+    wait(lab, lambda: "my own" not in Select(named(area, "arm")).first_selected_option.text)
+    keep(lab, area, "reward-lab")
+
+
+def test_training_scrubber_by_keyboard(lab):
+    area = outputs(lab)[3]
+    picture = area.find_element(By.CSS_SELECTOR, "img")
+    assert "at step 12 of 12" in picture.get_attribute("alt")
+    press(lab, area, "step", Keys.HOME)
+    told = "img[alt*='at step 0 of 12']"
+    wait(lab, lambda: area.find_elements(By.CSS_SELECTOR, told))
+    press(lab, area, "step", *[Keys.ARROW_RIGHT] * 6)
+    wait(lab, lambda: area.find_elements(By.CSS_SELECTOR, "img[alt*='at step 6 of 12']"))
+    assert "after step 5: 3 right" in area.find_element(By.CSS_SELECTOR, "img").get_attribute("alt")
+    keep(lab, area, "training-scrubber")
+
+
+# --- Voilà --------------------------------------------------------------------------------------
+
+
+def test_the_app_in_voila(voila):
+    body = voila.find_element(By.TAG_NAME, "body")
+    assert "Traceback" not in shown(body) and "import os" not in shown(body)  # no source
+    assert voila.execute_script(NAMELESS, [body]) == []
+    zoom_by_hand(voila, body)
+    Select(named(body, "zoom")).select_by_visible_text("with a zoom")
+    wait(voila, lambda: "24 of 24 episodes" not in shown(body))
+    Select(named(body, "sort")).select_by_visible_text("most zooms first")
+    keep(voila, body, "app")
+
+
+# --- the tests' own means -----------------------------------------------------------------------
+
+
+def test_a_console_error_would_be_seen(browser):
+    browser.get("data:text/html,<title>empty</title>")
+    browser.execute_script("console.error('made for this test')")
+    wait(browser, lambda: "made for this test" in str(console_errors(browser)))
+
+
+def test_a_server_is_stopped_with_its_children(tmp_path):
+    child = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'input()'])"
+    process = subprocess.Popen([sys.executable, "-c", child], stdin=subprocess.PIPE, cwd=tmp_path)
+    server = psutil.Process(process.pid)
+    while not server.children():
+        time.sleep(0.1)
+    family = [server, *server.children(recursive=True)]
+    stop(process)
+    for _ in range(STEP):
+        if not any(map(alive, family)):
+            return
+        time.sleep(1)
+    pytest.fail("a child outlived its server")
+
+
+def alive(process):
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

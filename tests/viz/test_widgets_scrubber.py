@@ -1,0 +1,107 @@
+"""TrainingScrubber, driven in Python."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from test_pages import Reader
+
+from deepeyes_lite.training import write_history
+from deepeyes_lite.trajectories import write_jsonl
+from deepeyes_lite.viz.plots import png
+from deepeyes_lite.viz.snapshots import scenes
+from deepeyes_lite.viz.widgets import TrainingScrubber
+from episodes import HOSTILE, LONG, made, recorded_run
+
+CONFIG = {"data": "", "legible_share": 0.5}
+
+
+@pytest.fixture
+def run(tmp_path):
+    return recorded_run(tmp_path / "run")
+
+
+def test_the_slider_goes_over_the_steps(run):
+    scrubber = TrainingScrubber(run)
+    assert (scrubber.step.min, scrubber.step.max, scrubber.step.value) == (0, 12, 12)
+    assert scrubber.row["step"] == 12
+    scrubber.step.value = 7
+    assert scrubber.row["step"] == 7
+    scrubber.step.value = 0
+    assert scrubber.row["step"] == 1
+
+
+@pytest.mark.parametrize("step, seen, right", [(0, 0, 0), (4, 0, 0), (5, 5, 3), (12, 10, 5)])
+def test_the_scenes_are_those_of_the_policy_of_that_step(run, step, seen, right):
+    scrubber = TrainingScrubber(run)
+    scrubber.step.value = step
+    assert len(scrubber.episodes) == 6 and sum(t.correct for t in scrubber.episodes) == right
+    assert all(t.images for t in scrubber.episodes)
+    shown = scrubber._texts.value.replace("details>", "div>").replace("summary>", "b>")
+    assert f"answers Step {seen}." in Reader(shown).text or f"Step {seen}." in Reader(shown).text
+    assert f"scenes after step {seen}: {right} right" in scrubber.alt
+
+
+def test_the_cursor_stands_at_the_step(run):
+    scrubber = TrainingScrubber(run)
+    scrubber.step.value = 7
+    figure = scrubber.picture()
+    above, below = figure.subfigs
+    assert len(above.axes) == 4 and len(below.axes) == 6
+    for axes in above.axes:
+        assert list(axes.get_lines()[-1].get_xdata()) == [7, 7]
+    titles = [axes.get_title() for axes in below.axes]
+    assert sum(title.endswith(": right") for title in titles) == 3
+    assert png(figure, 30) and "at step 7 of 12" in scrubber.alt
+    assert scrubber.alt.split(".")[0] in scrubber._figure.value
+
+
+def test_several_runs(run, tmp_path):
+    other = recorded_run(tmp_path / "other", steps=3)
+    shutil.rmtree(other / "watched")
+    scrubber = TrainingScrubber(run, other)
+    scrubber.run.value = str(other)
+    assert (scrubber.step.min, scrubber.step.max, scrubber.step.value) == (1, 3, 3)
+    assert scrubber.episodes == [] and "recorded no scenes" in scrubber._texts.value
+    assert len(scrubber.picture().axes) == 4
+    scrubber.run.value = str(run)
+    assert scrubber.step.max == 12 and len(scrubber.episodes) == 6
+
+
+def test_the_committed_runs_open():
+    runs = Path(__file__).parents[2] / "data" / "runs" / "study"
+    folders = sorted(runs.glob("conditional-[0-2]"))
+    scrubber = TrainingScrubber(*folders)
+    assert scrubber.step.max == 100 and len(scrubber.run.options) == len(folders)
+
+
+def test_what_is_no_run_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="at least one run"):
+        TrainingScrubber()
+    with pytest.raises(FileNotFoundError, match=r"no config.json in .*; start a run with"):
+        TrainingScrubber(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    write_history([], tmp_path / "history.csv")
+    with pytest.raises(ValueError, match="no steps yet"):
+        TrainingScrubber(tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore:Glyph")
+def test_a_hostile_policy_writes_text(run):
+    found = made(6, text=HOSTILE)
+    for t, name in zip(found, scenes(CONFIG)["id"]):
+        t.sample |= {"id": name, "question": HOSTILE, "answer": HOSTILE}
+        t.answer = HOSTILE if name.endswith("0") else LONG
+    write_jsonl(found, run / "watched" / "0010.jsonl")
+    scrubber = TrainingScrubber(run)
+    shown = scrubber._texts.value.replace("details>", "div>").replace("summary>", "b>")
+    assert HOSTILE in Reader(shown).text and len(Reader(shown).text) < 30_000
+    Reader(scrubber._figure.value)
+    assert png(scrubber.picture(), 30)
+
+
+def test_readers_without_a_kernel_see_a_picture(run):
+    scrubber = TrainingScrubber(run)
+    data, metadata = scrubber._repr_mimebundle_()
+    assert data["image/png"] and metadata["image/png"]["alt"] == scrubber.alt

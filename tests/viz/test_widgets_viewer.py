@@ -1,0 +1,232 @@
+"""TrajectoryViewer, driven in Python."""
+
+import base64
+import re
+import time
+from urllib.parse import unquote
+
+import pytest
+from matplotlib.figure import Figure
+from test_pages import Reader
+
+from deepeyes_lite.tinyworld.dataset import tiny_world
+from deepeyes_lite.trajectories import write_jsonl
+from deepeyes_lite.viz.plots import png
+from deepeyes_lite.viz.widgets import TrajectoryViewer
+from deepeyes_lite.viz.widgets.trajectory_viewer import SORTS
+from episodes import HOSTILE, hostile, made
+
+
+@pytest.fixture
+def viewer():
+    """Twelve episodes of six scenes: every second right, with 0, 1 or 2 zooms in turn."""
+    return TrajectoryViewer(made())
+
+
+@pytest.fixture
+def pair():
+    return TrajectoryViewer({"base": made(6), "trained": made(6, right=lambda i: i < 4)})
+
+
+def text(viewer, name="policy"):
+    return Reader(viewer._columns[name].value).text
+
+
+def test_everything_is_there_at_first(viewer):
+    assert len(viewer.passing) == 12 and "12 of 12 episodes" in viewer._count.value
+    assert "50 %" in viewer._count.value
+    assert viewer._list.options[0][0] == f"test-0: {viewer.passing[0].answer} (right), 0 zooms"
+    assert "answers" in text(viewer) and "reward" in text(viewer)
+
+
+def test_filters_by_outcome_and_call(viewer):
+    viewer.correct.value = "right"
+    assert len(viewer.passing) == 6 and all(t.correct for t in viewer.passing)
+    viewer.called.value = "with a zoom"
+    assert viewer.passing and all(t.correct and t.called for t in viewer.passing)
+    viewer.correct.value, viewer.called.value = "wrong", "without"
+    assert viewer.passing and not any(t.correct or t.called for t in viewer.passing)
+
+
+def test_filter_by_kind_and_text():
+    others = made(3, text="Nothing of NOTE")
+    for t in others:
+        t.sample = {**t.sample, "id": "other " + t.sample["id"], "kind": "other"}
+    viewer = TrajectoryViewer(made(6) + others)
+    viewer.kind.value = "other"
+    assert len(viewer.passing) == 3
+    viewer.kind.value = "any"
+    viewer.contains.value = "of note"
+    assert len(viewer.passing) == 3
+    viewer.contains.value = "of not[e]"  # a text, not a pattern
+    assert viewer.passing == [] and viewer.episodes == {}
+    assert "No episode passes" in text(viewer) and viewer._export.disabled
+    with pytest.raises(ValueError, match="no episode passes the filters"):
+        viewer.page()
+    viewer.contains.value = ""
+    assert len(viewer.passing) == 9 and viewer.episodes
+
+
+def test_filter_by_iou(viewer):
+    overlaps = sorted(t.best_iou for t in viewer.passing if t.best_iou is not None)
+    middle = overlaps[len(overlaps) // 2]
+    viewer.iou_from.value = middle
+    assert sorted(t.best_iou for t in viewer.passing) == [v for v in overlaps if v >= middle]
+    viewer.iou_to.value = middle
+    assert {t.best_iou for t in viewer.passing} == {middle}
+
+
+def test_sorts(viewer):
+    found = {}
+    for name in SORTS:
+        viewer.sort.value = name
+        found[name] = viewer.passing
+        assert len(found[name]) == 12
+    low = [t.best_iou for t in found["lowest IoU first"]]
+    assert low[:8] == sorted(low[:8]) and low[8:] == [None] * 4  # without a zoom come last
+    high = [t.best_iou for t in found["highest IoU first"]]
+    assert high[:8] == low[:8][::-1] and high[8:] == [None] * 4
+    calls = [len(t.boxes_px) for t in found["most zooms first"]]
+    assert calls == sorted(calls, reverse=True)
+
+
+def test_steps_turn_by_turn(viewer):
+    viewer.sort.value = "most zooms first"
+    viewer._list.index = 0
+    assert viewer._step.value == "turns 1 to 3 of 3" and viewer._forth.disabled
+    viewer._back.click()
+    assert "Turn 3" not in text(viewer) and "reward" not in text(viewer)
+    viewer._back.click()
+    assert "zoom 1" in text(viewer) and "zoom 2" not in text(viewer) and viewer._back.disabled
+    viewer.step(-1)
+    assert viewer._step.value == "turns 1 to 1 of 3"
+    viewer._forth.click()
+    assert viewer._step.value == "turns 1 to 2 of 3" and "zoom 2" in text(viewer)
+
+
+def test_the_reward_follows_the_arm(viewer):
+    viewer.called.value, viewer.correct.value = "with a zoom", "right"
+    assert "bonus, right and zoomed+1.20" in text(viewer)
+    viewer._arm.value = "unconditional"
+    assert "bonus, zoomed+0.40" in text(viewer)
+
+
+def test_curiosity_sees_the_group():
+    """Two of the four episodes of a scene call: above the target of 0.3 there is no bonus."""
+    viewer = TrajectoryViewer(made(4, zooms=lambda i: i % 2, scenes=1))
+    viewer._arm.value = "curiosity"
+    viewer._list.index = 1
+    assert "curiosity" not in text(viewer)
+    viewer = TrajectoryViewer(made(8, zooms=lambda i: i == 1, scenes=1))
+    viewer._arm.value = "curiosity"
+    viewer._list.index = 1
+    assert "curiosity+0.09" in text(viewer)  # 0.5 * (0.3 - 1/8)
+
+
+def test_tokens_are_shown_on_demand(viewer):
+    assert "mask 1" not in text(viewer)
+    viewer._tokens.value = True
+    assert "mask 1" in text(viewer) and "#5 #6 #7 #8" in text(viewer)
+
+
+def test_two_policies_stand_side_by_side_on_one_sample(pair):
+    viewer = pair
+    assert set(viewer.episodes) == {"base", "trained"}
+    assert len({t.sample["id"] for t in viewer.episodes.values()}) == 1
+    viewer.correct.value = "only trained right"
+    assert [t.sample["id"] for t in viewer.passing] == ["test-1", "test-3"]
+    assert "(wrong" in text(viewer, "base") and "(right" in text(viewer, "trained")
+    viewer.correct.value = "only base right"
+    assert [t.sample["id"] for t in viewer.passing] == ["test-4"]
+    viewer.of.value, viewer.correct.value = "trained", "right"
+    assert len(viewer.passing) == 4
+
+
+def test_a_sample_that_one_policy_lacks():
+    viewer = TrajectoryViewer({"base": made(2), "trained": made(6)})
+    assert len(viewer.passing) == 2
+    viewer.of.value = "trained"
+    assert len(viewer.passing) == 6
+    viewer._list.index = 5
+    assert set(viewer.episodes) == {"trained"} and viewer._columns["base"].value == ""
+
+
+def test_a_file_gets_its_images_back(tmp_path):
+    write_jsonl(made(), tmp_path / "episodes.jsonl")
+    rows = tiny_world("test", 6)
+    for images in (rows, {row["id"]: row["image"] for row in rows}):
+        viewer = TrajectoryViewer(tmp_path / "episodes.jsonl", images)
+        viewer.sort.value = "most zooms first"
+        viewer._list.index = 0
+        (episode,) = viewer.episodes.values()
+        assert len(episode.images) == 3 and "<image " in viewer._columns["policy"].value
+        # Looked at and given back: the memory does not fill with scenes.
+        assert not any(t.images for t in viewer._by_policy["policy"].values())
+    without = TrajectoryViewer(str(tmp_path / "episodes.jsonl"))
+    assert "The image is not at hand" in text(without)
+    assert isinstance(without.picture(), Figure)
+
+
+def test_a_thousand_episodes_open_in_under_a_second(tmp_path):
+    some = made(20)
+    write_jsonl(some * 50, tmp_path / "episodes.jsonl")
+    images = {t.sample["id"]: t.images[0] for t in some}
+    seconds = []
+    for _ in range(3):  # processor time: another program on the machine takes nothing of it
+        start = time.process_time()
+        viewer = TrajectoryViewer(tmp_path / "episodes.jsonl", images)
+        seconds.append(time.process_time() - start)
+    assert len(viewer.passing) == 1000
+    assert min(seconds) < 1.0
+
+
+def test_one_episode_goes_out_as_a_page(pair, tmp_path):
+    page = pair.export(tmp_path / "episode.html").read_text(encoding="utf-8")
+    reader = Reader(page)
+    assert "base" in reader.text and "trained" in reader.text and "Loss mask" in reader.text
+    pair._export.click()
+    link = re.fullmatch(
+        r'<a download="episode-test-0.html" href="data:text/html;charset=utf-8,([^"<>]+)">'
+        "Download the page</a>",
+        pair._link.value,
+    )
+    assert unquote(link[1]) == page
+    pair.correct.value = "wrong"
+    assert pair._link.value == ""  # it was another episode's
+
+
+@pytest.mark.filterwarnings("ignore:Glyph")
+def test_a_hostile_model_writes_text(tmp_path):
+    viewer = TrajectoryViewer({HOSTILE: hostile(), "plain": made(2)})
+    viewer._tokens.value = True
+    assert len(viewer._list.options) == 4
+    for label, key in viewer._list.options:
+        viewer._list.value = key
+        label.encode()
+        for column in viewer._columns.values():
+            Reader(column.value)
+            column.value.encode()
+            assert len(re.sub(r"data:[^\"]*", "", column.value)) < 30_000
+        assert len(label) < 100 and label.isprintable()
+        Reader(viewer.page())
+        viewer._export.click()
+        assert re.fullmatch(r'<a download="[\w.-]+" href="[^"<>]+">[\w ]+</a>', viewer._link.value)
+        assert png(viewer.picture(), 30)
+        viewer.alt.encode()
+        assert len(viewer.alt) < 1000
+    for control in (viewer.of, viewer.kind, viewer.correct):
+        assert all(len(str(label)) < 60 for label in control._options_labels)
+
+
+def test_nothing_to_show_is_said():
+    with pytest.raises(ValueError, match="no episodes"):
+        TrajectoryViewer([])
+
+
+def test_readers_without_a_kernel_see_a_picture(pair):
+    data, metadata = pair._repr_mimebundle_()
+    assert base64.b64decode(data["image/png"]).startswith(b"\x89PNG")
+    assert "application/vnd.jupyter.widget-view+json" in data
+    assert metadata["image/png"]["alt"] == data["text/plain"] == pair.alt
+    assert pair.alt.startswith("Trajectory viewer, 6 episodes. What letter")
+    assert "base: answer" in pair.alt and "trained: answer" in pair.alt

@@ -1,0 +1,258 @@
+"""ZoomByHand, driven in Python: a person's episodes are like a model's."""
+
+import html
+import json
+from pathlib import Path
+
+import pytest
+from test_pages import Reader
+
+from deepeyes_lite import boxes
+from deepeyes_lite.evaluation import BY_HAND, by_hand, summarise, table
+from deepeyes_lite.policies import ScriptedPolicy
+from deepeyes_lite.rollout import rollout
+from deepeyes_lite.tinyworld.dataset import tiny_world
+from deepeyes_lite.trajectories import read_jsonl, write_jsonl
+from deepeyes_lite.viz.plots import png
+from deepeyes_lite.viz.widgets import ZoomByHand, zoom_by_hand
+from deepeyes_lite.viz.widgets.zoom_by_hand import model_view
+from episodes import HOSTILE, LONG, made
+
+
+@pytest.fixture
+def samples():
+    return tiny_world("test", 3)
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that a test sets."""
+
+    class Clock:
+        now = 0.0
+
+        def monotonic(self):
+            return self.now
+
+    clock = Clock()
+    monkeypatch.setattr(zoom_by_hand, "time", clock)
+    return clock
+
+
+@pytest.fixture
+def widget(samples, processor, clock):
+    return ZoomByHand(samples, processor)
+
+
+def target_1000(row):
+    box = boxes.px_to_1000(tuple(row["boxes_px"][0]), row["image"].size)
+    return tuple(round(v) for v in box)
+
+
+def test_an_episode_by_hand(widget, samples, clock, processor):
+    row = samples[0]
+    assert widget._submit.disabled and widget._zoom.disabled and not widget._box.running
+    widget._next.click()
+    assert widget._box.running and widget._next.disabled
+    widget.box_1000 = target_1000(row)
+    widget._zoom.click()
+    clock.now = 12.5
+    widget._text.value = f" {row['answer'].lower()}. "
+    widget._submit.click()
+    (episode,) = widget.record
+    assert episode.correct and episode.well_formed and episode.sample["seconds"] == 12.5
+    assert episode.best_iou > 0.8 and len(episode.images) == 2
+    # It is the episode that the loop makes of a policy that writes the same.
+    script = [turn.text for turn in episode.turns]
+    (same,) = rollout([row], ScriptedPolicy(processor, script), progress=False)
+    del episode.sample["seconds"]
+    assert same.completion_ids == episode.completion_ids and same.loss_mask == episode.loss_mask
+    assert (same.sample, same.turns, same.boxes_px) == (
+        episode.sample,
+        episode.turns,
+        episode.boxes_px,
+    )
+
+
+def test_the_score_tells_answer_reward_and_baseline(widget, samples, clock):
+    widget.start()
+    widget.box_1000 = target_1000(samples[0])
+    widget.zoom()
+    clock.now = 4.0
+    widget.answer(samples[0]["answer"])
+    text = Reader(widget._score.value).text
+    assert f"answer {samples[0]['answer']} (right), 1 zoom, best IoU" in text and "4.0 s" in text
+    assert "accuracy+0.80bonus, right and zoomed+1.20reward+2.00" in text
+    assert "You so far: 100 % [21, 100] right of 1" in text and "4.0 s a question" in text
+    widget.start()
+    clock.now = 6.0
+    widget.answer("?")
+    text = Reader(widget._score.value).text
+    assert f"(wrong, it is {samples[1]['answer']}), 0 zooms" in text and "reward+0.00" in text
+    assert "right of 2" in text and "3.0 s a question" in text
+
+
+def test_the_target_is_not_shown_before_the_answer(widget):
+    widget.start()
+    widget.zoom()
+    shown = widget._question.value + widget._crops.value + widget._score.value + widget.alt
+    assert "svg" not in shown and "wrong, it is" not in shown
+
+
+def test_the_record_is_a_human_baseline(widget, samples, tmp_path):
+    for row in samples:
+        widget.start()
+        widget.box_1000 = target_1000(row)
+        widget.zoom()
+        widget.answer(row["answer"])
+    figures = summarise(widget.record)
+    assert figures["accuracy"]["mean"] == 1.0 and figures["call_iou"]["n"] == 3
+    write_jsonl(widget.record, tmp_path / "human.jsonl")
+    back = read_jsonl(tmp_path / "human.jsonl")
+    assert [t.sample["id"] for t in back] == list(samples["id"])
+    assert widget._next.description == "Done" and widget._next.disabled
+    widget.start()
+    assert not widget._running and widget.answer("K") is None
+
+
+def test_the_baseline_is_read_from_the_record(samples, processor, clock, tmp_path):
+    record = tmp_path / "runs" / "by-hand.jsonl"
+    assert by_hand(record) == {}
+    widget = ZoomByHand(samples, processor, save_to=record)
+    for row, text, seconds in zip(samples, (samples[0]["answer"], "?"), (3.0, 5.0)):
+        widget.start()
+        widget.box_1000 = target_1000(row)
+        widget.zoom()
+        clock.now += seconds
+        widget.answer(text)
+    found = by_hand(record)["you"]
+    assert (found["accuracy"]["mean"], found["accuracy"]["n"]) == (0.5, 2)
+    assert found["call_iou"]["mean"] > 0.8 and found["seconds"]["mean"] == 4.0
+    assert "you" in table({"samples": 2, "conditions": by_hand(record)})
+
+
+def test_the_record_of_the_course_is_not_in_the_repository():
+    """Nor in `data/`: it is the reader's own."""
+    root = Path(__file__).parents[2]
+    name = BY_HAND.relative_to(root).as_posix()
+    ignored = (root / ".gitignore").read_text(encoding="utf-8").splitlines()
+    assert f"/{name.split('/')[0]}/" in ignored
+
+
+def test_what_was_answered_is_kept_and_not_asked_again(samples, processor, tmp_path):
+    path = tmp_path / "new" / "human.jsonl"
+    first = ZoomByHand(samples, processor, save_to=path)
+    first.start()
+    first.answer("K")
+    again = ZoomByHand(samples, processor, save_to=path)
+    assert "Question 2 of 3" in again._question.value and len(again.record) == 1
+    for _ in range(2):
+        again.start()
+        again.answer("K")
+    assert len(read_jsonl(path)) == 3 and not path.with_suffix(".tmp").exists()
+    with pytest.raises(ValueError, match="nothing left to ask: 3 questions are answered"):
+        ZoomByHand(samples, processor, save_to=path)
+
+
+def test_a_model_s_file_is_not_written_over(samples, processor, tmp_path):
+    path = tmp_path / "model.jsonl"
+    write_jsonl(made(2), path)
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match="holds episodes of a model; choose another file"):
+        ZoomByHand(samples, processor, save_to=path)
+    assert path.read_bytes() == before
+
+
+def test_box_and_numbers_are_one(widget):
+    seen = []
+    widget._box.observe(lambda change: seen.append(change.new), "box")
+    widget.box_1000 = (10, 20, 30, 40)
+    assert [n.value for n in widget._numbers] == [10, 20, 30, 40] and len(seen) == 1
+    widget._numbers[2].value = 300
+    assert widget.box_1000 == (10, 20, 300, 40)
+    widget._numbers[3].value = 5000
+    assert widget.box_1000 == (10, 20, 300, 1000)
+
+
+def test_cost_and_crop_follow_the_tool(widget, processor):
+    widget.start()
+    widget.box_1000 = (0, 0, 250, 250)
+    assert "96 × 96 px, 4.0 times as large as in the view" in widget._cost.value
+    promised = int(widget._cost.value.split(" tokens")[0].split()[-1])
+    widget.zoom()
+    widget.zoom()
+    assert f"Zooms so far: {2 * promised} tokens" in widget._crops.value
+    assert widget._crops.value.count("<img ") == 2
+    episode = widget.answer("K")
+    answer = processor.tokenizer(episode.turns[-1].text + "<|im_end|>", add_special_tokens=False)
+    assert len(episode.completion_ids) == 2 * promised + len(answer["input_ids"])
+
+
+@pytest.mark.parametrize("box", [(5, 5, 5, 5), (0, 0, 0, 1000), (1000, 1000, 1000, 1000)])
+def test_an_empty_box_costs_nothing_and_says_so(widget, box):
+    widget.start()
+    widget.box_1000 = box
+    assert "empty" in widget._cost.value
+    widget.zoom()
+    assert widget._calls == [] and "cannot be cut out" in widget._cost.value
+    assert png(widget.picture(), 30)
+
+
+def test_there_are_six_zooms(widget):
+    widget.start()
+    for _ in range(8):
+        widget._zoom.click()
+    assert widget._zoom.disabled and widget._crops.value.count("<img ") == 6
+    assert len(widget.answer("K").boxes_px) == 6
+
+
+@pytest.mark.parametrize(
+    "text", ["", "   ", HOSTILE, LONG, "a\nb", "<|im_end|>", "\u202e", "\ud800"]
+)
+def test_what_is_no_answer_is_not_taken(widget, text):
+    widget.start()
+    assert widget.answer(text) is None and widget.record == []
+    assert "Write the answer alone" in widget._score.value and len(widget._score.value) < 200
+    assert widget._running
+
+
+def test_enter_answers(widget, samples):
+    widget.start()
+    widget._text.value = samples[0]["answer"]
+    widget._text._handle_custom_msg({"event": "submit"}, [])
+    assert len(widget.record) == 1
+
+
+def test_before_the_start_and_after_the_answer_nothing_counts(widget):
+    widget.zoom()
+    assert widget.answer("K") is None and widget._calls == []
+    widget.start()
+    widget.answer("K")
+    widget.zoom()
+    assert widget.answer("K") is None and len(widget.record) == 1
+
+
+def test_a_hostile_question_is_text(samples, processor):
+    hostile = samples.map(lambda row: {"question": HOSTILE, "answer": HOSTILE})
+    widget = ZoomByHand(hostile, processor)
+    assert HOSTILE in Reader(widget._question.value.replace("<br>", "")).text
+    assert html.escape(HOSTILE) not in widget.alt and widget.alt.count("<") > 0  # alt is plain text
+    widget.start()
+    widget.answer("K")
+    assert HOSTILE[:40] in Reader(widget._score.value).text
+
+
+def test_the_view_is_that_of_the_processor(samples, processor):
+    scene = samples[0]["image"]
+    assert model_view(scene, processor.image_processor).size == (96, 96)
+    wide = scene.resize((800, 200))
+    view = model_view(wide, processor.image_processor)
+    grid = processor.image_processor(images=[wide], return_tensors="pt")["image_grid_thw"][0]
+    assert view.size == (8 * int(grid[2]), 8 * int(grid[1]))
+
+
+def test_readers_without_a_kernel_see_a_picture(widget, samples):
+    data, metadata = widget._repr_mimebundle_()
+    assert data["image/png"] and metadata["image/png"]["alt"] == widget.alt
+    assert samples[0]["question"] in widget.alt and "(375, 375, 625, 625)" in widget.alt
+    json.dumps(data)
