@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from deepeyes_lite.boxes import iou
-from deepeyes_lite.files import whole
+from deepeyes_lite.files import atomic_write
 from deepeyes_lite.policies import LocalPolicy
-from deepeyes_lite.rewards import arm
+from deepeyes_lite.rewards import WITHOUT_TOOL
 from deepeyes_lite.rollout import rollout
 from deepeyes_lite.tinyworld.dataset import held_out
 from deepeyes_lite.trajectories import Trajectory, read_jsonl, write_jsonl
@@ -165,7 +165,7 @@ def evaluate_run(out: str | Path, n: int = 300, seed: int = 0) -> dict:
     folder.mkdir(exist_ok=True)
     models = {"trained": load_trained(out)}  # at once, so that an unfinished run is refused at once
     episodes = {}
-    tools = arm(config.arm).tool
+    tools = config.reward not in WITHOUT_TOOL
     conditions = CONDITIONS if tools else CONDITIONS_WITHOUT_TOOL
     for name, (weights, tool) in conditions.items():
         path = folder / f"{name.replace(', ', '-').replace(' ', '-')}.jsonl"
@@ -175,8 +175,8 @@ def evaluate_run(out: str | Path, n: int = 300, seed: int = 0) -> dict:
                 models[weights] = base_of(config)
             policy = LocalPolicy(*models[weights], tools=tools or weights == "base")
             found = rollout(dataset, policy, tool=tool, seed=seed)
-            with whole(path) as aside:
-                write_jsonl(found, aside)
+            with atomic_write(path) as tmp:
+                write_jsonl(found, tmp)
         episodes[name] = found
     report = {
         "samples": n,
@@ -189,8 +189,8 @@ def evaluate_run(out: str | Path, n: int = 300, seed: int = 0) -> dict:
         },
     }
     write_episodes(episodes, out / "episodes.csv")
-    with whole(out / "evaluation.json") as aside:
-        aside.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    with atomic_write(out / "evaluation.json") as tmp:
+        tmp.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     return report
 
 
@@ -271,7 +271,7 @@ class NotMeasured(LookupError):
     """A claim needs a record that is not there."""
 
 
-def clustered(differences: Iterable[np.ndarray], seed: int = 0) -> dict:
+def bootstrap_seeds_and_scenes(differences: Iterable[np.ndarray], seed: int = 0) -> dict:
     """Mean of differences with its 95 % interval, resampled over seeds and over scenes.
 
     Args:
@@ -307,7 +307,7 @@ def clustered(differences: Iterable[np.ndarray], seed: int = 0) -> dict:
     }
 
 
-def over_seeds(differences: Iterable[float]) -> dict:
+def t_interval(differences: Iterable[float]) -> dict:
     """The same where each seed has one number: Student's t, since a bootstrap of three numbers is too sure.
 
     Raises:

@@ -9,20 +9,21 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Lock
 
 from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
 
 @contextmanager
-def whole(path: str | Path) -> Iterator[Path]:
+def atomic_write(path: str | Path) -> Iterator[Path]:
     """Inside, write the file or folder under the name that is given; after it, it stands at ``path``.
 
     On an exception ``path`` stays as it was.
 
     >>> import tempfile
     >>> target = Path(tempfile.mkdtemp()) / "new" / "a.txt"
-    >>> with whole(target) as aside:
+    >>> with atomic_write(target) as aside:
     ...     _ = aside.write_text("all of it")
     ...     target.exists()
     False
@@ -30,25 +31,25 @@ def whole(path: str | Path) -> Iterator[Path]:
     'all of it'
     """
     path = Path(path)
-    aside = path.with_name(path.name + ".tmp")
+    tmp = path.with_name(path.name + ".tmp")
     path.parent.mkdir(parents=True, exist_ok=True)
-    _remove(aside)
-    yield aside
+    _remove(tmp)
+    yield tmp
     if path.is_dir():  # the only moment without either; nobody can rename over a full folder
         shutil.rmtree(path)
-    os.replace(aside, path)
+    os.replace(tmp, path)
 
 
 @contextmanager
-def alone(path: str | Path) -> Iterator[bool]:
+def file_lock(path: str | Path) -> Iterator[bool]:
     """Hold a lock file; False if another process holds it. Who is killed lets go of it.
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / ".lock"
-    >>> with alone(path) as first, alone(path) as second:
+    >>> with file_lock(path) as first, file_lock(path) as second:
     ...     first, second
     (True, False)
-    >>> with alone(path) as first:
+    >>> with file_lock(path) as first:
     ...     first
     True
     """
@@ -69,6 +70,74 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+class JsonlLog:
+    """A file of JSON lines that only grows: the one way to go on with a list of items after a kill.
+
+    Its first line says what is recorded and how. A last line that a kill cut short is dropped.
+
+    Attributes:
+        rows: the lines after the first.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "log.jsonl"
+    >>> JsonlLog(path, {"what": "squares"}).append({"id": 2, "value": 4})
+    >>> JsonlLog(path, {"what": "squares"}).rows
+    [{'id': 2, 'value': 4}]
+    >>> JsonlLog(path, {"what": "cubes"})
+    Traceback (most recent call last):
+    ValueError: ...log.jsonl holds another record ({'what': 'squares'}); choose another file or delete it
+    """
+
+    def __init__(self, path: str | Path, identity: dict):
+        """Open or create the file.
+
+        Args:
+            path: the JSONL file.
+            identity: what is recorded and how; a file with another one is refused.
+
+        Raises:
+            ValueError: if the file holds something else.
+        """
+        self.path = Path(path)
+        self._lock = Lock()
+        self.rows: list[dict] = []
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        data = self.path.read_bytes() if self.path.exists() else b""
+        complete = data[: data.rfind(b"\n") + 1]
+        if not complete:
+            self.path.write_text(json.dumps(identity) + "\n", encoding="utf-8")
+            return
+        held, self.rows = read_log(self.path)
+        if held != identity:
+            raise ValueError(
+                f"{path} holds another record ({held}); choose another file or delete it"
+            )
+        if complete != data:
+            os.truncate(self.path, len(complete))
+
+    def append(self, *rows: dict) -> None:
+        """Write rows, flushed at once; several threads may do so."""
+        with self._lock, self.path.open("a", encoding="utf-8") as file:
+            file.write("".join(json.dumps(row) + "\n" for row in rows))
+        self.rows += rows
+
+
+def read_log(path: str | Path) -> tuple[dict, list[dict]]:
+    """What a `JsonlLog` says it records, and its rows; a last line that a kill cut short is left out.
+
+    Raises:
+        ValueError: if the file is no such log.
+    """
+    text = Path(path).read_text(encoding="utf-8")
+    try:
+        lines = [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+        if not all(isinstance(line, dict) for line in lines) or not lines:
+            raise ValueError("no JSON objects")
+    except ValueError as error:
+        raise ValueError(f"{path} is not a record ({error})") from None
+    return lines[0], lines[1:]
+
+
 def measure(
     ids: list[str],
     work: Callable[[int, int, int], list[dict]],
@@ -80,13 +149,16 @@ def measure(
 ) -> list[dict]:
     """Measure rows, ``chunk`` of them at a time, or go on with a record.
 
+    The seed of a chunk is that of its place, so a measurement that was killed ends where the
+    undisturbed one ends.
+
     Args:
         ids: of the rows, in order.
         work: measures the rows from its first argument to before its second, with the seed that is the
             third; one dict of JSON values a row.
         chunk: rows that are measured together.
         identity: what is measured and how, with a ``seed``.
-        record: JSONL file; without it nothing is kept.
+        record: file for a `JsonlLog`; without it nothing is kept.
         progress: whether to show a bar.
         name: what the bar says.
 
@@ -96,56 +168,20 @@ def measure(
     Raises:
         ValueError: if the record holds another measurement.
     """
-    record = Path(record) if record else None
-    found = _read(record, identity, ids)
-    if len(found) < len(ids):  # a chunk that a kill left half written is measured anew
-        found = found[: len(found) // chunk * chunk]
-    if record:
-        record.parent.mkdir(parents=True, exist_ok=True)
-        _write(record, [identity, *found])
-    bar = tqdm(total=len(ids), initial=len(found), desc=name, disable=not progress)
-    for start in range(len(found), len(ids), chunk):
+    log = JsonlLog(record, identity) if record else None
+    rows = list(log.rows) if log else []
+    if [row.get("id") for row in rows] != ids[: len(rows)]:
+        raise ValueError(f"{record} holds other rows; choose another file or delete it")
+    bar = tqdm(total=len(ids), initial=len(rows), desc=name, disable=not progress)
+    while len(rows) < len(ids):
+        start = len(rows) // chunk * chunk  # a chunk that a kill cut short is measured anew
         stop = min(start + chunk, len(ids))
-        new = work(start, stop, identity["seed"] * 1_000_000 + start)
-        new = [{"id": id, **values} for id, values in zip(ids[start:stop], new, strict=True)]
-        if record:
-            with record.open("a", encoding="utf-8") as file:
-                file.write("".join(json.dumps(line) + "\n" for line in new))
-        found += new
+        values = work(start, stop, identity["seed"] * 1_000_000 + start)
+        new = [{"id": id, **value} for id, value in zip(ids[start:stop], values, strict=True)]
+        new = new[len(rows) - start :]
+        if log:
+            log.append(*new)
+        rows += new
         bar.update(len(new))
     bar.close()
-    return found
-
-
-def read_record(record: str | Path) -> tuple[dict, list[dict]]:
-    """What a record measured, and its lines; a last line that a kill cut short is left out.
-
-    Raises:
-        ValueError: if the file is no record.
-    """
-    text = Path(record).read_text(encoding="utf-8")
-    try:
-        lines = [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
-        if not all(isinstance(line, dict) for line in lines) or not lines:
-            raise ValueError("no JSON objects")
-    except ValueError as error:
-        raise ValueError(f"{record} is not a record of measurements ({error})") from None
-    return lines[0], lines[1:]
-
-
-def _read(record: Path | None, identity: dict, ids: list[str]) -> list[dict]:
-    if record is None or not record.exists() or "\n" not in record.read_text(encoding="utf-8"):
-        return []
-    another = f"{record} holds another measurement; choose another file or delete it"
-    try:
-        its, lines = read_record(record)
-    except ValueError as error:
-        raise ValueError(f"{another} ({error})") from None
-    if its != identity or [line.get("id") for line in lines] != ids[: len(lines)]:
-        raise ValueError(f"{another} ({its})")
-    return lines
-
-
-def _write(path: Path, lines: list[dict]) -> None:
-    with whole(path) as aside:
-        aside.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    return rows

@@ -201,7 +201,7 @@ def tool_of(processor, kinds: tuple[type, type] = (ZoomTool, ViewZoomTool)) -> C
     return partial(absolute, view=view_of(processor))
 
 
-def spoken(processor, box_px: Box, size: Size) -> list[int]:
+def encode_box(processor, box_px: Box, size: Size) -> list[int]:
     """A box as the family writes it, in whole numbers around it.
 
     Args:
@@ -335,7 +335,7 @@ def load_processor(name: str | Path, max_pixels: int = 0, cache: bool = True):
     try:
         model_type = AutoConfig.from_pretrained(name).model_type
         settings, _ = ProcessorMixin.get_processor_dict(name)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise ValueError(
             f"{name} is neither a folder with a model nor one of the hub that can be reached: "
             f"{str(error).splitlines()[0]}"

@@ -15,7 +15,14 @@ from PIL import Image
 from deepeyes_lite import prompts
 from deepeyes_lite.boxes import Box
 from deepeyes_lite.fast import cache_vision
-from deepeyes_lite.models import TINY_EYES, completion_length, spec_of, spoken, token_ids, tool_of
+from deepeyes_lite.models import (
+    TINY_EYES,
+    completion_length,
+    encode_box,
+    spec_of,
+    token_ids,
+    tool_of,
+)
 from deepeyes_lite.tools import ZoomTool, images_and_texts, methods
 from deepeyes_lite.trajectories import Trajectory
 
@@ -195,7 +202,7 @@ class LocalPolicy(Policy):
         return [row[: row.index(end) + 1] if end in row else row for row in replies]
 
 
-class ShownTargets(Policy):
+class OracleZoomPolicy(Policy):
     """Zooms to every target box, then lets another policy answer: what a perfect zoom would bring.
 
     The upper bound of an evaluation, and one half of the tool-benefit filter.
@@ -220,7 +227,7 @@ class ShownTargets(Policy):
         return replies
 
     def _call(self, box_px: Box, trajectory: Trajectory) -> list[int]:
-        box = spoken(self.processor, box_px, trajectory.images[0].size)
+        box = encode_box(self.processor, box_px, trajectory.images[0].size)
         # tiny-eyes has only ever called by the name of a thing, such as "red star" in the question.
         names = re.findall(r"\b(?:the|an?) (\w+ \w+)", trajectory.sample["question"]) or ["target"]
         label = names[min(len(trajectory.turns), len(names) - 1)]

@@ -1,122 +1,215 @@
-"""Accuracy, format and tool bonus; the arms of the ablation as values; the collapse inequality.
+"""Accuracy, format and tool bonus as TRL reward functions; reward variants as their weights.
 
 The weights are those of DeepEyes' public code (``verl/utils/reward_score/vl_agent.py``):
 ``0.8 * accuracy + 0.2 * format + 1.2 * tool``, with accuracy 0 or 1, format 0 or -1, and the tool term
-1 only where the answer is right *and* the tool was used. The paper's formula prints no weights.
+1 only where the answer is correct *and* the tool was used. The paper's formula prints no weights.
 
-Where ours deviates (`tests/test_rewards_deepeyes.py` holds both against each other, with an example and
+Where ours deviates (`tests/core/test_rewards_deepeyes.py` holds both against each other, with an example and
 the reason for each): rules judge instead of a 72B model. A missing, unclosed or second answer, tags the wrong
 way round or mended in another turn, two thoughts or calls in a turn, an unclosed call, and an answer beside a
-call or before the end are format errors here and none there. An answer that is too long is wrong in both,
+call or before the end are format errors here and none there. An answer that is too long is incorrect in both,
 and a format error only there. There an image placeholder in the text counts as a tool call, whoever wrote
 it; here only a call that was answered with a crop.
 """
 
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import wraps
 from statistics import stdev
+
+from deepeyes_lite import prompts
+from deepeyes_lite.trajectories import best_iou
+from deepeyes_lite.verifiers import check_answer, extract_answer, well_formed
+
+ACCURACY_WEIGHT = 0.8
+CALL_TARGET = 0.3  # share of a group's episodes that curiosity wants to see calling
 
 
 @dataclass(frozen=True)
-class Arm:
-    """One reward variant: weights, nothing else.
+class Outcome:
+    """What a reward looks at in an episode.
 
     Attributes:
-        accuracy: for a correct answer.
-        format: taken off for a reply that breaks the format.
-        bonus_if_correct: for a correct answer with at least one answered call.
-        bonus_always: for at least one answered call, whatever the answer.
-        bonus_iou: times the best IoU of a call with a target box.
-        curiosity: for an episode with a call, times what its group's call rate lacks to ``call_target``.
-        call_target: share of a group's episodes that curiosity wants to see calling.
-        excess: taken off for every call beyond the first.
-        tool: whether prompts offer the tool at all.
+        correct: whether the answer is correct.
+        well_formed: whether every turn keeps the format.
+        calls: answered calls.
+        best_iou: greatest IoU of a call with a target box, 0 where there is none.
+        group_call_rate: share of the episodes of the same question that called.
     """
 
-    accuracy: float = 0.8
-    format: float = 0.2
-    bonus_if_correct: float = 0.0
-    bonus_always: float = 0.0
-    bonus_iou: float = 0.0
-    curiosity: float = 0.0
-    call_target: float = 0.3
-    excess: float = 0.0
-    tool: bool = True
+    correct: bool
+    well_formed: bool
+    calls: int
+    best_iou: float = 0.0
+    group_call_rate: float = 0.0
 
 
-ARMS = {
-    "conditional": Arm(bonus_if_correct=1.2),  # the paper; weights of the public code
-    "unconditional": Arm(bonus_always=0.4),  # an alternative left commented out in the public code
-    "none": Arm(),  # the paper's ablation: accuracy and format only
-    "text_only": Arm(tool=False),  # the paper's ablation: RL on reasoning in text, no tool
-    # Pixel Reasoner; its constants as re-implemented in verl-tool's reward_manager/pixel_reasoner.py.
-    "curiosity": Arm(curiosity=0.5, call_target=0.3, excess=0.05),
-    "iou": Arm(bonus_iou=1.2),  # no paper's: supervised boxes, an upper bound for the others
+def read_outcomes(
+    completion_ids: list[list[int]],
+    environments: list,
+    tokenizer,
+    id: list[str],
+    answer: list[str],
+    boxes_px: list[list],
+    options: list[list[str]],
+    verifier: list[str],
+    **_,
+) -> list[Outcome]:
+    """The outcomes of a batch of rollouts, from what TRL hands to a reward function.
+
+    Args:
+        completion_ids: of every rollout, the model's turns and the observations.
+        environments: of every rollout, `tools.ZoomTool` or `tools.NoTool`.
+        tokenizer: of the model.
+        id, answer, boxes_px, options, verifier: columns of the data set, a value a rollout.
+    """
+    texts = tokenizer.batch_decode(completion_ids, skip_special_tokens=False)
+    turns = [prompts.split_turns(text) for text in texts]
+    asked = Counter(id)
+    zoomed = Counter(question for question, zoom in zip(id, environments) if zoom.boxes_px)
+    return [
+        Outcome(
+            check_answer(
+                extract_answer(reply[-1]), {"answer": truth, "options": shown, "verifier": rule}
+            ),
+            well_formed(reply),
+            len(zoom.boxes_px),
+            best_iou(zoom.boxes_px, targets) or 0.0,
+            zoomed[question] / asked[question],
+        )
+        for reply, zoom, question, truth, targets, shown, rule in zip(
+            turns, environments, id, answer, boxes_px, options, verifier, strict=True
+        )
+    ]
+
+
+def for_trl(reward: Callable, tokenizer) -> Callable:
+    """A reward function of outcomes as TRL calls it, for ``GRPOTrainer(reward_funcs=[…])``.
+
+    Args:
+        reward: takes ``outcomes`` and, if it wants them, the other keyword arguments that TRL gives.
+        tokenizer: of the model.
+    """
+
+    @wraps(reward)
+    def reward_func(completion_ids, environments, **columns) -> list[float]:
+        outcomes = read_outcomes(completion_ids, environments, tokenizer, **columns)
+        return reward(outcomes, completion_ids=completion_ids, environments=environments, **columns)
+
+    return reward_func
+
+
+# --- reward functions: one number an episode ----------------------------------------------------
+
+
+def accuracy_reward(outcomes: list[Outcome], **_) -> list[float]:
+    """1 for a correct answer."""
+    return [float(o.correct) for o in outcomes]
+
+
+def format_reward(outcomes: list[Outcome], **_) -> list[float]:
+    """-1 for a reply that breaks the format."""
+    return [-float(not o.well_formed) for o in outcomes]
+
+
+def tool_bonus(outcomes: list[Outcome], **_) -> list[float]:
+    """1 for a correct answer after an answered call: DeepEyes' conditional bonus."""
+    return [float(o.correct and o.calls > 0) for o in outcomes]
+
+
+def call_bonus(outcomes: list[Outcome], **_) -> list[float]:
+    """1 for an answered call, whatever the answer: the unconditional bonus."""
+    return [float(o.calls > 0) for o in outcomes]
+
+
+def iou_reward(outcomes: list[Outcome], **_) -> list[float]:
+    """The best IoU of a call with a target box."""
+    return [o.best_iou for o in outcomes]
+
+
+def curiosity_bonus(outcomes: list[Outcome], **_) -> list[float]:
+    """For an episode with a call, what its group's call rate lacks to ``CALL_TARGET`` (Pixel Reasoner)."""
+    return [max(0.0, CALL_TARGET - o.group_call_rate) * (o.calls > 0) for o in outcomes]
+
+
+def excess_calls(outcomes: list[Outcome], **_) -> list[float]:
+    """-1 for every call beyond the first."""
+    return [-float(max(0, o.calls - 1)) for o in outcomes]
+
+
+REWARDS = {
+    reward.__name__: reward
+    for reward in (
+        accuracy_reward,
+        format_reward,
+        tool_bonus,
+        call_bonus,
+        iou_reward,
+        curiosity_bonus,
+        excess_calls,
+    )
 }
 
 
-def arm(name: str) -> Arm:
-    """The arm of that name.
+# --- reward variants: weights of the functions above ---------------------------------------------
+
+_PLAIN = {"accuracy_reward": ACCURACY_WEIGHT, "format_reward": 0.2}
+# What becomes TRL's ``reward_funcs`` and ``reward_weights``: the name of a function and its weight.
+VARIANTS: dict[str, dict[str, float]] = {
+    "conditional": {**_PLAIN, "tool_bonus": 1.2},  # the paper; weights of the public code
+    "unconditional": {**_PLAIN, "call_bonus": 0.4},  # left commented out in the public code
+    "none": _PLAIN,  # the paper's ablation: accuracy and format only
+    "text_only": _PLAIN,  # the paper's ablation: RL on reasoning in text, no tool
+    # Pixel Reasoner; its constants as re-implemented in verl-tool's reward_manager/pixel_reasoner.py.
+    "curiosity": {**_PLAIN, "curiosity_bonus": 0.5, "excess_calls": 0.05},
+    "iou": {
+        **_PLAIN,
+        "iou_reward": 1.2,
+    },  # no paper's: supervised boxes, an upper bound for the others
+}
+WITHOUT_TOOL = ("text_only",)  # variants whose prompts do not offer the tool
+
+
+def variant(name: str) -> dict[str, float]:
+    """The weights of a reward variant, by the name of the reward function.
 
     Raises:
-        ValueError: naming the arms there are.
+        ValueError: naming the variants there are.
     """
-    if name not in ARMS:
-        raise ValueError(f"unknown arm {name!r}; there are {', '.join(ARMS)}")
-    return ARMS[name]
+    if name not in VARIANTS:
+        raise ValueError(f"unknown reward variant {name!r}; there are {', '.join(VARIANTS)}")
+    return VARIANTS[name]
+
+
+def reward_parts(weights: dict[str, float], outcome: Outcome) -> dict[str, float]:
+    """What each reward function adds to the reward of one episode, its weight included.
+
+    >>> reward_parts(VARIANTS["conditional"], Outcome(correct=True, well_formed=False, calls=1))
+    {'accuracy_reward': 0.8, 'format_reward': -0.2, 'tool_bonus': 1.2}
+    """
+    return {name: weight * REWARDS[name]([outcome])[0] for name, weight in weights.items()}
 
 
 def reward(
-    arm: Arm,
+    weights: dict[str, float],
     correct: bool,
     well_formed: bool,
     calls: int,
     best_iou: float = 0.0,
     group_call_rate: float = 0.0,
 ) -> float:
-    """Reward of one episode.
+    """Reward of one episode under the weights of a variant; the other arguments are those of `Outcome`.
 
-    Args:
-        arm: the weights.
-        correct: whether the answer is right.
-        well_formed: whether every turn keeps the format.
-        calls: answered calls.
-        best_iou: greatest IoU of a call with a target box, 0 where there is none.
-        group_call_rate: share of the episodes of the same question that called.
-
-    >>> reward(ARMS["conditional"], True, True, 1), reward(ARMS["conditional"], True, True, 0)
+    >>> reward(VARIANTS["conditional"], True, True, 1), reward(VARIANTS["conditional"], True, True, 0)
     (2.0, 0.8)
-    >>> reward(ARMS["conditional"], False, True, 3), reward(ARMS["unconditional"], False, True, 3)
+    >>> reward(VARIANTS["conditional"], False, True, 3), reward(VARIANTS["unconditional"], False, True, 3)
     (0.0, 0.4)
-    >>> round(reward(ARMS["curiosity"], True, True, 2, group_call_rate=0.125), 4)
+    >>> round(reward(VARIANTS["curiosity"], True, True, 2, group_call_rate=0.125), 4)
     0.8375
     """
-    return sum(reward_parts(arm, correct, well_formed, calls, best_iou, group_call_rate).values())
-
-
-def reward_parts(
-    arm: Arm,
-    correct: bool,
-    well_formed: bool,
-    calls: int,
-    best_iou: float = 0.0,
-    group_call_rate: float = 0.0,
-) -> dict[str, float]:
-    """The terms that `reward` adds up, by the name of their weight; arguments as there.
-
-    >>> parts = reward_parts(ARMS["conditional"], True, False, 1)
-    >>> {name: value for name, value in parts.items() if value}
-    {'accuracy': 0.8, 'format': -0.2, 'bonus_if_correct': 1.2}
-    """
-    used = calls > 0
-    return {
-        "accuracy": arm.accuracy * correct,
-        "format": -arm.format * (not well_formed),
-        "bonus_if_correct": arm.bonus_if_correct * (correct and used),
-        "bonus_always": arm.bonus_always * used,
-        "bonus_iou": arm.bonus_iou * best_iou,
-        "curiosity": arm.curiosity * max(0.0, arm.call_target - group_call_rate) * used,
-        "excess": -arm.excess * max(0, calls - 1),
-    }
+    outcome = Outcome(correct, well_formed, calls, best_iou, group_call_rate)
+    return sum(reward_parts(weights, outcome).values())
 
 
 def advantages(rewards: list[float]) -> list[float]:
@@ -132,7 +225,7 @@ def advantages(rewards: list[float]) -> list[float]:
     return [(reward - mean) / (deviation + 1e-4) for reward in rewards]
 
 
-def least_bonus(p_zoom: float, p_direct: float, accuracy: float = Arm.accuracy) -> float:
+def least_bonus(p_zoom: float, p_direct: float, accuracy: float = ACCURACY_WEIGHT) -> float:
     """The least conditional bonus b* with which zooming grows, to first order.
 
     A call pays ``(a + b) * p_zoom``, answering at once ``a * p_direct``; zooming grows only while the

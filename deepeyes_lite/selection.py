@@ -24,7 +24,7 @@ from pathlib import Path
 from datasets import Dataset
 
 from deepeyes_lite.files import measure
-from deepeyes_lite.policies import Policy, ShownTargets
+from deepeyes_lite.policies import OracleZoomPolicy, Policy
 from deepeyes_lite.rollout import rollout
 from deepeyes_lite.verifiers import LETTERS, normalise, split_options
 
@@ -121,7 +121,7 @@ def tool_benefit(
         boxed = [i for i, row in enumerate(rows) if row["boxes_px"]]
         for name, who, tool in (
             ("right_from_view", policy, "off"),
-            ("right_with_crop", ShownTargets(policy), "on"),
+            ("right_with_crop", OracleZoomPolicy(policy), "on"),
         ):
             shown = [rows[i] for i in boxed]
             for i, episode in zip(boxed, rollout(shown, who, tool, seed, progress=False)):

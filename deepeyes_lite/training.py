@@ -29,16 +29,16 @@ from deepeyes_lite import prompts
 from deepeyes_lite.data import FEATURES
 from deepeyes_lite.doctor import precision
 from deepeyes_lite.fast import ZoomTrainer, cache_vision
-from deepeyes_lite.files import alone, whole
+from deepeyes_lite.files import atomic_write, file_lock
 from deepeyes_lite.models import completion_length, device, load, spec_of, token_ids, tool_of
-from deepeyes_lite.rewards import Arm, arm, least_bonus, reward
+from deepeyes_lite.rewards import WITHOUT_TOOL, least_bonus, reward, variant
 from deepeyes_lite.study import tool_use
 from deepeyes_lite.tinyworld.dataset import tiny_world
 from deepeyes_lite.tinyworld.scenes import World
 from deepeyes_lite.tools import MAX_CALLS, NoTool, ViewZoomEnvironment, ZoomEnvironment
 from deepeyes_lite.trajectories import best_iou
 from deepeyes_lite.verifiers import check_answer, extract_answer, well_formed
-from deepeyes_lite.viz.snapshots import Watch, scenes
+from deepeyes_lite.viz.snapshots import Snapshots, scenes
 
 
 @dataclass(frozen=True)
@@ -46,18 +46,18 @@ class RunConfig:
     """Everything that decides what a run does; written to ``config.json``.
 
     Attributes:
-        arm: reward variant, a key of ``rewards.ARMS``.
+        reward: reward variant, a key of ``rewards.VARIANTS``.
         bonus: for a correct answer with a zoom, instead of the arm's; None for the arm's own.
         steps: optimizer steps.
-        prompts: different questions a step.
-        generations: rollouts of each question, the group of GRPO.
+        prompts_per_step: different questions a step.
+        num_generations: rollouts of each question, the group of GRPO.
         learning_rate: constant after five steps of warm-up.
         lora_rank: rank of the adapters; alpha is twice the rank.
         legible_share: share of details that the view shows.
         seed: of scenes, adapters and sampling.
         model: a folder, or a name of the hub; its family is found from its configuration.
         data: folder of a dataset in our schema, as `select` writes it; empty for the tiny world.
-        save_every: steps between checkpoints.
+        save_steps: steps between checkpoints.
         max_calls: of an episode.
         max_new_tokens: of a turn; 0 for the family's.
         max_pixels: greatest area of a view; 0 for the family's.
@@ -69,18 +69,18 @@ class RunConfig:
         trl: options of TRL's ``GRPOConfig``, passed on as they are.
     """
 
-    arm: str = "conditional"
+    reward: str = "conditional"
     bonus: float | None = None
     steps: int = 100
-    prompts: int = 8
-    generations: int = 8
+    prompts_per_step: int = 8
+    num_generations: int = 8
     learning_rate: float = 1e-3
     lora_rank: int = 16
     legible_share: float = 0.5
     seed: int = 0
     model: str = "data/tiny-eyes"
     data: str = ""
-    save_every: int = 10
+    save_steps: int = 10
     max_calls: int = MAX_CALLS
     max_new_tokens: int = 0
     max_pixels: int = 0
@@ -96,7 +96,7 @@ def _gpu(model: str, tokens: int, factor: int, **changes) -> RunConfig:
     """A run on a GPU; ``tokens`` is the budget of a view, ``factor`` the px that one covers."""
     shared = {
         "learning_rate": 1e-5,
-        "prompts": 2,
+        "prompts_per_step": 2,
         "micro_batch": 1,
         "max_calls": 3,
         "max_new_tokens": 256,
@@ -108,28 +108,30 @@ def _gpu(model: str, tokens: int, factor: int, **changes) -> RunConfig:
 
 PRESETS = {
     "demo": RunConfig(),
-    "quick": RunConfig(steps=2, prompts=2, generations=4, save_every=1),  # does it run at all?
+    "quick": RunConfig(
+        steps=2, prompts_per_step=2, num_generations=4, save_steps=1
+    ),  # does it run at all?
     "8GB": _gpu(
         "Qwen/Qwen3-VL-2B-Instruct",
         192,
         32,
-        generations=4,
+        num_generations=4,
         max_calls=2,
         max_new_tokens=160,
         quantise=True,
     ),
     "12GB": _gpu(
-        "Qwen/Qwen3-VL-2B-Instruct", 256, 32, generations=4, max_calls=2, max_new_tokens=192
+        "Qwen/Qwen3-VL-2B-Instruct", 256, 32, num_generations=4, max_calls=2, max_new_tokens=192
     ),
-    "16GB": _gpu("Qwen/Qwen2.5-VL-3B-Instruct", 320, 28, generations=6, max_calls=2),
-    "24GB": _gpu("Qwen/Qwen2.5-VL-3B-Instruct", 576, 28, generations=8, prompts=4),
-    "40GB": _gpu("Qwen/Qwen2.5-VL-7B-Instruct", 576, 28, generations=8, prompts=4),
+    "16GB": _gpu("Qwen/Qwen2.5-VL-3B-Instruct", 320, 28, num_generations=6, max_calls=2),
+    "24GB": _gpu("Qwen/Qwen2.5-VL-3B-Instruct", 576, 28, num_generations=8, prompts_per_step=4),
+    "40GB": _gpu("Qwen/Qwen2.5-VL-7B-Instruct", 576, 28, num_generations=8, prompts_per_step=4),
     "80GB": _gpu(  # the paper's base model
         "Qwen/Qwen2.5-VL-7B-Instruct",
         1024,
         28,
-        generations=8,
-        prompts=8,
+        num_generations=8,
+        prompts_per_step=8,
         micro_batch=2,
         max_calls=6,
         max_new_tokens=384,
@@ -146,7 +148,7 @@ def preset(name: str, **changes) -> RunConfig:
     if name not in PRESETS:
         raise ValueError(f"unknown preset {name!r}; there are {', '.join(PRESETS)}")
     config = replace(PRESETS[name], **changes)
-    arm(config.arm)
+    variant(config.reward)
     return config
 
 
@@ -201,8 +203,8 @@ def _mean(values: list) -> float:
 class History(TrainerCallback):
     """Scores the rollouts of a step and writes one line of ``history.csv``, flushed at every step."""
 
-    def __init__(self, arm: Arm, tokenizer, path: Path):
-        self.arm = arm
+    def __init__(self, weights: dict[str, float], tokenizer, path: Path):
+        self.weights = weights
         self.tokenizer = tokenizer
         self.path = path
         self.rows: list[dict] = []
@@ -252,7 +254,12 @@ class History(TrainerCallback):
                     "length": len(ids),
                     "legible": seen,
                     "reward": reward(
-                        self.arm, correct, formed, calls, overlap or 0.0, _mean(groups[question])
+                        self.weights,
+                        correct,
+                        formed,
+                        calls,
+                        overlap or 0.0,
+                        _mean(groups[question]),
                     ),
                 }
             )
@@ -318,7 +325,7 @@ def write_history(rows: list[dict], path: Path, append: bool = False) -> None:
     """Append rows of ``HISTORY_COLUMNS``, flushed to the disk; or write them anew, all or nothing."""
     new = not append or not path.exists()
     with (
-        nullcontext(path) if append else whole(path) as target,
+        nullcontext(path) if append else atomic_write(path) as target,
         target.open("a" if append else "w", encoding="utf-8", newline="") as file,
     ):
         writer = csv.DictWriter(file, HISTORY_COLUMNS)
@@ -415,7 +422,7 @@ def grpo_config(config: RunConfig, processor, precision: str, out: Path) -> GRPO
         **{
             "output_dir": str(out / "checkpoints"),
             **batches(config),
-            "num_generations": config.generations,
+            "num_generations": config.num_generations,
             "max_steps": config.steps,
             "learning_rate": config.learning_rate,
             "lr_scheduler_type": "constant_with_warmup",
@@ -437,7 +444,7 @@ def grpo_config(config: RunConfig, processor, precision: str, out: Path) -> GRPO
             "seed": config.seed,
             "logging_steps": 1,
             "logging_nan_inf_filter": False,
-            "save_steps": config.save_every,
+            "save_steps": config.save_steps,
             "save_total_limit": 2,
             "report_to": [],
             "dataloader_pin_memory": cuda,
@@ -453,16 +460,16 @@ def batches(config: RunConfig) -> dict:
         ValueError: if they cannot be dealt out evenly.
     """
     world = int(os.environ.get("WORLD_SIZE", 1))
-    if config.prompts % world:
+    if config.prompts_per_step % world:
         raise ValueError(
-            f"{config.prompts} prompts a step cannot be dealt out to {world} processes"
+            f"{config.prompts_per_step} prompts a step cannot be dealt out to {world} processes"
         )
-    rollouts = config.prompts // world * config.generations
+    rollouts = config.prompts_per_step // world * config.num_generations
     micro = config.micro_batch or rollouts
     if rollouts % micro:
         raise ValueError(
             f"micro_batch must divide a process's {rollouts} rollouts "
-            f"({config.prompts // world} prompts x {config.generations}), got {micro}"
+            f"({config.prompts_per_step // world} prompts x {config.num_generations}), got {micro}"
         )
     passes = rollouts // micro
     return {"per_device_train_batch_size": micro, "gradient_accumulation_steps": passes}
@@ -506,10 +513,10 @@ def trl_options(options: dict) -> dict:
     return options
 
 
-def reward_arm(config: RunConfig) -> Arm:
+def reward_weights(config: RunConfig) -> dict[str, float]:
     """The arm of a run, with the run's own bonus where it has one."""
-    named = arm(config.arm)
-    return named if config.bonus is None else replace(named, bonus_if_correct=config.bonus)
+    weights = variant(config.reward)
+    return weights if config.bonus is None else {**weights, "tool_bonus": config.bonus}
 
 
 def training_set(config: RunConfig, suffix: str = ""):
@@ -526,14 +533,14 @@ def training_set(config: RunConfig, suffix: str = ""):
     if config.data:
         dataset = load_from_disk(config.data)
         missing = set(FEATURES) - set(dataset.column_names)
-        if missing or len(dataset) < config.prompts:
+        if missing or len(dataset) < config.prompts_per_step:
             raise ValueError(
-                f"{config.data} has {len(dataset)} questions (a step takes {config.prompts}) "
+                f"{config.data} has {len(dataset)} questions (a step takes {config.prompts_per_step}) "
                 f"and lacks the columns {sorted(missing)}"
             )
         dataset = dataset.select_columns(list(FEATURES))
     else:
-        n = min(config.steps * config.prompts, 1000)
+        n = min(config.steps * config.prompts_per_step, 1000)
         world = World(legible_share=config.legible_share)
         dataset = tiny_world("train", n, world, start=config.seed * 1000)
     prompt = [[{"role": "user", "content": text + suffix}] for text in dataset["question"]]
@@ -557,7 +564,8 @@ def build_trainer(config: RunConfig, out: Path, stock: bool = False) -> GRPOTrai
     )
     # Adapters are trained in the precision of their model: tiny-eyes is in fp32 on a GPU, too.
     name = "bf16" if model.dtype == torch.bfloat16 else "fp32"
-    spec, weights = spec_of(processor), reward_arm(config)
+    spec, weights = spec_of(processor), reward_weights(config)
+    tool = config.reward not in WITHOUT_TOOL
     history = History(weights, processor.tokenizer, out / "history.csv")
     settings = grpo_config(config, processor, name, out)
     lora = LoraConfig(
@@ -566,7 +574,7 @@ def build_trainer(config: RunConfig, out: Path, stock: bool = False) -> GRPOTrai
         target_modules=spec.lora_targets,
         task_type="CAUSAL_LM",
     )
-    dataset = training_set(config, spec.suffix[weights.tool])
+    dataset = training_set(config, spec.suffix[tool])
     if config.cold_start:
         from deepeyes_lite.realworld.cold_start import cold_start
 
@@ -580,13 +588,11 @@ def build_trainer(config: RunConfig, out: Path, stock: bool = False) -> GRPOTrai
         reward_funcs=history.reward,
         train_dataset=dataset,
         processing_class=processor,
-        environment_factory=partial(environment, max_calls=config.max_calls)
-        if weights.tool
-        else NoTool,
+        environment_factory=partial(environment, max_calls=config.max_calls) if tool else NoTool,
         peft_config=None if config.cold_start else lora,
         callbacks=[
             history,
-            CollapseAlarm(history, weights.bonus_if_correct),
+            CollapseAlarm(history, weights.get("tool_bonus", 0.0)),
             MarkComplete(),
         ],
     )
@@ -621,7 +627,7 @@ def last_checkpoint(out: Path) -> Path | None:
 def train(config: RunConfig, out: str | Path) -> Path:
     """Train in a run folder, or go on where a killed run stopped, or return at once if it is done.
 
-    Leaves ``config.json``, ``history.csv``, ``watched/`` (`watch.py`) and ``adapter/``. Killed at any
+    Leaves ``config.json``, ``history.csv``, ``snapshots/`` (`watch.py`) and ``adapter/``. Killed at any
     moment and started again, a run ends where the undisturbed run ends.
 
     Raises:
@@ -631,13 +637,13 @@ def train(config: RunConfig, out: str | Path) -> Path:
     out = Path(out)
     main = int(os.environ.get("RANK", 0)) == 0  # of several processes the first one writes
     adapter = out / "adapter"
-    with alone(out / ".lock") if main and not adapter.exists() else nullcontext(True) as free:
+    with file_lock(out / ".lock") if main and not adapter.exists() else nullcontext(True) as free:
         if not free:
             raise ValueError(
                 f"another process trains in {out}; let it end, or choose another folder"
             )
         if main:
-            claim(out, asdict(config))
+            check_or_write_config(out, asdict(config))
         if not adapter.exists():
             _train(config, out, main)
     return out
@@ -647,8 +653,8 @@ def _train(config: RunConfig, out: Path, main: bool) -> None:
     """The training of `train`, in a folder that is this run's."""
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
     trainer = build_trainer(config, out)
-    watched = scenes(asdict(config)), trainer.processing_class, reward_arm(config).tool
-    trainer.add_callback(Watch(*watched, out / "watched", config.max_new_tokens))
+    snapshots = scenes(asdict(config)), trainer.processing_class, config.reward not in WITHOUT_TOOL
+    trainer.add_callback(Snapshots(*snapshots, out / "snapshots", config.max_new_tokens))
     checkpoint = last_checkpoint(out)
     path = trainer.history.path
     done = int(checkpoint.name.split("-")[1]) if checkpoint else 0
@@ -683,7 +689,7 @@ def _notes(config: RunConfig) -> None:
         )
 
 
-def claim(out: Path, config: dict) -> None:
+def check_or_write_config(out: Path, config: dict) -> None:
     """Write ``config.json`` into a folder, or see that the one there is the same.
 
     Raises:
@@ -704,8 +710,8 @@ def claim(out: Path, config: dict) -> None:
                 f"{out} holds another run ({found}); choose another folder or delete it"
             )
         return
-    with whole(path) as aside:
-        aside.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    with atomic_write(path) as tmp:
+        tmp.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def read_config(out: str | Path) -> RunConfig:

@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--model", default="data/tiny-eyes")
     parser.add_argument("--out", type=Path, help="JSON file to write")
     args = parser.parse_args()
-    config = replace(preset("demo", model=args.model), steps=args.steps, save_every=args.steps + 1)
+    config = replace(preset("demo", model=args.model), steps=args.steps, save_steps=args.steps + 1)
     phases = {"stock": [], "ours": []}
     losses = {}
     for turn in range(args.turns):

@@ -52,7 +52,7 @@ def finished_run(random_eyes, tmp_path_factory):
 
     out = tmp_path_factory.mktemp("runs") / "finished"
     out.mkdir()
-    config = RunConfig(model=str(random_eyes), steps=2, prompts=1, generations=2)
+    config = RunConfig(model=str(random_eyes), steps=2, prompts_per_step=1, num_generations=2)
     (out / "config.json").write_text(json.dumps(asdict(config)))
     row = {name: 0.5 for name in HISTORY_COLUMNS} | {"n_zoom": 1, "n_direct": 1}
     write_history([{**row, "step": step} for step in (1, 2)], out / "history.csv")

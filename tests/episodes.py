@@ -84,7 +84,7 @@ def hostile():
 
 def recorded_run(folder, steps=12):
     """A run folder with a history, and six scenes before the first step and after every fifth."""
-    (folder / "watched").mkdir(parents=True)
+    (folder / "snapshots").mkdir(parents=True)
     config = {"data": "", "legible_share": 0.5}
     (folder / "config.json").write_text(json.dumps(config))
     rows = [
@@ -97,5 +97,5 @@ def recorded_run(folder, steps=12):
         found = made(6, right=lambda i, step=step: i < step / 2, text=f"Step {step}.")
         for t, name in zip(found, names):
             t.sample["id"] = name
-        write_jsonl(found, folder / "watched" / f"{step:04}.jsonl")
+        write_jsonl(found, folder / "snapshots" / f"{step:04}.jsonl")
     return folder

@@ -57,7 +57,7 @@ def rollout(args) -> None:
     from deepeyes_lite.rollout import rollout as run
     from deepeyes_lite.rollout import rollout_to_file
     from deepeyes_lite.tinyworld.dataset import held_out
-    from deepeyes_lite.training import claim
+    from deepeyes_lite.training import check_or_write_config
     from deepeyes_lite.trajectories import write_jsonl
 
     if args.folder:
@@ -75,7 +75,7 @@ def rollout(args) -> None:
         settings |= {"model": policy.endpoint.model, "prompt": policy.prompt}
         settings |= {"frame": policy.frame, "max_pixels": policy.max_pixels}
         settings |= {"extra_tool": args.extra_tool} if args.extra_tool else {}
-        claim(Path(f"{args.out}.settings"), settings | _judged_by(judge))
+        check_or_write_config(Path(f"{args.out}.settings"), settings | _judged_by(judge))
         episodes = rollout_to_file(
             dataset, policy, args.out, args.tool, args.concurrency, judge=judge
         )
@@ -93,7 +93,7 @@ def rollout(args) -> None:
 
 
 def ask(args) -> int:
-    from deepeyes_lite.files import whole
+    from deepeyes_lite.files import atomic_write
     from deepeyes_lite.realworld.images import read_photo
     from deepeyes_lite.rollout import rollout as run
     from deepeyes_lite.viz.html import episode_page, episode_text
@@ -107,9 +107,9 @@ def ask(args) -> int:
     if not args.endpoint and policy.spec.family == "tiny-eyes":
         print("tiny-eyes knows only its own world of coloured shapes; larger models: --endpoint")
     named = policy.endpoint.model if args.endpoint else args.model or args.run_folder
-    with whole(args.out) as aside:
+    with atomic_write(args.out) as tmp:
         page = episode_page({str(named or "tiny-eyes"): episode})
-        aside.write_text(page, encoding="utf-8")
+        tmp.write_text(page, encoding="utf-8")
     print(f"page: {args.out}")
     return int(bool(episode.turns[-1].errors))  # the server ended it
 
@@ -117,7 +117,7 @@ def ask(args) -> int:
 def benchmark(args) -> None:
     from deepeyes_lite.data import load as load_data
     from deepeyes_lite.realworld import benchmarks
-    from deepeyes_lite.training import claim
+    from deepeyes_lite.training import check_or_write_config
 
     if args.temperature is None:
         args.temperature = 0.0 if args.k == 1 else 1.0
@@ -132,7 +132,7 @@ def benchmark(args) -> None:
     settings |= {"extra_tool": args.extra_tool} if args.extra_tool else {}
     if args.endpoint:
         settings["model"] = policy.endpoint.model
-    claim(args.out, settings)
+    check_or_write_config(args.out, settings)
     print(
         benchmarks.table(benchmarks.benchmark(dataset, policy, args.out, args.k, args.seed, judge))
     )

@@ -73,11 +73,11 @@ def config_of(args):
     """The configuration of a run, and its folder, as the command line has them."""
     from deepeyes_lite.training import options, preset
 
-    names = ("arm", "bonus", "steps", "seed", "learning_rate", "legible_share", "model", "data")
+    names = ("reward", "bonus", "steps", "seed", "learning_rate", "legible_share", "model", "data")
     names = (*names, "cold_start", "extra_tool")
     changes = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     config = preset(args.preset, **changes)
     if args.trl:
         config = replace(config, trl={**config.trl, **options(args.trl)})
-    out = args.out or Path("runs") / f"{args.preset}-{config.arm}-{config.seed}"
+    out = args.out or Path("runs") / f"{args.preset}-{config.reward}-{config.seed}"
     return config, out

@@ -42,11 +42,11 @@ def select(args) -> None:
     from deepeyes_lite.policies import LocalPolicy
     from deepeyes_lite.realworld.folder import from_folder
     from deepeyes_lite.tinyworld.dataset import tiny_world
-    from deepeyes_lite.training import claim
+    from deepeyes_lite.training import check_or_write_config
     from deepeyes_lite.viz.plots import pass_rate_bars, png
 
     names = ("folder", "data", "samples", "k", "spoiled", "model", "seed")
-    claim(args.out, {name: str(getattr(args, name)) for name in names})
+    check_or_write_config(args.out, {name: str(getattr(args, name)) for name in names})
     if args.folder:
         dataset, errors = from_folder(args.folder)
         for error in errors:
@@ -54,15 +54,15 @@ def select(args) -> None:
     elif args.data:
         dataset = load_data(args.data)
     else:
-        spoiled = {"wrong label": args.spoiled, "unanswerable": args.spoiled}
-        dataset = tiny_world("train", args.samples, spoiled=spoiled)
+        corrupted = {"wrong label": args.corrupted, "unanswerable": args.corrupted}
+        dataset = tiny_world("train", args.samples, corrupted=corrupted)
     model = load(args.model)
     dataset = selection.verifiable(selection.open_ended(dataset))
     dataset = selection.difficulty(
         dataset, LocalPolicy(*model), args.k, args.seed, args.out / "difficulty.jsonl"
     )
-    surely = LocalPolicy(*model, temperature=0.0)
-    dataset = selection.tool_benefit(dataset, surely, args.seed, args.out / "tool_benefit.jsonl")
+    greedy = LocalPolicy(*model, temperature=0.0)
+    dataset = selection.tool_benefit(dataset, greedy, args.seed, args.out / "tool_benefit.jsonl")
     selection.kept(dataset).save_to_disk(args.out / "selected")
     found = selection.report(dataset)
     (args.out / "report.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")

@@ -72,7 +72,7 @@ def animate(args) -> None:
 def two_tools(args) -> None:
     from deepeyes_lite.study.two_tools import run, table
 
-    names = ("seed", "arm", "steps", "samples", "apart", "aimed")
+    names = ("seed", "reward", "steps", "samples", "apart", "aimed")
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     print(table(run(args.out, args.records, **given)))
 

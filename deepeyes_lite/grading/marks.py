@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from deepeyes_lite.files import whole
+from deepeyes_lite.files import atomic_write
 from deepeyes_lite.grading.attempts import said_about
 from deepeyes_lite.grading.exercises import Exercise, course_notebook, exercises, sources
 
@@ -113,7 +113,7 @@ def write_csv(graded: dict[Path, list[Mark] | str], out: Path) -> None:
     def safe(value):
         return f"'{value}" if isinstance(value, str) and value.startswith(formula) else value
 
-    with whole(out) as aside, aside.open("w", encoding="utf-8", newline="") as file:
+    with atomic_write(out) as tmp, tmp.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
         for path, marks in graded.items():

@@ -17,7 +17,7 @@ from datasets import Dataset
 
 from deepeyes_lite.boxes import iou
 from deepeyes_lite.evaluation import interval, paired, share
-from deepeyes_lite.files import measure, read_record, whole
+from deepeyes_lite.files import atomic_write, measure, read_log
 from deepeyes_lite.policies import Policy
 from deepeyes_lite.realworld import published
 from deepeyes_lite.rollout import rollout
@@ -98,8 +98,8 @@ def benchmark(
             if cell != first
         },
     }
-    with whole(out / "benchmark.json") as aside:
-        aside.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    with atomic_write(out / "benchmark.json") as tmp:
+        tmp.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     return report
 
 
@@ -240,7 +240,7 @@ def compare(out: str | Path, against: str | Path) -> dict[str, dict]:
         other = Path(against) / path.name
         if not other.exists():
             continue
-        (_, b), (_, a) = read_record(path), read_record(other)
+        (_, b), (_, a) = read_log(path), read_log(other)
         if [line["question"] for line in a] != [line["question"] for line in b]:
             raise ValueError(
                 f"{path} and {other} were not asked the same; is the seed another one?"

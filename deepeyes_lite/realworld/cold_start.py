@@ -13,8 +13,8 @@ from peft import LoraConfig, PeftModel
 from trl import SFTConfig, SFTTrainer
 
 from deepeyes_lite import prompts
-from deepeyes_lite.files import whole
-from deepeyes_lite.models import spoken
+from deepeyes_lite.files import atomic_write
+from deepeyes_lite.models import encode_box
 from deepeyes_lite.policies import ScriptedPolicy
 from deepeyes_lite.rollout import rollout
 from deepeyes_lite.trajectories import Trajectory
@@ -34,7 +34,7 @@ def traces(rows: list[dict], processor) -> list[Trajectory]:
     for row in rows:
         turns = []
         for box_px in row["boxes_px"]:
-            box = spoken(processor, tuple(box_px), row["image"].size)
+            box = encode_box(processor, tuple(box_px), row["image"].size)
             call = prompts.tool_call({"bbox_2d": box, "label": "target"})
             turns.append(f"<think>I need to zoom in.</think>{call}")
         scripts[row["id"]] = [*turns, prompts.answer("I can read it.", row["answer"])]
@@ -114,8 +114,8 @@ def cold_start(
         )
         trainer.train()
         if trainer.accelerator.is_main_process:
-            with whole(folder) as aside:
-                trainer.model.save_pretrained(aside)
+            with atomic_write(folder) as tmp:
+                trainer.model.save_pretrained(tmp)
         trainer.accelerator.wait_for_everyone()
         model = trainer.model.unload()
     return PeftModel.from_pretrained(model, folder, is_trainable=True)

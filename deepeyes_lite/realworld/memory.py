@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForImageTextToText
 
-from deepeyes_lite.files import whole
+from deepeyes_lite.files import atomic_write
 from deepeyes_lite.models import completion_length, ready, spec_of
 from deepeyes_lite.realworld.shapes import config_of, processor_of
 from deepeyes_lite.training import PRESETS, RunConfig
@@ -50,7 +50,7 @@ def cache_gb(config: RunConfig) -> float:
     text = config_of(config.model).text_config
     head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     token = 2 * BYTES * text.num_hidden_layers * text.num_key_value_heads * head
-    return config.prompts * config.generations * episode_tokens(config) * token / 1e9
+    return config.prompts_per_step * config.num_generations * episode_tokens(config) * token / 1e9
 
 
 def write_record(found: dict, folder: str | Path) -> Path:
@@ -63,9 +63,9 @@ def write_record(found: dict, folder: str | Path) -> Path:
         raise ValueError("a run that is cut down for want of a GPU has nothing to record")
     path = Path(folder) / f"{found['preset']}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole(path) as aside:
+    with atomic_write(path) as tmp:
         kept = {**found, "config": asdict(found["config"])}
-        aside.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
+        tmp.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
     return path
 
 
@@ -84,7 +84,7 @@ def table(folder: str | Path) -> str:
         view = config.max_pixels // spec_of(processor_of(config.model)).factor ** 2
         cells = [name, config.model.split("/")[1].removesuffix("-Instruct")]
         cells += ["QLoRA" if config.quantise else "LoRA", view]
-        cells += [f"{config.prompts} × {config.generations}", config.max_calls]
+        cells += [f"{config.prompts_per_step} × {config.num_generations}", config.max_calls]
         cells += [config.max_new_tokens, f"{weights_gb(config):.1f}", f"{cache_gb(config):.1f}"]
         path = Path(folder) / f"{name}.json"
         if path.exists():

@@ -9,7 +9,7 @@ from huggingface_hub import snapshot_download
 from peft import PeftModel
 
 from deepeyes_lite.evaluation import table
-from deepeyes_lite.files import whole
+from deepeyes_lite.files import atomic_write
 from deepeyes_lite.models import load, spec_of
 from deepeyes_lite.training import RunConfig, read_config, read_history
 
@@ -43,17 +43,17 @@ def merge(out: str | Path, to: str | Path) -> Path:
     base = Path(config.model)
     if not base.exists():
         base = Path(snapshot_download(config.model, allow_patterns=FILES))
-    with whole(to) as aside:
-        aside.mkdir()
+    with atomic_write(to) as tmp:
+        tmp.mkdir()
         for pattern in FILES:
             for path in base.glob(pattern):
                 if not any(path.match(name) for name in NOT_FILES):
-                    shutil.copy(path, aside / path.name)
-        model.save_pretrained(aside)
+                    shutil.copy(path, tmp / path.name)
+        model.save_pretrained(tmp)
         # With the family's own template a server offers the tool as the training did.
         template = spec_of(processor).chat_template or processor.chat_template
-        (aside / "chat_template.jinja").write_text(template, encoding="utf-8")
-        (aside / "README.md").write_text(card(out), encoding="utf-8")
+        (tmp / "chat_template.jinja").write_text(template, encoding="utf-8")
+        (tmp / "README.md").write_text(card(out), encoding="utf-8")
     return to
 
 
@@ -75,7 +75,7 @@ def card(out: str | Path) -> str:
         f"# {Path(config.model).name}, trained to zoom",
         "",
         f"`{config.model}` after {len(rows)} steps of GRPO with {method} (rank {config.lora_rank}), reward "
-        f"`{config.arm}`, {config.prompts} x {config.generations} rollouts a step, seed {config.seed}; "
+        f"`{config.reward}`, {config.prompts_per_step} x {config.num_generations} rollouts a step, seed {config.seed}; "
         f"questions: {config.data or 'scenes of the tiny world'}. It may call `image_zoom_in_tool`, as in "
         "DeepEyes (arXiv 2505.14362). Made with deepeyes-lite; what differs from its defaults:",
         "",

@@ -28,7 +28,13 @@ from deepeyes_lite.tinyworld.scenes import World
 from deepeyes_lite.training import RunConfig, build_trainer, last_checkpoint, preset
 
 LAYERS = 2  # where there is no GPU
-SMALL = {"prompts": 1, "generations": 2, "max_calls": 1, "max_new_tokens": 64, "lora_rank": 4}
+SMALL = {
+    "prompts_per_step": 1,
+    "num_generations": 2,
+    "max_calls": 1,
+    "max_new_tokens": 64,
+    "lora_rank": 4,
+}
 
 
 def smoke(name: str = "24GB", small: bool | None = None) -> dict:
@@ -56,8 +62,8 @@ def smoke(name: str = "24GB", small: bool | None = None) -> dict:
         shape = {"layers": LAYERS, "narrow": True} if small else {"device": device()}
         write_random(config.model, folder / "model", **shape)
         seconds["write"] = time.perf_counter() - began
-        run = replace(config, model=str(folder / "model"), steps=2, save_every=1)
-        _scenes(run.prompts).save_to_disk(folder / "data")
+        run = replace(config, model=str(folder / "model"), steps=2, save_steps=1)
+        _scenes(run.prompts_per_step).save_to_disk(folder / "data")
         run = replace(run, data=str(folder / "data"))
         if small:
             run = replace(run, **SMALL, quantise=False)
@@ -203,7 +209,7 @@ def report(found: dict) -> str:
         )
     lines += [
         f"{found['machine']}, {precision()[0]}",
-        f"{config.prompts} prompts x {config.generations} generations, {config.micro_batch} at a time; "
+        f"{config.prompts_per_step} prompts x {config.num_generations} generations, {config.micro_batch} at a time; "
         f"{found['crops']} crops an episode, views up to {config.max_pixels} px; "
         f"longest episode {found['completion']} tokens",
         f"{'phase':12}{'seconds':>9}{'peak GB':>9}",

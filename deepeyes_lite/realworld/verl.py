@@ -13,7 +13,7 @@ from datasets import Dataset, Features, IterableDataset, List, Value
 from datasets import Image as ImageFeature
 from transformers.utils import get_json_schema
 
-from deepeyes_lite.files import whole
+from deepeyes_lite.files import atomic_write
 from deepeyes_lite.prompts import markup_in
 from deepeyes_lite.realworld.folder import BadRow, read_text
 from deepeyes_lite.realworld.images import read_image
@@ -162,9 +162,9 @@ def export(dataset: Dataset, path: str | Path) -> int:
         for sample in stored:
             yield to_verl(sample)
 
-    with whole(path) as aside:
+    with atomic_write(path) as tmp:
         IterableDataset.from_generator(rows, features=VERL_FEATURES).to_parquet(
-            str(aside), batch_size=64
+            str(tmp), batch_size=64
         )
     return len(dataset)
 

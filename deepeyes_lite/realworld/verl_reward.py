@@ -6,7 +6,7 @@ Needs neither datasets nor transformers, so that it runs in an environment with 
 import re
 
 from deepeyes_lite.prompts import split_turns
-from deepeyes_lite.rewards import Arm, arm, reward
+from deepeyes_lite.rewards import reward, variant
 from deepeyes_lite.verifiers import (
     LETTERS,
     check_answer,
@@ -19,7 +19,10 @@ from deepeyes_lite.verifiers import (
 # The public reward is chosen by data_source: these three, each one of the set's parquet files. The
 # third has its own reward and no tool.
 VISUAL, MATH = ("vstar", "chart"), "thinklite_eureka"
-MATH_REWARD = Arm(accuracy=1.2, format=0.4, tool=False)  # compute_score_math of the public code
+MATH_REWARD = {
+    "accuracy_reward": 1.2,
+    "format_reward": 0.4,
+}  # compute_score_math of the public code
 
 # What verl puts between two turns, with or without the special tokens.
 _OBSERVATION = re.compile(
@@ -45,7 +48,7 @@ def compute_score(
     solution_str: str,
     ground_truth: str,
     extra_info: dict | None = None,
-    arm_name: str = "conditional",
+    variant_name: str = "conditional",
     **_,
 ) -> float:
     """Our reward under verl's signature, for ``custom_reward_function.path`` and ``.name``.
@@ -72,7 +75,7 @@ def compute_score(
     calls = sum(match[1] != "Error" for match in _OBSERVATION.finditer(solution_str))
     turns = split_turns(_OBSERVATION.sub("<|im_start|>assistant\n", solution_str))
     correct = check_answer(extract_answer(turns[-1]), sample)
-    return float(reward(arm(arm_name), correct, well_formed(turns), calls))
+    return float(reward(variant(variant_name), correct, well_formed(turns), calls))
 
 
 def _math_score(text: str, sample: dict) -> float:

@@ -11,8 +11,14 @@ from pathlib import Path
 
 import numpy as np
 
-from deepeyes_lite.evaluation import NotMeasured, clustered, over_seeds
-from deepeyes_lite.study.collapse import Half, by_group, first_order, fit, race
+from deepeyes_lite.evaluation import NotMeasured, bootstrap_seeds_and_scenes, t_interval
+from deepeyes_lite.study.collapse import (
+    QuestionGroup,
+    by_group,
+    first_order,
+    fit,
+    simulate_call_rate,
+)
 from deepeyes_lite.study.records import WINDOW, Record, load_records, load_sweep_base
 
 
@@ -60,7 +66,7 @@ def _between(
     """Two conditions of the same runs."""
 
     def judge(records: dict[str, Record]) -> dict:
-        return clustered(
+        return bootstrap_seeds_and_scenes(
             run.episodes(condition, column, legible) - run.episodes(other, column, legible)
             for run in _of(records, arm)
         )
@@ -74,7 +80,7 @@ def _against(
     """The same condition of two arms, seed by seed."""
 
     def judge(records: dict[str, Record]) -> dict:
-        return clustered(
+        return bootstrap_seeds_and_scenes(
             a.episodes(condition, "correct", legible) - b.episodes(condition, "correct", legible)
             for a, b in _pairs(records, arm, other)
         )
@@ -88,7 +94,7 @@ def _steps(
     """A share of one stretch of a history minus another; only seeds are there to be resampled."""
 
     def judge(records: dict[str, Record]) -> dict:
-        return over_seeds(
+        return t_interval(
             share * run.mean(column, end) - run.mean(column, other) for run in _of(records, arm)
         )
 
@@ -99,7 +105,7 @@ def _last(arm: str, other: str, column: str) -> Callable[[dict[str, Record]], di
     """The last steps of two arms' histories, seed by seed; only seeds are there to be resampled."""
 
     def judge(records: dict[str, Record]) -> dict:
-        return over_seeds(
+        return t_interval(
             a.mean(column, "last") - b.mean(column, "last") for a, b in _pairs(records, arm, other)
         )
 
@@ -140,16 +146,18 @@ def predictions(records: dict[str, Record], base: dict) -> list[dict]:
             "by_group": by_group(*ask),
         }
         if rates:
-            row["expected"] = float(race(*ask, len(curve), rates)[-WINDOW:].mean())
+            row["expected"] = float(simulate_call_rate(*ask, len(curve), rates)[-WINDOW:].mean())
             row["race"] = row["expected"] > before
         rows.append(row)
     return rows
 
 
-def halves(base: dict, legible_share: float) -> list[Half]:
+def halves(base: dict, legible_share: float) -> list[QuestionGroup]:
     """The base model on legible and on illegible questions, in their shares."""
     return [
-        Half(share, *(base[name + half]["mean"] for name in ("call_rate", "p_zoom", "p_direct")))
+        QuestionGroup(
+            share, *(base[name + half]["mean"] for name in ("call_rate", "p_zoom", "p_direct"))
+        )
         for half, share in (("_legible", legible_share), ("_illegible", 1 - legible_share))
     ]
 
@@ -164,7 +172,7 @@ def _hits(account: str, group: str, against: str = "") -> Callable[[dict[str, Re
             raise NotMeasured(f"no prediction of {account}")
         right = np.array([float(row[account] == row["grew"]) for row in rows])
         other = np.array([float(row[against] == row["grew"]) if against else 0.5 for row in rows])
-        return {**clustered([right - other]), "hits": int(right.sum())}
+        return {**bootstrap_seeds_and_scenes([right - other]), "hits": int(right.sum())}
 
     return judge
 

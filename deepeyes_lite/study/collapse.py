@@ -15,11 +15,11 @@ from math import comb, exp, log
 
 import numpy as np
 
-from deepeyes_lite.rewards import Arm, least_bonus
+from deepeyes_lite.rewards import ACCURACY_WEIGHT, least_bonus
 
 
 @dataclass(frozen=True)
-class Half:
+class QuestionGroup:
     """What the base model does on one kind of question.
 
     Attributes:
@@ -35,7 +35,7 @@ class Half:
     p_direct: float
 
 
-def first_order(halves: Sequence[Half]) -> float:
+def first_order(halves: Sequence[QuestionGroup]) -> float:
     """The least bonus with which zooming grows, where all episodes are compared alike.
 
     >>> legible = Half(0.9, 0.25, p_zoom=0.5, p_direct=0.97)
@@ -50,13 +50,15 @@ def first_order(halves: Sequence[Half]) -> float:
     return least_bonus(p_zoom, p_direct)
 
 
-def by_group(halves: Sequence[Half], bonus: float, generations: int = 8) -> bool:
+def by_group(halves: Sequence[QuestionGroup], bonus: float, num_generations: int = 8) -> bool:
     """Whether advantages pull towards calling, at the first step."""
-    return sum(half.share * pulls(half, bonus, generations)[0] for half in halves) > 0
+    return (
+        sum(half.share * expected_gradient(half, bonus, num_generations)[0] for half in halves) > 0
+    )
 
 
-def race(
-    halves: Sequence[Half], bonus: float, steps: int, rates: tuple[float, float]
+def simulate_call_rate(
+    halves: Sequence[QuestionGroup], bonus: float, steps: int, rates: tuple[float, float]
 ) -> np.ndarray:
     """The call rate that is expected after each step.
 
@@ -76,16 +78,16 @@ def race(
     curve = []
     for _ in range(steps):
         now = [
-            Half(h.share, _moved(h.call_rate, habit), _moved(h.p_zoom, skill), h.p_direct)
+            QuestionGroup(h.share, _moved(h.call_rate, habit), _moved(h.p_zoom, skill), h.p_direct)
             for h in halves
         ]
-        pull = sum(half.share * pulls(half, bonus) for half in now)
+        pull = sum(half.share * expected_gradient(half, bonus) for half in now)
         habit, skill = habit + rates[0] * pull[0], skill + rates[1] * pull[1]
         curve.append(sum(h.share * _moved(h.call_rate, habit) for h in halves))
     return np.array(curve)
 
 
-def fit(runs: Sequence[tuple[Sequence[Half], float, np.ndarray]]) -> tuple[float, float]:
+def fit(runs: Sequence[tuple[Sequence[QuestionGroup], float, np.ndarray]]) -> tuple[float, float]:
     """The two rates with which `race` comes closest to finished runs, by least squares on a grid.
 
     Args:
@@ -100,7 +102,7 @@ def _fit(runs: tuple) -> tuple[float, float]:
     grid = np.geomspace(0.05, 5, 13)
     errors = {
         rates: sum(
-            np.mean((race(halves, bonus, len(curve), rates) - np.array(curve)) ** 2)
+            np.mean((simulate_call_rate(halves, bonus, len(curve), rates) - np.array(curve)) ** 2)
             for halves, bonus, curve in runs
         )
         for rates in product(grid.tolist(), repeat=2)
@@ -108,7 +110,7 @@ def _fit(runs: tuple) -> tuple[float, float]:
     return min(errors, key=errors.get)
 
 
-def pulls(half: Half, bonus: float, generations: int = 8) -> np.ndarray:
+def expected_gradient(half: QuestionGroup, bonus: float, num_generations: int = 8) -> np.ndarray:
     """What the advantages of one group push, on the average over groups.
 
     Returns:
@@ -119,32 +121,34 @@ def pulls(half: Half, bonus: float, generations: int = 8) -> np.ndarray:
     >>> bool(push[0] > 0), bool(pulls(Half(1.0, 0.5, 0.5, 0.5), bonus=0.0)[0].round(9) == 0)
     (True, True)
     """
-    n, right, direct, ways, callers, callers_right = _groups(generations, round(bonus, 6))
+    n, right, direct, ways, callers, callers_right = _groups(num_generations, round(bonus, 6))
     chance = (
         ways
-        * (half.call_rate**n * (1 - half.call_rate) ** (generations - n))
+        * (half.call_rate**n * (1 - half.call_rate) ** (num_generations - n))
         * (half.p_zoom**right * (1 - half.p_zoom) ** (n - right))
-        * (half.p_direct**direct * (1 - half.p_direct) ** (generations - n - direct))
+        * (half.p_direct**direct * (1 - half.p_direct) ** (num_generations - n - direct))
     )
     return np.array([chance @ callers, chance @ (callers_right - half.p_zoom * callers)])
 
 
 @cache
-def _groups(generations: int, bonus: float) -> tuple[np.ndarray, ...]:
+def _groups(num_generations: int, bonus: float) -> tuple[np.ndarray, ...]:
     """Every possible group: callers, right ones among them and among the others, in how many ways.
 
     And the advantages, summed over the callers and over the right ones of them, per rollout.
     """
     rows = []
-    for n in range(generations + 1):
-        for right, direct in product(range(n + 1), range(generations - n + 1)):
-            rewards = np.zeros(generations)
-            rewards[:right] = Arm.accuracy + bonus
-            rewards[n : n + direct] = Arm.accuracy
+    for n in range(num_generations + 1):
+        for right, direct in product(range(n + 1), range(num_generations - n + 1)):
+            rewards = np.zeros(num_generations)
+            rewards[:right] = ACCURACY_WEIGHT + bonus
+            rewards[n : n + direct] = ACCURACY_WEIGHT
             advantages = (rewards - rewards.mean()) / (rewards.std(ddof=1) + 1e-4)
             callers, winners = advantages[:n].sum(), advantages[:right].sum()
-            ways = comb(generations, n) * comb(n, right) * comb(generations - n, direct)
-            rows.append((n, right, direct, ways, callers / generations, winners / generations))
+            ways = comb(num_generations, n) * comb(n, right) * comb(num_generations - n, direct)
+            rows.append(
+                (n, right, direct, ways, callers / num_generations, winners / num_generations)
+            )
     return tuple(np.array(rows).T)
 
 

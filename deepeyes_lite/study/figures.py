@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from deepeyes_lite.rewards import ARMS
+from deepeyes_lite.rewards import VARIANTS
 from deepeyes_lite.study.claims import predictions
 from deepeyes_lite.study.records import Record, load_records, load_sweep_base
 from deepeyes_lite.viz.plots import BLUE, GREY, ORANGE, STYLES, png, smooth
@@ -24,9 +24,9 @@ def write_figures(records: str | Path, rows: list[dict], out: str | Path) -> lis
     """
     found = load_records(records)
     figures = {}
-    if arms := by_arm(found):
-        figures["arms"] = arm_curves(arms)
-    if mostly := by_arm(found, "legible-"):
+    if arms := by_variant(found):
+        figures["arms"] = variant_curves(arms)
+    if mostly := by_variant(found, "legible-"):
         figures["complaint"] = seed_lines(mostly)
     if sweep := predictions(found, load_sweep_base(records)):
         figures["collapse"] = phase_diagram(sweep)
@@ -39,7 +39,7 @@ def write_figures(records: str | Path, rows: list[dict], out: str | Path) -> lis
     return paths
 
 
-def by_arm(records: dict[str, Record], prefix: str = "") -> dict[str, list[list[dict]]]:
+def by_variant(records: dict[str, Record], prefix: str = "") -> dict[str, list[list[dict]]]:
     """The histories of every arm that has records, by its name; or of its runs in another world.
 
     Args:
@@ -48,12 +48,12 @@ def by_arm(records: dict[str, Record], prefix: str = "") -> dict[str, list[list[
     """
     found = {
         name: [run.history for run in records.values() if run.group == prefix + name]
-        for name in ARMS
+        for name in VARIANTS
     }
     return {name: histories for name, histories in found.items() if histories}
 
 
-def arm_curves(runs: dict[str, list[list[dict]]], window: int = 9) -> Figure:
+def variant_curves(runs: dict[str, list[list[dict]]], window: int = 9) -> Figure:
     """Training curves of several arms: the mean over seeds, and the band from the least to the greatest.
 
     Args:
@@ -118,7 +118,7 @@ def phase_diagram(rows: list[dict]) -> Figure:
         rows: of `claims.predictions`.
     """
     figure = Figure(figsize=(12, 4.6), layout="constrained")
-    plane, race = figure.subplots(1, 2)
+    plane, simulate_call_rate = figure.subplots(1, 2)
     line = sorted({(row["share"], row["least_bonus"]) for row in rows})
     plane.plot(*zip(*line), color=GREY, linewidth=2, label="least bonus of the inequality")
     for grew, color, marker, label in ((True, BLUE, "^", "grew"), (False, ORANGE, "v", "fell")):
@@ -143,18 +143,20 @@ def phase_diagram(rows: list[dict]) -> Figure:
     plane.legend(fontsize=9, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.14))
     for group, face in (("sweep", "white"), ("fresh", BLUE)):
         these = [row for row in rows if row["group"] == group and "expected" in row]
-        race.scatter(
+        simulate_call_rate.scatter(
             [row["expected"] for row in these],
             [row["after"] for row in these],
             facecolor=face,
             edgecolor=BLUE,
             label=f"{'fitted to' if group == 'sweep' else 'fresh'} ({len(these)})",
         )
-    race.plot([0, 1], [0, 1], color=GREY, linewidth=1.5)
-    race.set(title="Call rate at the end", xlabel="expected by the race", ylabel="observed")
-    race.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
-    race.legend(fontsize=9)
-    for axes in (plane, race):
+    simulate_call_rate.plot([0, 1], [0, 1], color=GREY, linewidth=1.5)
+    simulate_call_rate.set(
+        title="Call rate at the end", xlabel="expected by the race", ylabel="observed"
+    )
+    simulate_call_rate.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
+    simulate_call_rate.legend(fontsize=9)
+    for axes in (plane, simulate_call_rate):
         axes.grid(alpha=0.3)
     return figure
 

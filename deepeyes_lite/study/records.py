@@ -44,7 +44,7 @@ class Record:
         if config.get("steps", 0) > RunConfig.steps:
             return "long"
         usual = config.get("legible_share", 0.5) == RunConfig.legible_share
-        return config["arm"] if usual else f"legible-{config['arm']}"
+        return config["reward"] if usual else f"legible-{config['reward']}"
 
     @property
     def device(self) -> str:

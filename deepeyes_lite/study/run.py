@@ -22,21 +22,21 @@ from tqdm.auto import tqdm
 from deepeyes_lite import selection
 from deepeyes_lite.doctor import machine
 from deepeyes_lite.evaluation import evaluate_run, summarise, write_episodes
-from deepeyes_lite.files import alone, whole
+from deepeyes_lite.files import atomic_write, file_lock
 from deepeyes_lite.models import load
 from deepeyes_lite.policies import LocalPolicy
-from deepeyes_lite.rewards import arm
+from deepeyes_lite.rewards import WITHOUT_TOOL
 from deepeyes_lite.rollout import rollout
 from deepeyes_lite.study.records import SWEEP_STEPS
 from deepeyes_lite.tinyworld.dataset import held_out, tiny_world
 from deepeyes_lite.tinyworld.pretraining.card import grounding
-from deepeyes_lite.tinyworld.questions import SPOILS
+from deepeyes_lite.tinyworld.questions import CORRUPTIONS
 from deepeyes_lite.tinyworld.scenes import World
 from deepeyes_lite.training import RunConfig, load_trained, read_config, read_history, train
 
 SEEDS = {"conditional": 5, "unconditional": 5, "none": 5, "text_only": 3, "curiosity": 3, "iou": 3}
 # Where nine in ten details are legible, answering at once is mostly right: the world in which calls die.
-MOSTLY_LEGIBLE, LEGIBLE_ARMS = 0.9, ("none", "conditional")
+MOSTLY_LEGIBLE, LEGIBLE_VARIANTS = 0.9, ("none", "conditional")
 # Where a gain should carry over: the scenes, and the counterpart in the paper.
 SETS: dict[str, Callable[[int], Dataset]] = {
     "canvas 768": lambda n: tiny_world("test", n, World(canvas=768)),  # HR-Bench 4K
@@ -47,7 +47,7 @@ SETS: dict[str, Callable[[int], Dataset]] = {
 }
 # C7: what training questions are chosen by. All are drawn from the same spoiled scenes.
 SELECTIONS = ("unfiltered", "difficulty", "benefit", "both")
-SPOILED = dict.fromkeys(SPOILS, 0.1)
+CORRUPTED = dict.fromkeys(CORRUPTIONS, 0.1)
 # Whether calls grow or die shows early, and so does what a choice of questions saves; C3's third stage
 # may come late.
 SHORT_STEPS, MIDDLE_STEPS, LONG_STEPS = SWEEP_STEPS, 60, 200
@@ -99,10 +99,10 @@ def plan(base: RunConfig, data: Path) -> dict[str, Run]:
         for name, seeds in SEEDS.items():
             if seed < first + seeds:
                 measured = "full" if name in ("conditional", "text_only") else "controls"
-                runs[f"{name}-{seed}"] = Run(replace(base, arm=name, seed=seed), measured)
-    for seed, name in product(range(first, first + 5), LEGIBLE_ARMS):
+                runs[f"{name}-{seed}"] = Run(replace(base, reward=name, seed=seed), measured)
+    for seed, name in product(range(first, first + 5), LEGIBLE_VARIANTS):
         config = replace(
-            base, steps=MIDDLE_STEPS, arm=name, legible_share=MOSTLY_LEGIBLE, seed=seed
+            base, steps=MIDDLE_STEPS, reward=name, legible_share=MOSTLY_LEGIBLE, seed=seed
         )
         runs[f"legible-{name}-{seed}"] = Run(config)
     for seed, (name, shares, bonuses) in enumerate(SWEEPS):
@@ -162,7 +162,7 @@ def study(
             shutil.copy(out / "data" / "selections.json", records)
     elsewhere = []
     for name, run in tqdm(left.items(), desc="study"):
-        with alone(out / f".{name}.lock") as free:
+        with file_lock(out / f".{name}.lock") as free:
             if not free:
                 elsewhere.append(name)
             elif not recorded(records / name, run):  # by another process, meanwhile
@@ -179,7 +179,7 @@ def _carry_out(run: Run, folder: Path, samples: int) -> None:
     if run.measured != "history":
         evaluate_run(folder, samples)
     if run.measured == "full":
-        tools = arm(run.config.arm).tool
+        tools = run.config.reward not in WITHOUT_TOOL
         transfer(*load_trained(folder), "trained", samples, folder / "transfer.csv", tools)
 
 
@@ -193,11 +193,11 @@ def recorded(folder: Path, run: Run) -> bool:
 
 def record(folder: Path, to: Path, files: Iterable[str]) -> None:
     """Keep these files of a run's folder, and at which commit they were made and on what; all or nothing."""
-    with whole(to) as aside:
-        aside.mkdir()
+    with atomic_write(to) as tmp:
+        tmp.mkdir()
         for name in files:
-            shutil.copy(folder / name, aside / name)
-        (aside / "commit.txt").write_text(f"{commit()}\n{machine()}\n", encoding="utf-8")
+            shutil.copy(folder / name, tmp / name)
+        (tmp / "commit.txt").write_text(f"{commit()}\n{machine()}\n", encoding="utf-8")
 
 
 def commit() -> str:
@@ -229,10 +229,10 @@ def transfer(model, processor, who: str, samples: int, path: Path, tools: bool =
         f"{name}: {who}": rollout(draw(samples), policy, tool="on" if tools else "off")
         for name, draw in SETS.items()
     }
-    surely = LocalPolicy(model, processor, tools=False, temperature=0.0)
-    episodes[f"grounding: {who}"] = grounding(held_out(samples), surely)
-    with whole(path) as aside:
-        write_episodes(episodes, aside)
+    greedy = LocalPolicy(model, processor, tools=False, temperature=0.0)
+    episodes[f"grounding: {who}"] = grounding(held_out(samples), greedy)
+    with atomic_write(path) as tmp:
+        write_episodes(episodes, tmp)
 
 
 def sweep_base(base: RunConfig, path: Path, samples: int) -> None:
@@ -240,8 +240,8 @@ def sweep_base(base: RunConfig, path: Path, samples: int) -> None:
     if path.exists():
         return
     found = summarise(rollout(held_out(2 * samples), LocalPolicy(*load(base.model))))
-    with whole(path) as aside:
-        aside.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    with atomic_write(path) as tmp:
+        tmp.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 
 
 def prepare(base: RunConfig, out: Path, n: int = 1000) -> None:
@@ -252,11 +252,11 @@ def prepare(base: RunConfig, out: Path, n: int = 1000) -> None:
     """
     if all((out / name).exists() for name in (*SELECTIONS, "selections.json")):
         return
-    drawn = tiny_world("train", n, start=500_000, spoiled=SPOILED)
+    drawn = tiny_world("train", n, start=500_000, corrupted=CORRUPTED)
     model = load(base.model)
     hard = selection.difficulty(drawn, LocalPolicy(*model), record=out / "difficulty.jsonl")
-    surely = LocalPolicy(*model, temperature=0.0)
-    useful = selection.tool_benefit(drawn, surely, record=out / "tool_benefit.jsonl")
+    greedy = LocalPolicy(*model, temperature=0.0)
+    useful = selection.tool_benefit(drawn, greedy, record=out / "tool_benefit.jsonl")
     both = [not (a or b) for a, b in zip(hard["dropped"], useful["dropped"])]
     chosen = {
         "unfiltered": drawn,
@@ -266,9 +266,9 @@ def prepare(base: RunConfig, out: Path, n: int = 1000) -> None:
     }
     holds = {}
     for name, rows in chosen.items():
-        with whole(out / name) as aside:
-            rows.save_to_disk(aside)
+        with atomic_write(out / name) as tmp:
+            rows.save_to_disk(tmp)
         planted = sum("planted" in source for source in rows["source"])
         holds[name] = {"questions": len(rows), "legible": sum(rows["legible"]), "planted": planted}
-    with whole(out / "selections.json") as aside:
-        aside.write_text(json.dumps(holds, indent=2) + "\n", encoding="utf-8")
+    with atomic_write(out / "selections.json") as tmp:
+        tmp.write_text(json.dumps(holds, indent=2) + "\n", encoding="utf-8")

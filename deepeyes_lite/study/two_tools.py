@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from deepeyes_lite.evaluation import interval, share
-from deepeyes_lite.files import whole
+from deepeyes_lite.files import atomic_write
 from deepeyes_lite.models import load
 from deepeyes_lite.policies import LocalPolicy
 from deepeyes_lite.rollout import rollout
@@ -31,7 +31,14 @@ from deepeyes_lite.study.low_contrast import (
 from deepeyes_lite.study.run import record
 from deepeyes_lite.study.tool_use import NONE, chosen
 from deepeyes_lite.tools import ZOOM
-from deepeyes_lite.training import RunConfig, base_of, claim, load_trained, read_config, train
+from deepeyes_lite.training import (
+    RunConfig,
+    base_of,
+    check_or_write_config,
+    load_trained,
+    read_config,
+    train,
+)
 from deepeyes_lite.trajectories import Trajectory
 
 WARM_STEPS, WARM_BATCH, WARM_RATE = 20, 16, 5e-4
@@ -63,11 +70,11 @@ def warm_start(
     model, processor = load(base, extra_tool="contrast")
     learn_words(model, processor.tokenizer, WORDS, apart)
     model.model.visual.requires_grad_(False)
-    with whole(to) as aside:
+    with atomic_write(to) as tmp:
         trainer = SFTTrainer(
             model=model,
             args=SFTConfig(
-                output_dir=str(aside),
+                output_dir=str(tmp),
                 max_steps=steps,
                 per_device_train_batch_size=WARM_BATCH,
                 learning_rate=WARM_RATE,
@@ -89,9 +96,9 @@ def warm_start(
             processing_class=processor,
         )
         trainer.train()
-        model.save_pretrained(aside)
+        model.save_pretrained(tmp)
         del processor.extra_tool
-        processor.save_pretrained(aside)
+        processor.save_pretrained(tmp)
     return to
 
 
@@ -127,14 +134,14 @@ def run(
         ValueError: if the folder holds runs from another warm start.
     """
     out = Path(out)
-    claim(out, {"apart": apart, "aimed": aimed})
+    check_or_write_config(out, {"apart": apart, "aimed": aimed})
     base = warm_start(out / "warm-start", apart=apart, aimed=aimed)
     data = out / "questions"
     if not data.exists():
-        with whole(data) as aside:
-            questions("train", 100).save_to_disk(aside)
+        with atomic_write(data) as tmp:
+            questions("train", 100).save_to_disk(tmp)
     config = RunConfig(
-        arm=arm, steps=steps, seed=seed, model=str(base), data=str(data), extra_tool="contrast"
+        reward=arm, steps=steps, seed=seed, model=str(base), data=str(data), extra_tool="contrast"
     )
     folder = train(config, out / f"{arm}-{seed}")
     report = evaluate(folder, samples)
@@ -161,8 +168,8 @@ def evaluate(folder: str | Path, samples: int = 30, seed: int = 0) -> dict:
     policy = LocalPolicy(*models["trained"])
     found["trained, tools off"] = by_kind(rollout(asked, policy, tool="off", seed=seed))
     report = {"samples": samples, "seed": seed, "conditions": found}
-    with whole(path) as aside:
-        aside.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    with atomic_write(path) as tmp:
+        tmp.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return report
 
 

@@ -7,7 +7,7 @@ from datasets import Dataset
 
 from deepeyes_lite.data import build
 from deepeyes_lite.realworld.images import encode
-from deepeyes_lite.tinyworld.questions import KINDS, NEEDS, SPOILS
+from deepeyes_lite.tinyworld.questions import CORRUPTIONS, KINDS, NEEDS
 from deepeyes_lite.tinyworld.scenes import SPLIT_LENGTH, SPLIT_STARTS, World, draw_scene
 
 
@@ -17,7 +17,7 @@ def tiny_world(
     world: World = World(),
     start: int = 0,
     kind: str = "read",
-    spoiled: dict[str, float] | None = None,
+    corrupted: dict[str, float] | None = None,
 ) -> Dataset:
     """Draw ``n`` samples of the tiny world; the same arguments give the same samples.
 
@@ -44,11 +44,13 @@ def tiny_world(
         raise ValueError(f"unknown split {split!r}; there are {', '.join(SPLIT_STARTS)}")
     if kind not in KINDS:
         raise ValueError(f"unknown kind {kind!r} of question; there are {', '.join(KINDS)}")
-    spoiled = spoiled or {}
-    if unknown := set(spoiled) - set(SPOILS):
-        raise ValueError(f"unknown way to spoil {unknown.pop()!r}; there are {', '.join(SPOILS)}")
-    if not all(share >= 0 for share in spoiled.values()) or sum(spoiled.values()) > 1:
-        raise ValueError(f"shares of spoiled rows must be 0 or more and 1 in all, got {spoiled}")
+    corrupted = corrupted or {}
+    if unknown := set(corrupted) - set(CORRUPTIONS):
+        raise ValueError(
+            f"unknown way to spoil {unknown.pop()!r}; there are {', '.join(CORRUPTIONS)}"
+        )
+    if not all(share >= 0 for share in corrupted.values()) or sum(corrupted.values()) > 1:
+        raise ValueError(f"shares of spoiled rows must be 0 or more and 1 in all, got {corrupted}")
     if n < 1 or start < 0 or start + n > SPLIT_LENGTH:
         raise ValueError(
             f"scenes {start} to {start + n - 1} of {split!r} (n = {n}) do not exist; "
@@ -61,9 +63,9 @@ def tiny_world(
         scene = draw_scene(split, index, world)
         question = KINDS[kind](scene, random.Random(f"question {split} {index}"))
         source, rng = "tiny-world", random.Random(f"spoil {split} {index}")
-        how = rng.choices([*spoiled, None], [*spoiled.values(), 1 - sum(spoiled.values())])[0]
+        how = rng.choices([*corrupted, None], [*corrupted.values(), 1 - sum(corrupted.values())])[0]
         if how:
-            question, source = SPOILS[how](question, scene, rng), f"tiny-world, planted: {how}"
+            question, source = CORRUPTIONS[how](question, scene, rng), f"tiny-world, planted: {how}"
         return {
             "id": f"{split}-{index}",
             # Every rollout decodes its image, and a noisy PNG takes ten times as long to decode.

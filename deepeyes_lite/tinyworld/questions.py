@@ -68,7 +68,7 @@ def exists(scene: Scene, rng: random.Random) -> Question:
     Something of that colour is always there; if the answer is no, its shape is another. The shape of a
     decoy cannot be seen in the view.
     """
-    thing = rng.choice(scene.decoys or scene.objects)
+    thing = rng.choice(scene.distractors or scene.objects)
     there = rng.random() < 0.5
     others = [shape for shape in SHAPES if shape != thing.shape]
     shape = thing.shape if there else rng.choice(others)
@@ -77,7 +77,7 @@ def exists(scene: Scene, rng: random.Random) -> Question:
         text=f"Is there {'an' if thing.color[0] in 'aeiou' else 'a'} {thing.color} {shape}?",
         answer=_yes(there),
         boxes_px=(thing.box_px,),
-        legible=thing not in scene.decoys,
+        legible=thing not in scene.distractors,
         targets=(thing,),
     )
 
@@ -173,7 +173,7 @@ def unanswerable(question: Question, scene: Scene, rng: random.Random) -> Questi
 
 
 # What a filter should find: ways to spoil a question on purpose, and the source they are marked with.
-SPOILS: dict[str, Callable[[Question, Scene, random.Random], Question]] = {
+CORRUPTIONS: dict[str, Callable[[Question, Scene, random.Random], Question]] = {
     "wrong label": wrong_label,
     "unanswerable": unanswerable,
 }

@@ -64,7 +64,7 @@ class World:
     illegible_px: tuple[int, int] = (11, 14)
     pairs: str = "all"
     twins: float = 0.0
-    decoys: tuple[int, int] = (0, 0)
+    distractors: tuple[int, int] = (0, 0)
     decoy_radius: tuple[int, int] = (7, 9)
     chart: float = 0.0
     shift: float = 0.0
@@ -105,7 +105,7 @@ class Scene:
 
     image: Image.Image
     objects: tuple[SceneObject, ...]
-    decoys: tuple[SceneObject, ...] = ()
+    distractors: tuple[SceneObject, ...] = ()
     bars: tuple[SceneObject, ...] = ()
 
 
@@ -210,14 +210,14 @@ def draw_scene(split: str, index: int, world: World = World()) -> Scene:
     image = _background(world.canvas, np.random.default_rng(seed))
     panel = _chart_place(world, extras) if extras.random() < world.chart else None
     objects = _objects(world, panel, rng, extras)
-    decoys = _decoys(world, panel, objects, extras)
+    distractors = _decoys(world, panel, objects, extras)
     bars = _bars(panel, extras) if panel else []
     draw = ImageDraw.Draw(image)
-    for thing in (*objects, *decoys):
+    for thing in (*objects, *distractors):
         _draw_object(draw, thing)
     if panel:
         _draw_chart(draw, panel, bars)
-    return Scene(image, tuple(objects), tuple(decoys), tuple(bars))
+    return Scene(image, tuple(objects), tuple(distractors), tuple(bars))
 
 
 def _objects(
@@ -262,14 +262,14 @@ def _decoys(
     """Small shapes of colours that no object has."""
     free = [color for color in COLORS if color not in {thing.color for thing in objects}]
     taken = [thing.box_px for thing in objects] + ([panel] if panel else [])
-    decoys = []
-    for color in rng.sample(free, min(len(free), rng.randint(*world.decoys))):
+    distractors = []
+    for color in rng.sample(free, min(len(free), rng.randint(*world.distractors))):
         box = _free_place(rng.randint(*world.decoy_radius), taken, world.canvas, rng)
         shape = rng.choice([shape for shape in SHAPES if _allowed(color, shape, world.pairs)])
         if box is not None:
-            decoys.append(SceneObject(color, shape, "", 0, False, box))
+            distractors.append(SceneObject(color, shape, "", 0, False, box))
             taken.append(box)
-    return decoys
+    return distractors
 
 
 def _chart_place(world: World, rng: random.Random) -> Box:

@@ -1,6 +1,6 @@
 """A recorded run as a short animation: one scene, the policy's zoom as it learns, and the curves.
 
-Made of the records alone (``config.json``, ``history.csv``, ``watched/``); the scene is drawn again.
+Made of the records alone (``config.json``, ``history.csv``, ``snapshots/``); the scene is drawn again.
 """
 
 import io
@@ -12,12 +12,12 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from deepeyes_lite.files import whole
+from deepeyes_lite.files import atomic_write
 from deepeyes_lite.training import read_history
 from deepeyes_lite.trajectories import Trajectory
 from deepeyes_lite.viz import html
 from deepeyes_lite.viz.plots import STYLES, draw_boxes, plain, png, smooth
-from deepeyes_lite.viz.snapshots import read_watched, scenes
+from deepeyes_lite.viz.snapshots import read_snapshots, scenes
 
 LINES = [("accuracy", "right"), ("call_rate", "zooms"), ("best_iou", "IoU of the box")]
 FIRST_MS, STEP_MS, LAST_MS = 2500, 400, 4000
@@ -61,18 +61,18 @@ def story(folder: str | Path) -> Story:
         ValueError: if it holds no step yet, or no zoom.
     """
     folder = Path(folder)
-    for name in ("config.json", "history.csv", "watched"):
+    for name in ("config.json", "history.csv", "snapshots"):
         if not (folder / name).exists():
             raise FileNotFoundError(f"no {name} in {folder}; a run that `train` has made has it")
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     images = {row["id"]: row["image"] for row in scenes(config)}
-    watched = read_watched(folder / "watched", images)
+    snapshots = read_snapshots(folder / "snapshots", images)
     history = read_history(folder / "history.csv")
     if not history:
         raise ValueError(f"{folder / 'history.csv'} has no steps yet")
     found = [
-        Story(history, dict(zip(watched, map(html.checked, episodes))))
-        for episodes in zip(*watched.values())
+        Story(history, dict(zip(snapshots, map(html.checked, episodes))))
+        for episodes in zip(*snapshots.values())
     ]
     found = [s for s in found if any(t.called and t.images for t in s.episodes.values())]
     if not found:
@@ -200,11 +200,11 @@ def write(folder: str | Path, out: str | Path) -> str:
     palette = both.quantize(COLORS, method=Image.Quantize.FASTOCTREE)
     frames = [f.quantize(palette=palette, dither=Image.Dither.NONE) for f in frames]
     times = [FIRST_MS, *[STEP_MS] * (len(frames) - 2), LAST_MS][: len(frames)]
-    with whole(out / "zoom.gif") as aside:
+    with atomic_write(out / "zoom.gif") as tmp:
         first, *others = frames
-        first.save(aside, "GIF", save_all=True, append_images=others, duration=times, loop=0)
-    with whole(out / "zoom.png") as aside:
-        aside.write_bytes(png(still(shown), dpi=80))
+        first.save(tmp, "GIF", save_all=True, append_images=others, duration=times, loop=0)
+    with atomic_write(out / "zoom.png") as tmp:
+        tmp.write_bytes(png(still(shown), dpi=80))
     return alt(shown)
 
 

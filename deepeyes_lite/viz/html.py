@@ -12,7 +12,7 @@ import re
 from PIL import Image
 
 from deepeyes_lite.boxes import Box
-from deepeyes_lite.rewards import Arm, reward_parts
+from deepeyes_lite.rewards import reward_parts
 from deepeyes_lite.tools import ToolError, check_box
 from deepeyes_lite.trajectories import Trajectory, Turn
 from deepeyes_lite.viz.plots import GREEN, ORANGE, plain, token_strip
@@ -173,7 +173,9 @@ def _said(text: str) -> str:
     return "".join(found) + rest
 
 
-def parts(weights: Arm, trajectory: Trajectory, group_call_rate: float = 0.0) -> dict[str, float]:
+def parts(
+    weights: dict[str, float], trajectory: Trajectory, group_call_rate: float = 0.0
+) -> dict[str, float]:
     """The reward of an episode in its parts."""
     calls, overlap = len(trajectory.boxes_px), trajectory.best_iou or 0.0
     return reward_parts(
@@ -210,7 +212,7 @@ def tokens(trajectory: Trajectory, tokenizer=None) -> str:
     )
 
 
-def _learned_from(trajectory: Trajectory, weights: Arm, rate: float, tokenizer) -> str:
+def _learned_from(trajectory: Trajectory, weights: dict[str, float], rate: float, tokenizer) -> str:
     return (
         f"<h3>Reward</h3>{reward_table(parts(weights, trajectory, rate))}"
         f"<h3>Loss mask</h3>{tokens(trajectory, tokenizer)}"
@@ -219,7 +221,7 @@ def _learned_from(trajectory: Trajectory, weights: Arm, rate: float, tokenizer) 
 
 def episode_page(
     episodes: dict[str, Trajectory],
-    weights: Arm | None = None,
+    weights: dict[str, float] | None = None,
     rates: dict[str, float] | None = None,
     tokenizer=None,
 ) -> str:

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 from deepeyes_lite.evaluation import interval
-from deepeyes_lite.files import whole
+from deepeyes_lite.files import atomic_write
 from deepeyes_lite.tinyworld.dataset import held_out
 from deepeyes_lite.training import read_config, read_history
 from deepeyes_lite.trajectories import Trajectory, read_jsonl
@@ -37,8 +37,8 @@ def write_report(out: str | Path, episodes: int = 6) -> Path:
     parts = [
         "<!doctype html><html lang=en><meta charset=utf-8><title>deepeyes-lite run</title>",
         f"<style>{STYLE}</style><h1>Did it learn where to look?</h1>",
-        f"<p>Arm <b>{html.escape(config.arm)}</b>, {len(history)} steps of {config.prompts} × "
-        f"{config.generations} rollouts, seed {config.seed}; {report['samples']} held-out scenes, "
+        f"<p>Arm <b>{html.escape(config.reward)}</b>, {len(history)} steps of {config.prompts_per_step} × "
+        f"{config.num_generations} rollouts, seed {config.seed}; {report['samples']} held-out scenes, "
         f"{100 * config.legible_share:.0f} % of the details legible in the view.</p>",
         "<h2>Before, after, and without the crop</h2>",
         _table(report),
@@ -65,8 +65,8 @@ def write_report(out: str | Path, episodes: int = 6) -> Path:
     parts.append(
         f"<h2>Configuration</h2><pre>{html.escape((out / 'config.json').read_text(encoding='utf-8'))}</pre>"
     )
-    with whole(out / "report.html") as aside:
-        aside.write_text("\n".join(parts), encoding="utf-8")
+    with atomic_write(out / "report.html") as tmp:
+        tmp.write_text("\n".join(parts), encoding="utf-8")
     return out / "report.html"
 
 

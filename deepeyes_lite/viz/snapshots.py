@@ -11,7 +11,7 @@ from datasets import Dataset, load_from_disk
 from PIL import Image
 from transformers import TrainerCallback
 
-from deepeyes_lite.files import whole
+from deepeyes_lite.files import atomic_write
 from deepeyes_lite.policies import LocalPolicy
 from deepeyes_lite.rollout import rollout
 from deepeyes_lite.tinyworld.dataset import tiny_world
@@ -34,7 +34,7 @@ def scenes(config: dict) -> Dataset:
     return tiny_world("validation", SCENES, World(legible_share=config["legible_share"]))
 
 
-class Watch(TrainerCallback):
+class Snapshots(TrainerCallback):
     """Rolls out the policy before the first step, every ``EVERY`` steps and after the last.
 
     Leaves ``0000.jsonl``, ``0005.jsonl``, … in a folder: each is whole, and a run that goes on after a
@@ -67,17 +67,17 @@ class Watch(TrainerCallback):
             # The same draws at every step, so that what differs is the policy.
             found = rollout(self.samples, policy, tool=tool, seed=0, progress=False)
         model.train(training)
-        with whole(self.folder / f"{state.global_step:04}.jsonl") as aside:
-            write_jsonl(found, aside)
+        with atomic_write(self.folder / f"{state.global_step:04}.jsonl") as tmp:
+            write_jsonl(found, tmp)
 
 
-def read_watched(
+def read_snapshots(
     folder: str | Path, images: dict[str, Image.Image] | None = None
 ) -> dict[int, list[Trajectory]]:
     """The episodes of a run by step; empty if the run recorded none.
 
     Args:
-        folder: ``watched`` of a run.
+        folder: ``snapshots`` of a run.
         images: as for `read_jsonl`.
     """
     paths = sorted(Path(folder).glob("*.jsonl"))

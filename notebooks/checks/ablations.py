@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from checks import agrees
-from deepeyes_lite.study.collapse import Half, first_order
+from deepeyes_lite.study.collapse import QuestionGroup, first_order
 
 
 def curiosity(attempt) -> None:
@@ -102,7 +102,7 @@ def line(attempt) -> None:
         answering = (direct_weights * direct).sum() / direct_weights.sum()
         return 0.8 * (answering / zooming - 1)
 
-    right = torch.tensor(first_order([Half(*row) for row in zip(*numbers)]))
+    right = torch.tensor(first_order([QuestionGroup(*row) for row in zip(*numbers)]))
     ratio = right / 0.8 + 1
     mistakes = {
         "both halves weigh the same: their shares differ": least(calls, 1 - calls),

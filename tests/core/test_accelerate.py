@@ -19,8 +19,8 @@ LAUNCH += ["--mixed_precision", "no", "--dynamo_backend", "no"]
 @pytest.mark.slow
 def test_two_processes_train_what_one_trains(tmp_path):
     root = Path(__file__).parents[2]
-    config = {"model": str(root / "data" / "tiny-eyes"), "steps": 2, "prompts": 4}
-    config |= {"generations": 4, "save_every": 1}
+    config = {"model": str(root / "data" / "tiny-eyes"), "steps": 2, "prompts_per_step": 4}
+    config |= {"num_generations": 4, "save_steps": 1}
     outs = []
     for processes in (1, 2):
         out = tmp_path / str(processes)

@@ -243,14 +243,14 @@ def test_a_broken_file_of_trajectories_is_named(run, scripted):
 
 def test_an_arm_without_a_tool_is_asked_without_one(run, monkeypatch):
     config = json.loads((run / "config.json").read_text())
-    (run / "config.json").write_text(json.dumps({**config, "arm": "text_only"}))
+    (run / "config.json").write_text(json.dumps({**config, "reward": "text_only"}))
     asked = []
 
-    def watched(rows, policy, tool, seed):
+    def snapshots(rows, policy, tool, seed):
         asked.append((policy.tools is not None, tool))
         return rollout(rows, policy, tool, seed, progress=False)
 
-    monkeypatch.setattr(evaluation, "rollout", watched)
+    monkeypatch.setattr(evaluation, "rollout", snapshots)
     report = evaluate_run(run, n=2)
     assert asked == [(True, "on"), (False, "off")]
     assert list(report["conditions"]) == ["base", "trained"]

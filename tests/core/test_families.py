@@ -18,7 +18,7 @@ from trl.chat_template_utils import is_chat_template_prefix_preserving, supports
 from deepeyes_lite import doctor, models, prompts, training
 from deepeyes_lite.fast import CachedImageProcessor
 from deepeyes_lite.models import LORA_TARGETS, QWEN2_5_VL, SPECS, load, load_processor, spec_of
-from deepeyes_lite.policies import LocalPolicy, Policy, ScriptedPolicy, ShownTargets
+from deepeyes_lite.policies import LocalPolicy, OracleZoomPolicy, Policy, ScriptedPolicy
 from deepeyes_lite.realworld.shapes import SHAPES, config_of, tokenizer_of, write_random
 from deepeyes_lite.rollout import rollout
 from deepeyes_lite.tools import ZOOM
@@ -56,7 +56,13 @@ def loaded(folder):
 
 
 def config_for(folder, **changes):
-    small = {"steps": 2, "prompts": 1, "generations": 2, "save_every": 1, "max_new_tokens": 6}
+    small = {
+        "steps": 2,
+        "prompts_per_step": 1,
+        "num_generations": 2,
+        "save_steps": 1,
+        "max_new_tokens": 6,
+    }
     small |= {
         "max_pixels": 66_000,
         "max_calls": 2,
@@ -202,7 +208,7 @@ def test_rollouts_of_random_weights_do_not_depend_on_their_batch(loaded, samples
     together = rollout(rows, policy, progress=False)
     alone = [rollout([row], policy, progress=False)[0] for row in rows]
     assert [t.completion_ids for t in together] == [t.completion_ids for t in alone]
-    shown = rollout(rows[:1], ShownTargets(policy), progress=False)[0]
+    shown = rollout(rows[:1], OracleZoomPolicy(policy), progress=False)[0]
     assert len(shown.images) == 2 and shown.best_iou > 0.5
 
 

@@ -20,9 +20,9 @@ from deepeyes_lite.models import (
     TINY_EYES,
     ModelSpec,
     completion_length,
+    encode_box,
     ready,
     spec_of,
-    spoken,
     token_ids,
     tool_of,
     view_of,
@@ -145,14 +145,14 @@ def test_a_box_on_a_crop_lies_where_the_crop_shows_it(real):
 
 def test_a_target_box_is_spoken_in_the_family_s_frame(processors, processor):
     box_px, size = (100.0, 200.0, 150.0, 260.0), (1000, 500)
-    assert spoken(processor, box_px, size) == [100, 400, 150, 520]  # tiny-eyes, in steps of 10
-    assert spoken(processors["qwen3_vl"], box_px, size) == [100, 400, 150, 520]
+    assert encode_box(processor, box_px, size) == [100, 400, 150, 520]  # tiny-eyes, in steps of 10
+    assert encode_box(processors["qwen3_vl"], box_px, size) == [100, 400, 150, 520]
     width, height = view_of(processors["qwen2_5_vl"])(size)
-    x1, y1, x2, y2 = spoken(processors["qwen2_5_vl"], box_px, size)
+    x1, y1, x2, y2 = encode_box(processors["qwen2_5_vl"], box_px, size)
     assert x1 == int(100 * width / 1000) and 0 <= 260 * height / 500 - (y2 - 1) <= 1
     for made in processors.values():
         tool = tool_of(made)(Image.new("RGB", size))
-        tool.image_zoom_in_tool(spoken(made, box_px, size))
+        tool.image_zoom_in_tool(encode_box(made, box_px, size))
         found = tool.boxes_px[0]
         assert found[0] <= 100 and found[1] <= 200 and found[2] >= 150 and found[3] >= 260
         assert all(abs(a - b) <= 10 for a, b in zip(found, box_px))

@@ -36,17 +36,17 @@ def test_weights_and_cache_leave_a_fifth_of_the_memory(name):
 @pytest.mark.parametrize("name", GPUS)
 def test_a_gpu_preset_can_be_dealt_out(name):
     config = preset(name)
-    assert config.generations >= 4 and config.gradient_checkpointing
+    assert config.num_generations >= 4 and config.gradient_checkpointing
     dealt = training.batches(config)
     rollouts = dealt["per_device_train_batch_size"] * dealt["gradient_accumulation_steps"]
-    assert rollouts == config.prompts * config.generations
+    assert rollouts == config.prompts_per_step * config.num_generations
     assert json.loads(json.dumps(asdict(config))) == asdict(config)
     processor = processor_for(config)
     assert config.max_pixels >= spec_of(processor).min_pixels
 
 
 def test_rollouts_are_dealt_out_to_processes(monkeypatch):
-    config = RunConfig(prompts=4, generations=3)
+    config = RunConfig(prompts_per_step=4, num_generations=3)
     assert training.batches(config)["per_device_train_batch_size"] == 12
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert training.batches(config)["per_device_train_batch_size"] == 6
@@ -73,7 +73,7 @@ def test_options_for_trl_come_from_the_command_line():
 
 def test_options_reach_trl(random_eyes, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "precision", lambda: ("fp32", "a test"))
-    config = RunConfig(model=str(random_eyes), prompts=2, generations=2, micro_batch=2)
+    config = RunConfig(model=str(random_eyes), prompts_per_step=2, num_generations=2, micro_batch=2)
     config = replace(config, trl={"max_grad_norm": 0.25, "epsilon": 0.3})
     trainer = training.build_trainer(config, tmp_path)
     args = trainer.args

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from deepeyes_lite.files import measure, read_record
+from deepeyes_lite.files import measure, read_log
 
 IDS = [f"q{i}" for i in range(7)]
 WHAT = {"what": "seeds", "seed": 2}
@@ -48,7 +48,7 @@ def test_a_killed_measurement_goes_on(tmp_path, die_after, cut):
     found, asked = run(path)
     assert found == whole
     assert len(asked) <= 3 and (cut or len(asked) == 3 - die_after)
-    assert read_record(path) == (WHAT, whole)
+    assert read_log(path) == (WHAT, whole)
     assert run(path) == (whole, [])  # and is done
 
 
@@ -74,4 +74,4 @@ def test_a_file_that_is_no_record_is_named(tmp_path):
     path = tmp_path / "x.jsonl"
     path.write_text("")
     with pytest.raises(ValueError, match="x.jsonl is not a record"):
-        read_record(path)
+        read_log(path)

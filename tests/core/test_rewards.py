@@ -5,7 +5,7 @@ from itertools import product
 
 import pytest
 
-from deepeyes_lite.rewards import ARMS, Arm, arm, least_bonus, reward
+from deepeyes_lite.rewards import VARIANTS, Arm, arm, least_bonus, reward
 
 # correct, well formed, calls -> reward
 TABLE = {
@@ -51,7 +51,7 @@ TABLE = {
 
 
 def test_the_table_has_every_arm():
-    assert set(TABLE) == set(ARMS)
+    assert set(TABLE) == set(VARIANTS)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepeyes_lite.rewards import ARMS, reward
+from deepeyes_lite.rewards import VARIANTS, reward
 from deepeyes_lite.verifiers import extract_answer, is_correct, well_formed
 
 TRUTH = "K"
@@ -56,7 +56,7 @@ def deepeyes_reward(text: str) -> float:
 def our_reward(episode: Episode) -> float:
     correct = is_correct(extract_answer(episode.turns[-1]), TRUTH)
     formed = well_formed(list(episode.turns))
-    return reward(ARMS["conditional"], correct, formed, sum(episode.crops))
+    return reward(VARIANTS["conditional"], correct, formed, sum(episode.crops))
 
 
 @dataclass(frozen=True)
@@ -258,6 +258,8 @@ def test_no_deviation_is_missing_from_the_list(episode):
 
 
 def test_weights_are_those_of_the_public_code():
-    arm = ARMS["conditional"]
+    arm = VARIANTS["conditional"]
     assert (arm.accuracy, arm.format, arm.bonus_if_correct) == (0.8, 0.2, 1.2)
-    assert ARMS["unconditional"].bonus_always == 0.4  # "reward 1" of the public code, commented out
+    assert (
+        VARIANTS["unconditional"].bonus_always == 0.4
+    )  # "reward 1" of the public code, commented out

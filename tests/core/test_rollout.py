@@ -41,7 +41,7 @@ SCRIPTS = {
 
 @pytest.fixture(scope="module")
 def trainer(random_eyes, tmp_path_factory):
-    config = RunConfig(model=str(random_eyes), steps=1, prompts=1, generations=2)
+    config = RunConfig(model=str(random_eyes), steps=1, prompts_per_step=1, num_generations=2)
     return build_trainer(config, tmp_path_factory.mktemp("run"))
 
 

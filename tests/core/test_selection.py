@@ -9,7 +9,7 @@ import torch
 from deepeyes_lite import prompts, selection
 from deepeyes_lite.boxes import iou
 from deepeyes_lite.data import FEATURES
-from deepeyes_lite.policies import Policy, ScriptedPolicy, ShownTargets
+from deepeyes_lite.policies import OracleZoomPolicy, Policy, ScriptedPolicy
 from deepeyes_lite.rollout import rollout
 from deepeyes_lite.selection import (
     difficulty,
@@ -156,7 +156,7 @@ def test_rows_without_target_boxes_pass_unmeasured(rows, processor):
 
 def test_the_shown_targets_are_the_crops_of_the_targets(rows, processor):
     row = dict(rows[0], boxes_px=[[10.0, 20.0, 70.0, 80.0], [200.0, 210.0, 260.0, 280.0]])
-    policy = ShownTargets(ScriptedPolicy(processor, [""] * 2 + [prompts.answer("!", "K")]))
+    policy = OracleZoomPolicy(ScriptedPolicy(processor, [""] * 2 + [prompts.answer("!", "K")]))
     (episode,) = rollout([row], policy, progress=False)
     assert [len(turn.boxes_px) for turn in episode.turns] == [1, 1, 0]
     for box, target in zip(episode.boxes_px, row["boxes_px"]):
@@ -230,14 +230,14 @@ def test_a_hostile_question_takes_no_time():
 
 
 def test_the_report_counts_what_was_planted(processor):
-    spoiled = {"wrong label": 0.3, "unanswerable": 0.3}
-    rows = tiny_world("train", 40, spoiled=spoiled)
+    corrupted = {"wrong label": 0.3, "unanswerable": 0.3}
+    rows = tiny_world("train", 40, corrupted=corrupted)
     bad = [source != "tiny-world" for source in rows["source"]]
     assert 10 < sum(bad) < 38
     chances = {id: 0.0 if its else 0.5 for id, its in zip(rows["id"], bad)}
     found = report(difficulty(rows, Dice(processor, chances)))
     assert found["questions"] == 40 and found["kept"] == 40 - sum(bad) - found["innocent_dropped"]
-    assert set(found["planted"]) == {f"tiny-world, planted: {how}" for how in spoiled}
+    assert set(found["planted"]) == {f"tiny-world, planted: {how}" for how in corrupted}
     assert sum(counts["caught"] for counts in found["planted"].values()) == sum(bad)
     assert all(counts["missed"] == 0 for counts in found["planted"].values())
     total = sum(drop["count"] for drop in found["dropped"].values())

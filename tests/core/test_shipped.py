@@ -106,7 +106,9 @@ def test_its_chat_template_is_the_package_s(eyes):
 @pytest.mark.slow
 def test_a_run_with_crops_killed_hard_ends_where_the_undisturbed_run_ends(tmp_path):
     """As in test_training.py, with a model that zooms and answers, so with the arm's own rewards."""
-    config = RunConfig(model=str(EYES), steps=3, prompts=4, generations=4, save_every=1)
+    config = RunConfig(
+        model=str(EYES), steps=3, prompts_per_step=4, num_generations=4, save_steps=1
+    )
     whole, out = train(config, tmp_path / "whole"), tmp_path / "run"
     arguments = json.dumps({**asdict(config), "varied": False})
     process = subprocess.Popen(

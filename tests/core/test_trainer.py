@@ -24,7 +24,9 @@ SCRIPTS = {
 def trainer(random_eyes, tmp_path_factory):
     patch = pytest.MonkeyPatch()
     patch.setattr(training, "precision", lambda: ("fp32", "a test"))
-    config = training.RunConfig(model=str(random_eyes), steps=1, prompts=2, generations=2)
+    config = training.RunConfig(
+        model=str(random_eyes), steps=1, prompts_per_step=2, num_generations=2
+    )
     trainer = training.build_trainer(config, tmp_path_factory.mktemp("run"))
     patch.undo()
     torch.manual_seed(0)

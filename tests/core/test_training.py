@@ -22,7 +22,7 @@ from trl import GRPOTrainer
 import killed_run
 from deepeyes_lite import doctor, prompts, training
 from deepeyes_lite.fast import ZoomTrainer
-from deepeyes_lite.files import alone
+from deepeyes_lite.files import file_lock
 from deepeyes_lite.models import load
 from deepeyes_lite.tinyworld.dataset import tiny_world
 from deepeyes_lite.training import (
@@ -47,7 +47,9 @@ class Killed(BaseException):
 
 @pytest.fixture(scope="module")
 def config(random_eyes):
-    return RunConfig(model=str(random_eyes), steps=4, prompts=2, generations=4, save_every=1)
+    return RunConfig(
+        model=str(random_eyes), steps=4, prompts_per_step=2, num_generations=4, save_steps=1
+    )
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -121,11 +123,11 @@ class Blind(TrainerCallback):
 
 
 def test_a_run_records_its_scenes_and_does_not_notice(undisturbed, config, tmp_path, monkeypatch):
-    names = [path.name for path in sorted((undisturbed / "watched").iterdir())]
+    names = [path.name for path in sorted((undisturbed / "snapshots").iterdir())]
     assert names == ["0000.jsonl", "0004.jsonl"]
     monkeypatch.setattr(training, "Watch", Blind)
     blind = train(config, tmp_path / "blind")
-    assert not (blind / "watched").exists()
+    assert not (blind / "snapshots").exists()
     assert str(figures(blind)) == str(figures(undisturbed))  # NaN is not equal to itself
     ours, theirs = adapter(blind), adapter(undisturbed)
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
@@ -138,19 +140,24 @@ def test_a_finished_run_returns_at_once(undisturbed, config, monkeypatch):
     assert (undisturbed / "history.csv").read_bytes() == before
 
 
-@pytest.mark.parametrize("change", [{"seed": 1}, {"steps": 5}, {"arm": "none"}, {"model": "other"}])
+@pytest.mark.parametrize(
+    "change", [{"seed": 1}, {"steps": 5}, {"reward": "none"}, {"model": "other"}]
+)
 def test_another_run_in_the_same_folder_is_refused(undisturbed, config, change):
     with pytest.raises(ValueError, match="holds another run .*choose another folder or delete it"):
         train(replace(config, **change), undisturbed)
 
 
 def test_a_second_process_in_the_same_folder_is_refused(tmp_path, config):
-    with alone(tmp_path / ".lock"), pytest.raises(ValueError, match="another process trains in"):
+    with (
+        file_lock(tmp_path / ".lock"),
+        pytest.raises(ValueError, match="another process trains in"),
+    ):
         train(config, tmp_path)
     assert not (tmp_path / "config.json").exists()
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"arm": "none"}'])
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"reward": "none"}'])
 def test_a_folder_with_a_broken_config_is_refused(tmp_path, config, text):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(ValueError, match="holds another run"):
@@ -286,8 +293,8 @@ def test_a_loss_that_is_no_number_stops_the_run_before_its_checkpoint(
 
 def test_presets_can_be_changed():
     assert preset("demo") == RunConfig() == PRESETS["demo"]
-    changed = preset("quick", seed=3, arm="none")
-    assert (changed.seed, changed.arm, changed.steps) == (3, "none", 2)
+    changed = preset("quick", seed=3, reward="none")
+    assert (changed.seed, changed.reward, changed.steps) == (3, "none", 2)
     assert PRESETS["quick"].seed == 0
 
 
@@ -295,7 +302,7 @@ def test_unknown_presets_and_arms_are_refused_with_those_there_are():
     with pytest.raises(ValueError, match="unknown preset 'fast'; there are demo, quick"):
         preset("fast")
     with pytest.raises(ValueError, match="unknown arm 'bonus'; there are conditional"):
-        preset("demo", arm="bonus")
+        preset("demo", reward="bonus")
 
 
 def test_folders_without_a_run_say_what_to_do(tmp_path, config):
@@ -311,7 +318,7 @@ def test_a_run_without_its_model_says_what_to_do(tmp_path, config):
 
 
 def test_every_seed_has_scenes_of_its_own():
-    config = RunConfig(steps=3, prompts=2)
+    config = RunConfig(steps=3, prompts_per_step=2)
     rows = [training_set(replace(config, seed=seed)) for seed in (0, 1)]
     assert [len(r) for r in rows] == [6, 6]
     assert rows[0]["id"][0] == "train-0" and rows[1]["id"][0] == "train-1000"
@@ -327,19 +334,19 @@ def test_a_long_run_goes_round_its_thousand_scenes(monkeypatch):
         return tiny_world(split, 2, world, start)
 
     monkeypatch.setattr(training, "tiny_world", few)
-    training_set(RunConfig(steps=2000, prompts=8, seed=2))
+    training_set(RunConfig(steps=2000, prompts_per_step=8, seed=2))
     assert wanted == [("train", 1000, 2000)]
 
 
 def test_a_run_may_have_a_dataset_of_its_own(tmp_path):
     rows = tiny_world("train", 5, start=70).add_column("pass_rate", [0.5] * 5)
     rows.save_to_disk(tmp_path / "selected")
-    config = RunConfig(steps=3, prompts=2, data=str(tmp_path / "selected"))
+    config = RunConfig(steps=3, prompts_per_step=2, data=str(tmp_path / "selected"))
     found = training_set(config)
     assert list(found["id"]) == list(rows["id"])
     assert set(found.column_names) == {*rows.column_names, "prompt"} - {"pass_rate"}
     with pytest.raises(ValueError, match="has 5 questions .a step takes 6."):
-        training_set(replace(config, prompts=6))
+        training_set(replace(config, prompts_per_step=6))
     rows.remove_columns("answer").save_to_disk(tmp_path / "other")
     with pytest.raises(ValueError, match="lacks the columns .'answer'."):
         training_set(replace(config, data=str(tmp_path / "other")))
@@ -348,18 +355,18 @@ def test_a_run_may_have_a_dataset_of_its_own(tmp_path):
 
 
 def test_an_arm_without_a_tool_trains_without_one(config, tmp_path):
-    config = replace(config, arm="text_only", steps=1)
+    config = replace(config, reward="text_only", steps=1)
     trainer = build_trainer(config, tmp_path)
     shown = []
     real = trainer._tokenize_prompts
 
-    def watched(prompts):
+    def snapshots(prompts):
         ids, images, fields = real(prompts)
         shown.extend(trainer.processing_class.tokenizer.batch_decode(ids))
         assert all(len(its) == 1 for its in images)
         return ids, images, fields
 
-    trainer._tokenize_prompts = watched
+    trainer._tokenize_prompts = snapshots
     trainer.train()
     assert len(shown) == 8 and not any("Tools:" in text for text in shown)
     (row,) = trainer.history.rows
@@ -368,7 +375,7 @@ def test_an_arm_without_a_tool_trains_without_one(config, tmp_path):
 
 def test_the_share_of_legible_details_is_the_run_s():
     for share in (0.0, 1.0):
-        rows = training_set(RunConfig(steps=2, prompts=4, legible_share=share))
+        rows = training_set(RunConfig(steps=2, prompts_per_step=4, legible_share=share))
         assert set(rows["legible"]) == {int(share)}
 
 

@@ -76,7 +76,7 @@ def grey(processor, ids, images):
 def trainer(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "precision", lambda: ("fp32", "a test"))
-        config = training.RunConfig(model=EYES, steps=1, prompts=4, generations=4)
+        config = training.RunConfig(model=EYES, steps=1, prompts_per_step=4, num_generations=4)
         trainer = training.build_trainer(config, tmp_path_factory.mktemp("run"))
     trainer.current_gradient_accumulation_steps = 1
     trainer.use_vllm, trainer.vllm_mode, trainer._last_loaded_step = True, "server", -1

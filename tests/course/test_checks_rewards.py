@@ -5,7 +5,7 @@ import re
 import pytest
 
 from checks import rewards as checks
-from deepeyes_lite.rewards import ARMS, least_bonus, reward
+from deepeyes_lite.rewards import VARIANTS, least_bonus, reward
 from deepeyes_lite.verifiers import extract_answer, is_correct, well_formed
 
 CHECKS = {
@@ -157,7 +157,9 @@ def test_mistake_is_named(name, attempt, message, capsys):
 def test_the_packages_own_functions_pass(capsys):
     checks.verifier(lambda reply, truth: is_correct(extract_answer(reply), truth))
     checks.form(well_formed)
-    checks.bonus(lambda correct, formed, calls: reward(ARMS["conditional"], correct, formed, calls))
+    checks.bonus(
+        lambda correct, formed, calls: reward(VARIANTS["conditional"], correct, formed, calls)
+    )
     checks.least(least_bonus)
     assert capsys.readouterr().out.count("[ok] ") == 4
 

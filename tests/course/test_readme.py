@@ -95,7 +95,7 @@ def test_the_card_is_made_of_its_measurement():
 
 def test_the_first_three_seeds_have_scenes_to_look_at():
     assert [run.name for run in RUNS] == ["conditional-0", "conditional-1", "conditional-2"]
-    assert all((run / "watched" / "0100.jsonl").exists() for run in RUNS)
+    assert all((run / "snapshots" / "0100.jsonl").exists() for run in RUNS)
 
 
 @pytest.mark.parametrize("folder", sorted(STUDY.glob("*/")), ids=lambda folder: folder.name)

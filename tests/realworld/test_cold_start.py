@@ -34,7 +34,9 @@ def test_only_the_model_s_own_turns_are_learned(processor, samples):
 def test_a_run_goes_on_from_its_cold_start(random_eyes, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "precision", lambda: ("fp32", "a test"))
     monkeypatch.setattr(History, "reward", killed_run.varied_reward)
-    config = RunConfig(model=str(random_eyes), steps=2, prompts=1, generations=2, cold_start=2)
+    config = RunConfig(
+        model=str(random_eyes), steps=2, prompts_per_step=1, num_generations=2, cold_start=2
+    )
     out = train(config, tmp_path / "run")
     start = load_file(out / "cold_start" / "adapter_model.safetensors")
     end = load_file(out / "adapter" / "adapter_model.safetensors")
@@ -52,7 +54,9 @@ def test_a_run_goes_on_from_its_cold_start(random_eyes, tmp_path, monkeypatch):
 def test_without_boxes_there_is_no_cold_start(random_eyes, tmp_path, samples):
     rows = samples.map(lambda row: {"boxes_px": []})
     rows.save_to_disk(tmp_path / "rows")
-    config = RunConfig(model=str(random_eyes), steps=1, prompts=1, generations=2, cold_start=1)
+    config = RunConfig(
+        model=str(random_eyes), steps=1, prompts_per_step=1, num_generations=2, cold_start=1
+    )
     with pytest.raises(ValueError, match="a cold start needs samples with target boxes"):
         train(replace(config, data=str(tmp_path / "rows")), tmp_path / "run")
     assert torch.is_grad_enabled()

@@ -40,7 +40,7 @@ def test_a_cache_is_as_large_as_transformers_makes_it(name):
         one = torch.zeros(1, text.num_key_value_heads, 1, head, dtype=torch.bfloat16)
         cache.update(one, one, layer)
     token = sum(part.nbytes for layer in cache.layers for part in (layer.keys, layer.values))
-    rollouts = config.prompts * config.generations
+    rollouts = config.prompts_per_step * config.num_generations
     expected = token * memory.episode_tokens(config) * rollouts / 1e9
     assert memory.cache_gb(config) == pytest.approx(expected)
 
@@ -60,7 +60,7 @@ def test_what_nobody_has_measured_stays_empty(tmp_path):
     assert [row.split(" | ")[0] for row in rows] == [f"| {name}" for name in memory.GPUS]
     assert all(row.endswith("|  |  |  |") for row in rows)
     path = memory.write_record(found(), tmp_path)
-    assert json.loads(path.read_text())["config"]["generations"] == 8
+    assert json.loads(path.read_text())["config"]["num_generations"] == 8
     (filled,) = (row for row in memory.table(tmp_path).splitlines() if "A GPU" in row)
     assert filled.startswith("| 24GB | Qwen2.5-VL-3B | LoRA | 576 | 4 × 8 | 3 | 256 |")
     assert filled.endswith("| 20.1 | 93 | A GPU |")

@@ -317,7 +317,7 @@ def test_what_was_written_can_be_trained_on_and_selected_from(tmp_path, random_e
     for i in range(2):
         vstar(tmp_path / "v", f"sa_{i}", options=["white", "red"])
     read("vstar", tmp_path, tmp_path / "v")
-    rows = training_set(RunConfig(data=str(tmp_path / "set"), prompts=2))
+    rows = training_set(RunConfig(data=str(tmp_path / "set"), prompts_per_step=2))
     assert rows["options"][0] == ["white", "red"] and rows["verifier"][0] == "choice"
     assert rows["prompt"][0][0]["content"] == rows["question"][0]
     arguments = ["--data", str(tmp_path / "set"), "--model", str(random_eyes), "--k", "1"]

@@ -228,7 +228,7 @@ def test_the_reward_of_math_looks_into_the_box(response, score):
 
 def test_another_arm_has_another_bonus():
     with_call = CALL + CROP + WRONG
-    assert compute_score("chart", with_call, "white", arm_name="unconditional") == 0.4
+    assert compute_score("chart", with_call, "white", variant_name="unconditional") == 0.4
 
 
 def test_the_reward_finds_the_options_in_the_question():

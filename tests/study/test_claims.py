@@ -8,9 +8,14 @@ import pytest
 from PIL import Image
 
 from deepeyes_lite.__main__ import main
-from deepeyes_lite.evaluation import EPISODE_COLUMNS, NotMeasured, clustered, over_seeds
+from deepeyes_lite.evaluation import (
+    EPISODE_COLUMNS,
+    NotMeasured,
+    bootstrap_seeds_and_scenes,
+    t_interval,
+)
 from deepeyes_lite.study.claims import CLAIMS, ledger, predictions, table, verdict
-from deepeyes_lite.study.figures import arm_curves, forest, phase_diagram, write_figures
+from deepeyes_lite.study.figures import forest, phase_diagram, variant_curves, write_figures
 from deepeyes_lite.study.records import Record, load_records, load_sweep_base, spent
 from deepeyes_lite.training import HISTORY_COLUMNS, write_history
 
@@ -45,7 +50,7 @@ def records(tmp_path):
     good["trained, other crops"] = 0.1
     good |= {"chart: base": 0.5, "chart: trained": 0.5}
     for seed in range(3):
-        config = {"arm": "conditional", "seed": seed}
+        config = {"reward": "conditional", "seed": seed}
         make(
             tmp_path,
             f"conditional-{seed}",
@@ -60,16 +65,16 @@ def records(tmp_path):
             tmp_path,
             f"unconditional-{seed}",
             weak,
-            config={**config, "arm": "unconditional"},
+            config={**config, "reward": "unconditional"},
             seed=seed,
         )
-        dying = {**config, "arm": "none", "data": "", "bonus": None}
+        dying = {**config, "reward": "none", "data": "", "bonus": None}
         make(tmp_path, f"none-{seed}", weak, lambda s: 0.5 * 0.9**s, config=dying, seed=seed)
     for share, after in (("0.1", 0.9), ("0.9", 0.1)):
-        config = {"arm": "conditional", "seed": 0, "legible_share": float(share), "bonus": 0.0}
+        config = {"reward": "conditional", "seed": 0, "legible_share": float(share), "bonus": 0.0}
         make(tmp_path, f"sweep-{share}-0.0", {}, lambda step, after=after: after, config=config)
     for share, after in ((0.2, 0.9), (0.85, 0.8)):
-        config = {"arm": "conditional", "seed": 1, "legible_share": share, "bonus": 0.0}
+        config = {"reward": "conditional", "seed": 1, "legible_share": share, "bonus": 0.0}
         make(tmp_path, f"fresh-{share}-0.0", {}, lambda step, after=after: after, config=config)
     base = {
         **dict.fromkeys(("call_rate_legible", "call_rate_illegible"), {"mean": 0.3}),
@@ -137,16 +142,16 @@ def test_a_folder_without_records_overwrites_no_ledger(tmp_path, capsys):
 
 def test_a_record_belongs_to_a_group_by_its_configuration(tmp_path):
     for config, group in (
-        ({"arm": "none"}, "none"),
-        ({"arm": "none", "bonus": None, "data": ""}, "none"),
-        ({"arm": "conditional", "bonus": 0.0, "seed": 0}, "sweep"),
-        ({"arm": "conditional", "bonus": 0.0, "seed": 1}, "fresh"),
-        ({"arm": "conditional", "bonus": 0.05, "seed": 1, "steps": 60}, "divided"),
-        ({"arm": "conditional", "bonus": 0.05, "trl": {"scale_rewards": "none"}}, "undivided"),
-        ({"arm": "conditional", "data": "runs/study/data/both"}, "data-both"),
-        ({"arm": "none", "legible_share": 0.9, "steps": 100}, "legible-none"),
-        ({"arm": "none", "legible_share": 0.5, "steps": 100}, "none"),
-        ({"arm": "conditional", "legible_share": 0.5, "steps": 300}, "long"),
+        ({"reward": "none"}, "none"),
+        ({"reward": "none", "bonus": None, "data": ""}, "none"),
+        ({"reward": "conditional", "bonus": 0.0, "seed": 0}, "sweep"),
+        ({"reward": "conditional", "bonus": 0.0, "seed": 1}, "fresh"),
+        ({"reward": "conditional", "bonus": 0.05, "seed": 1, "steps": 60}, "divided"),
+        ({"reward": "conditional", "bonus": 0.05, "trl": {"scale_rewards": "none"}}, "undivided"),
+        ({"reward": "conditional", "data": "runs/study/data/both"}, "data-both"),
+        ({"reward": "none", "legible_share": 0.9, "steps": 100}, "legible-none"),
+        ({"reward": "none", "legible_share": 0.5, "steps": 100}, "none"),
+        ({"reward": "conditional", "legible_share": 0.5, "steps": 300}, "long"),
     ):
         folder = tmp_path / str(len(list(tmp_path.iterdir())))
         folder.mkdir()
@@ -166,34 +171,34 @@ def test_an_interval_of_many_seeds_holds_the_truth(shift):
     held = 0
     for trial in range(30):
         seeds = [shift + 0.1 * rng.standard_normal() + rng.standard_normal(40) for _ in range(6)]
-        found = clustered(seeds, seed=trial)
+        found = bootstrap_seeds_and_scenes(seeds, seed=trial)
         held += found["low"] <= shift <= found["high"]
     assert held >= 25
 
 
 def test_the_spread_of_seeds_counts():
-    same = clustered([np.full(40, 0.5)] * 4)
-    apart = clustered([np.full(40, value) for value in (0.0, 0.2, 0.8, 1.0)])
+    same = bootstrap_seeds_and_scenes([np.full(40, 0.5)] * 4)
+    apart = bootstrap_seeds_and_scenes([np.full(40, value) for value in (0.0, 0.2, 0.8, 1.0)])
     assert same["high"] - same["low"] == 0 and apart["high"] - apart["low"] > 0.5
     assert apart["effect"] == same["effect"] == 0.5
 
 
 def test_scenes_without_a_value_are_left_out():
-    found = clustered([np.array([1.0, np.nan] * 20)] * 2)
+    found = bootstrap_seeds_and_scenes([np.array([1.0, np.nan] * 20)] * 2)
     assert found["effect"] == found["low"] == found["high"] == 1.0
 
 
 def test_one_value_has_no_interval():
     with pytest.raises(NotMeasured, match="no interval"):
-        over_seeds([0.3])
+        t_interval([0.3])
 
 
 def test_three_seeds_are_less_sure_than_a_bootstrap_of_them_says():
-    found = over_seeds([0.1, 0.2, 0.9])
+    found = t_interval([0.1, 0.2, 0.9])
     assert (
         found["low"] < 0 < found["effect"] and found["p"] > 0.05
     )  # though all three are above zero
-    same = over_seeds([0.4, 0.4])
+    same = t_interval([0.4, 0.4])
     assert (same["low"], same["high"], same["p"]) == (0.4, 0.4, 0.0)
 
 
@@ -221,7 +226,7 @@ def test_every_figure_is_made_of_the_records(records, tmp_path):
 def test_arms_are_told_apart_without_colour(records):
     found = load_records(records)
     runs = {f"arm {n}": [found["none-0"].history, found["none-1"].history] for n in range(6)}
-    figure = arm_curves(runs)
+    figure = variant_curves(runs)
     for axes in figure.axes:
         styles = {str(line._dash_pattern) for line in axes.lines}
         assert len(axes.lines) == len(styles) == 6
@@ -231,7 +236,7 @@ def test_arms_are_told_apart_without_colour(records):
 
 def test_the_phase_diagram_counts_hits_and_misses(records):
     found = predictions(load_records(records), load_sweep_base(records))
-    plane, race = phase_diagram(found).axes
+    plane, simulate_call_rate = phase_diagram(found).axes
     labels = [text.get_text() for text in plane.get_legend().get_texts()]
     assert labels == [
         "least bonus of the inequality",
@@ -240,7 +245,7 @@ def test_the_phase_diagram_counts_hits_and_misses(records):
         "fell, as predicted (1)",
         "fell, against it (0)",
     ]
-    labels = [text.get_text() for text in race.get_legend().get_texts()]
+    labels = [text.get_text() for text in simulate_call_rate.get_legend().get_texts()]
     assert labels == ["fitted to (2)", "fresh (2)"]
 
 

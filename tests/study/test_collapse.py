@@ -6,21 +6,28 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deepeyes_lite.rewards import ARMS, least_bonus, reward
-from deepeyes_lite.study.collapse import Half, by_group, first_order, fit, pulls, race
+from deepeyes_lite.rewards import VARIANTS, least_bonus, reward
+from deepeyes_lite.study.collapse import (
+    QuestionGroup,
+    by_group,
+    expected_gradient,
+    first_order,
+    fit,
+    simulate_call_rate,
+)
 
-HALVES = [Half(0.9, 0.25, 0.5, 0.97), Half(0.1, 0.25, 0.2, 0.1)]
+HALVES = [QuestionGroup(0.9, 0.25, 0.5, 0.97), QuestionGroup(0.1, 0.25, 0.2, 0.1)]
 chances = st.floats(0.05, 0.95)
 
 
 @given(chances, chances, chances, st.sampled_from([0.0, 0.3, 1.2]))
 def test_one_kind_of_question_has_the_line_of_the_inequality(call_rate, p_zoom, p_direct, bonus):
-    half = Half(1.0, call_rate, p_zoom, p_direct)
+    half = QuestionGroup(1.0, call_rate, p_zoom, p_direct)
     assert first_order([half]) == pytest.approx(least_bonus(p_zoom, p_direct))
 
 
 def test_pulls_are_the_mean_of_advantage_times_score():
-    half, bonus, rng = Half(1.0, 0.4, 0.6, 0.3), 0.5, np.random.default_rng(0)
+    half, bonus, rng = QuestionGroup(1.0, 0.4, 0.6, 0.3), 0.5, np.random.default_rng(0)
     calls = rng.random((40_000, 8)) < half.call_rate
     right = rng.random(calls.shape) < np.where(calls, half.p_zoom, half.p_direct)
     rewards = 0.8 * right + bonus * (right & calls)
@@ -28,13 +35,13 @@ def test_pulls_are_the_mean_of_advantage_times_score():
     advantages = (rewards - rewards.mean(1, keepdims=True)) / scale
     calling = (advantages * (calls - half.call_rate)).mean()
     boxes = (advantages * calls * (right - half.p_zoom)).mean()
-    assert pulls(half, bonus) == pytest.approx([calling, boxes], abs=0.003)
+    assert expected_gradient(half, bonus) == pytest.approx([calling, boxes], abs=0.003)
 
 
 def test_the_rewards_are_those_of_the_arm():
     """Groups of two, one of which calls and is right: an advantage of 0.707 for the caller."""
-    assert reward(ARMS["none"], True, True, 1) == reward(ARMS["none"], True, True, 0) == 0.8
-    sure = pulls(Half(1.0, 0.5, 1.0, 0.0), 0.0, generations=2)
+    assert reward(VARIANTS["none"], True, True, 1) == reward(VARIANTS["none"], True, True, 0) == 0.8
+    sure = expected_gradient(QuestionGroup(1.0, 0.5, 1.0, 0.0), 0.0, num_generations=2)
     rewards = torch.tensor([0.8, 0.0])
     advantage = float(((rewards - rewards.mean()) / (rewards.std() + 1e-4))[0])
     assert sure[0] == pytest.approx(0.5 * advantage / 2, rel=1e-6)
@@ -42,24 +49,24 @@ def test_the_rewards_are_those_of_the_arm():
 
 @given(chances, chances, chances)
 def test_a_bonus_pulls_towards_calling(call_rate, p_zoom, p_direct):
-    half = Half(1.0, call_rate, p_zoom, p_direct)
-    assert pulls(half, 1.2)[0] >= pulls(half, 0.0)[0] - 1e-9
+    half = QuestionGroup(1.0, call_rate, p_zoom, p_direct)
+    assert expected_gradient(half, 1.2)[0] >= expected_gradient(half, 0.0)[0] - 1e-9
 
 
 def test_without_boxes_that_improve_the_race_goes_where_the_group_pulls():
     for bonus in (0.0, 1.2):
-        curve = race(HALVES, bonus, 60, (1.0, 0.0))
+        curve = simulate_call_rate(HALVES, bonus, 60, (1.0, 0.0))
         assert (curve[-1] > 0.25) == by_group(HALVES, bonus)
         assert np.all((curve > 0) & (curve < 1)) and len(curve) == 60
 
 
 def test_boxes_that_improve_in_time_turn_the_race():
-    dying = race(HALVES, 0.0, 100, (1.0, 0.05))
-    saved = race(HALVES, 0.0, 100, (1.0, 5.0))
+    dying = simulate_call_rate(HALVES, 0.0, 100, (1.0, 0.05))
+    saved = simulate_call_rate(HALVES, 0.0, 100, (1.0, 5.0))
     assert dying[-1] < 0.2 < saved[-1]
 
 
 def test_the_rates_of_a_race_are_found_again():
     true = tuple(np.geomspace(0.05, 5, 13)[[6, 8]])
-    runs = [(HALVES, bonus, race(HALVES, bonus, 12, true)) for bonus in (0.0, 0.3)]
+    runs = [(HALVES, bonus, simulate_call_rate(HALVES, bonus, 12, true)) for bonus in (0.0, 0.3)]
     assert fit(runs) == pytest.approx(true)

@@ -27,7 +27,7 @@ from deepeyes_lite.tools import (
     ZoomTool,
     answer_call,
 )
-from deepeyes_lite.training import RunConfig, build_trainer, claim
+from deepeyes_lite.training import RunConfig, build_trainer, check_or_write_config
 
 CONTRAST = "image_contrast_tool"
 Both = with_extra(ZoomTool, ContrastTool)
@@ -216,7 +216,11 @@ SCRIPTS = {
 @pytest.fixture(scope="module")
 def trainer(random_eyes, tmp_path_factory):
     config = RunConfig(
-        model=str(random_eyes), steps=1, prompts=1, generations=2, extra_tool="contrast"
+        model=str(random_eyes),
+        steps=1,
+        prompts_per_step=1,
+        num_generations=2,
+        extra_tool="contrast",
     )
     return build_trainer(config, tmp_path_factory.mktemp("run"))
 
@@ -245,7 +249,7 @@ def test_a_run_from_before_there_were_extra_tools_goes_on(tmp_path):
     config = asdict(RunConfig())
     old = {name: value for name, value in config.items() if name != "extra_tool"}
     (tmp_path / "config.json").write_text(json.dumps(old), encoding="utf-8")
-    claim(tmp_path, config)
+    check_or_write_config(tmp_path, config)
     for other in ({**config, "extra_tool": "contrast"}, {**config, "seed": 1}):
         with pytest.raises(ValueError, match="holds another run"):
-            claim(tmp_path, other)
+            check_or_write_config(tmp_path, other)

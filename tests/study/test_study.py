@@ -9,9 +9,9 @@ import pytest
 from datasets import load_from_disk
 
 from deepeyes_lite.evaluation import evaluate_run
-from deepeyes_lite.files import alone
+from deepeyes_lite.files import file_lock
 from deepeyes_lite.models import load
-from deepeyes_lite.rewards import ARMS
+from deepeyes_lite.rewards import VARIANTS
 from deepeyes_lite.study import run as room
 from deepeyes_lite.study.claims import halves, ledger
 from deepeyes_lite.study.run import (
@@ -29,7 +29,7 @@ from deepeyes_lite.training import HISTORY_COLUMNS, RunConfig, write_history
 
 @pytest.fixture
 def base(random_eyes):
-    return RunConfig(model=str(random_eyes), steps=2, prompts=1, generations=2)
+    return RunConfig(model=str(random_eyes), steps=2, prompts_per_step=1, num_generations=2)
 
 
 def test_the_plan_has_every_arm_with_its_seeds_and_both_sides_of_the_sweep(base, tmp_path):
@@ -38,8 +38,8 @@ def test_the_plan_has_every_arm_with_its_seeds_and_both_sides_of_the_sweep(base,
     for name, seeds in {"conditional": 5, "unconditional": 5, "none": 5}.items():
         found = [run.config for n, run in runs.items() if n.startswith(f"{name}-")]
         assert [config.seed for config in found] == list(range(seeds))
-        assert {config.arm for config in found} == {name}
-    assert set(ARMS) <= {name.rpartition("-")[0] for name in runs}
+        assert {config.reward for config in found} == {name}
+    assert set(VARIANTS) <= {name.rpartition("-")[0] for name in runs}
     sweep = {n: run for n, run in runs.items() if run.config.bonus is not None}
     divisions = {n: sweep.pop(n) for n in [*sweep] if "divided" in n}
     assert sum(n.startswith("sweep") for n in sweep) == 20 and len(sweep) == 40
@@ -105,7 +105,10 @@ def test_a_study_runs_what_is_not_recorded(trained, base, tmp_path, capsys):
 
 def test_two_processes_share_the_runs(trained, base, tmp_path, capsys):
     out, records = tmp_path / "out", tmp_path / "records"
-    with alone(out / ".none-1.lock"), alone(out / ".none-4.lock"):  # the other one is at these
+    with (
+        file_lock(out / ".none-1.lock"),
+        file_lock(out / ".none-4.lock"),
+    ):  # the other one is at these
         study(out, records, base, only="none-*")
     assert trained == ["none-0", "none-2", "none-3"]
     assert capsys.readouterr().out.endswith("left to another process: none-1, none-4\n")

@@ -140,12 +140,14 @@ def test_a_tool_that_is_called_on_everything_is_not_chosen_for_anything():
 @pytest.mark.parametrize("folder", RECORDS, ids=lambda path: f"{path.parent.name}-{path.name}")
 def test_a_record_is_whole(folder):
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    assert config["extra_tool"] == "contrast" and folder.name == f"{config['arm']}-{config['seed']}"
+    assert (
+        config["extra_tool"] == "contrast" and folder.name == f"{config['reward']}-{config['seed']}"
+    )
     steps = [*range(1, config["steps"] + 1)]
     assert [row["step"] for row in read_history(folder / "history.csv")] == steps
     counted = tool_use.read(folder / tool_use.FILE)
     assert sorted({row["step"] for row in counted}) == steps
-    per_step = config["prompts"] * config["generations"]
+    per_step = config["prompts_per_step"] * config["num_generations"]
     assert all(sum(r["episodes"] for r in counted if r["step"] == s) == per_step for s in steps)
     report = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
     assert set(report["conditions"]["trained"]) == set(KINDS) and two_tools.table(report)

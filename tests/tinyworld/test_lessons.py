@@ -70,9 +70,9 @@ def episodes(scenes, seed=0, n=1, trusting=0.0):
 def test_pretraining_sees_all_sorts_of_scenes_and_no_pair_that_is_kept():
     widths = [scene.image.width for scene in SCENES]
     assert 30 <= widths.count(384) <= 57 and 3 <= widths.count(768) <= 24 and 1536 in widths
-    assert any(scene.bars for scene in SCENES) and any(scene.decoys for scene in SCENES)
+    assert any(scene.bars for scene in SCENES) and any(scene.distractors for scene in SCENES)
     for scene in SCENES:
-        assert not any(unseen(o.color, o.shape) for o in (*scene.objects, *scene.decoys))
+        assert not any(unseen(o.color, o.shape) for o in (*scene.objects, *scene.distractors))
     assert draw(3).image.tobytes() == SCENES[3].image.tobytes()
 
 
@@ -127,11 +127,11 @@ def test_an_edge_of_an_object_does_not_label_a_token():
 
 
 def test_a_decoy_has_its_colour_and_only_in_a_crop_its_shape():
-    decoy = replace(thing((150, 90, 166, 106)), letter="", letter_px=0, shape="circle")
-    labels = labels_of([decoy])
+    distractor = replace(thing((150, 90, 166, 106)), letter="", letter_px=0, shape="circle")
+    labels = labels_of([distractor])
     (cell,) = np.flatnonzero(labels.color)
     assert cell == CELLS + 2 and labels.shape[cell] == -100
-    labels = labels_of([decoy], window=(140.0, 80.0, 180.0, 120.0))
+    labels = labels_of([distractor], window=(140.0, 80.0, 180.0, 120.0))
     cells = np.flatnonzero(labels.color)
     assert set(labels.shape[cells]) == {FORMS.index("circle") + 1}
     assert (labels.letter == -100).all()
@@ -325,7 +325,7 @@ def test_every_other_reply_is_true(monkeypatch):
     real = lessons._ask
     monkeypatch.setattr(lessons, "_ask", lambda *a: asked.append(real(*a)) or asked[-1])
     for scene in SCENES:
-        things = [*scene.objects, *scene.decoys, *scene.bars]
+        things = [*scene.objects, *scene.distractors, *scene.bars]
         whole = window_of(scene)
         for _ in range(4):
             images, before = Images(), len(asked)

@@ -7,7 +7,7 @@ import pytest
 
 from deepeyes_lite.tinyworld.dataset import tiny_world
 from deepeyes_lite.tinyworld.pretraining.lessons import readable
-from deepeyes_lite.tinyworld.questions import KINDS, NEEDS, SPOILS, read
+from deepeyes_lite.tinyworld.questions import CORRUPTIONS, KINDS, NEEDS, read
 from deepeyes_lite.tinyworld.scenes import DIGITS, LETTERS, World, draw_scene
 from deepeyes_lite.tools import zoom
 
@@ -60,7 +60,7 @@ def asked():
 
 def named(scene, text):
     """The things of the scene whose names stand in the text, in the order of the text."""
-    things = [*scene.objects, *scene.decoys, *scene.bars]
+    things = [*scene.objects, *scene.distractors, *scene.bars]
     found = {text.index(thing.name): thing for thing in things if thing.name in text}
     return [found[place] for place in sorted(found)]
 
@@ -92,9 +92,9 @@ def test_compare_is_about_two_letters(asked):
 def test_exists_is_about_a_shape_that_the_view_does_not_show(asked):
     for scene, question in asked["exists"]:
         color, shape = re.fullmatch(r"Is there an? (\w+) (\w+)\?", question.text).groups()
-        (decoy,) = (thing for thing in scene.decoys if thing.color == color)
-        assert question.answer == ("yes" if decoy.shape == shape else "no")
-        assert question.boxes_px == (decoy.box_px,) and not question.legible
+        (distractor,) = (thing for thing in scene.distractors if thing.color == color)
+        assert question.answer == ("yes" if distractor.shape == shape else "no")
+        assert question.boxes_px == (distractor.box_px,) and not question.legible
         assert color not in {thing.color for thing in scene.objects}
 
 
@@ -146,8 +146,8 @@ def test_a_kind_makes_a_dataset(kind):
 
 def test_a_spoiled_row_is_wrong_and_says_so():
     plain = tiny_world("train", 60)
-    for how in SPOILS:
-        rows = tiny_world("train", 60, spoiled={how: 0.5})
+    for how in CORRUPTIONS:
+        rows = tiny_world("train", 60, corrupted={how: 0.5})
         assert 15 <= sum(source.endswith(how) for source in rows["source"]) <= 45
         for i, (row, before) in enumerate(zip(rows, plain)):
             if row["source"] == "tiny-world":
@@ -168,6 +168,6 @@ def test_a_spoiled_row_is_wrong_and_says_so():
         ({"wrong label": 0.6, "unanswerable": 0.6}, "0 or more and 1 in all"),
     ],
 )
-def test_impossible_shares_are_refused(spoiled, message):
+def test_impossible_shares_are_refused(corrupted, message):
     with pytest.raises(ValueError, match=message):
-        tiny_world("train", 2, spoiled=spoiled)
+        tiny_world("train", 2, corrupted=corrupted)

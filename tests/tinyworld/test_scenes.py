@@ -173,9 +173,9 @@ def test_a_crowded_scene_has_fewer_objects_and_none_that_overlap():
 
 @pytest.mark.parametrize("pairs", ["all", "seen", "unseen"])
 def test_pairs_of_colour_and_shape_are_the_dial_s(pairs):
-    world = World(pairs=pairs, decoys=(0, 2), objects=(3, 4))
+    world = World(pairs=pairs, distractors=(0, 2), objects=(3, 4))
     scenes = [draw_scene("train", i, world) for i in range(80)]
-    found = {(o.color, o.shape) for s in scenes for o in (*s.objects, *s.decoys)}
+    found = {(o.color, o.shape) for s in scenes for o in (*s.objects, *s.distractors)}
     new = {pair for pair in found if unseen(*pair)}
     assert len(new) == {"all": 8, "seen": 0, "unseen": 8}[pairs]
     assert len(found) == {"all": 32, "seen": 24, "unseen": 8}[pairs]
@@ -192,18 +192,18 @@ def test_twins_carry_the_same_letter():
 
 
 def test_what_a_plain_world_does_not_have_leaves_its_objects_as_they_are(scenes):
-    rich = World(twins=1.0, decoys=(2, 2), shift=0.2)
+    rich = World(twins=1.0, distractors=(2, 2), shift=0.2)
     for i, plain in enumerate(scenes[:30]):
         scene = draw_scene("test", i, rich)
         assert [o.box_px for o in scene.objects] == [o.box_px for o in plain.objects]
-        assert plain.decoys == plain.bars == ()
+        assert plain.distractors == plain.bars == ()
 
 
 def test_decoys_and_charts_touch_nothing_and_are_there():
     for i in range(40):
-        scene = draw_scene("test", i, World(decoys=(2, 2), chart=1.0, objects=(3, 4)))
-        assert len(scene.decoys) == 2 and len(scene.bars) == 3
-        things = [*scene.objects, *scene.decoys]
+        scene = draw_scene("test", i, World(distractors=(2, 2), chart=1.0, objects=(3, 4)))
+        assert len(scene.distractors) == 2 and len(scene.bars) == 3
+        things = [*scene.objects, *scene.distractors]
         colors = [thing.color for thing in things]
         assert len(set(colors)) == len(colors)
         boxes = [thing.box_px for thing in (*things, *scene.bars)]

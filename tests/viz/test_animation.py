@@ -10,7 +10,7 @@ from deepeyes_lite.__main__ import main
 from deepeyes_lite.training import HISTORY_COLUMNS, write_history
 from deepeyes_lite.trajectories import read_jsonl, write_jsonl
 from deepeyes_lite.viz import animation
-from deepeyes_lite.viz.snapshots import read_watched
+from deepeyes_lite.viz.snapshots import read_snapshots
 from episodes import HOSTILE, recorded_run
 
 
@@ -21,7 +21,7 @@ def run(tmp_path_factory):
 
 def rewrite(folder, change):
     """Each watched episode through ``change(step, place, episode)``."""
-    for path in (folder / "watched").glob("*.jsonl"):
+    for path in (folder / "snapshots").glob("*.jsonl"):
         episodes = read_jsonl(path)
         for place, episode in enumerate(episodes):
             change(int(path.stem), place, episode)
@@ -48,10 +48,10 @@ def improving(run, tmp_path):
 
 def test_the_scene_on_which_the_box_improved_most(improving):
     shown = animation.story(improving)
-    watched = read_watched(improving / "watched")
-    assert list(shown.episodes) == list(watched) == [0, 5, 10]
+    snapshots = read_snapshots(improving / "snapshots")
+    assert list(shown.episodes) == list(snapshots) == [0, 5, 10]
     ids = {episode.sample["id"] for episode in shown.episodes.values()}
-    assert ids == {watched[0][2].sample["id"]}
+    assert ids == {snapshots[0][2].sample["id"]}
     assert (shown.first, shown.last) == (0, 10)
 
 
@@ -61,7 +61,7 @@ def test_a_scene_that_was_wrong_and_became_right_goes_first(improving):
 
     rewrite(improving, change)
     ids = {episode.sample["id"] for episode in animation.story(improving).episodes.values()}
-    assert ids == {read_watched(improving / "watched")[0][4].sample["id"]}
+    assert ids == {read_snapshots(improving / "snapshots")[0][4].sample["id"]}
 
 
 def test_the_first_zoom_may_come_late(improving):

@@ -413,12 +413,12 @@ def test_reward_lab_by_keyboard(lab):
     assert "zooming grows" in shown(area)
     dial = press(lab, area, "bonus_if_correct", Keys.HOME)
     wait(lab, lambda: "the bonus is 0.00" in shown(area))
-    assert Select(named(area, "arm")).first_selected_option.text == "my own weights"
+    assert Select(named(area, "reward")).first_selected_option.text == "my own weights"
     press(lab, area, "p_zoom", Keys.END, Keys.ARROW_LEFT)
     wait(lab, lambda: "With p_zoom 0.99" in shown(area))
     assert float(dial.get_property("value")) == 0.0
-    Select(named(area, "arm")).select_by_visible_text("none")
-    wait(lab, lambda: "my own" not in Select(named(area, "arm")).first_selected_option.text)
+    Select(named(area, "reward")).select_by_visible_text("none")
+    wait(lab, lambda: "my own" not in Select(named(area, "reward")).first_selected_option.text)
     keep(lab, area, "reward-lab")
 
 

@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 import pytest
 from PIL import Image
 
-from deepeyes_lite.rewards import ARMS
+from deepeyes_lite.rewards import VARIANTS
 from deepeyes_lite.tools import zoom
 from deepeyes_lite.trajectories import Trajectory, Turn
 from deepeyes_lite.viz import html
@@ -102,7 +102,7 @@ def test_turns_tell_thought_call_answer_and_crop_apart(episode):
 
 
 def test_the_reward_is_told_in_parts_that_add_up(episode):
-    found = html.parts(ARMS["conditional"], episode)
+    found = html.parts(VARIANTS["conditional"], episode)
     assert {name: value for name, value in found.items() if value} == {
         "accuracy": 0.8,
         "bonus_if_correct": 1.2,
@@ -131,7 +131,7 @@ def test_what_is_no_box_and_no_token_is_left_out():
 @pytest.mark.parametrize("episode", hostile(), ids=["markup", "long", "odd", "bare"])
 def test_a_hostile_episode_is_text_and_short(episode):
     episode = html.checked(episode)
-    page = html.episode_page({HOSTILE: episode}, ARMS["conditional"], {HOSTILE: 0.0})
+    page = html.episode_page({HOSTILE: episode}, VARIANTS["conditional"], {HOSTILE: 0.0})
     reader = Reader(page)
     page.encode()  # no half of a surrogate pair is left
     assert len(reader.text) < 20_000
@@ -143,7 +143,7 @@ def test_a_hostile_episode_is_text_and_short(episode):
 
 def test_a_page_has_every_policy_and_no_script(episode):
     page = html.episode_page(
-        {"base": made(1)[0], "trained": episode}, ARMS["iou"], {"base": 0.0, "trained": 1.0}
+        {"base": made(1)[0], "trained": episode}, VARIANTS["iou"], {"base": 0.0, "trained": 1.0}
     )
     text = Reader(page).text
     assert "base" in text and "trained" in text and "bonus, IoU of the box" in text

@@ -8,7 +8,7 @@ from peft import LoraConfig, get_peft_model
 
 from deepeyes_lite.models import load
 from deepeyes_lite.viz import snapshots
-from deepeyes_lite.viz.snapshots import EVERY, SCENES, Watch, read_watched, scenes
+from deepeyes_lite.viz.snapshots import EVERY, SCENES, Snapshots, read_snapshots, scenes
 
 
 @pytest.fixture(scope="module")
@@ -29,35 +29,35 @@ def state(step, last=12, main=True):
 
 def test_steps_that_are_recorded(samples, policy, tmp_path):
     model, processor = policy
-    callback = Watch(samples, processor, True, tmp_path / "watched")
+    callback = Snapshots(samples, processor, True, tmp_path / "snapshots")
     callback.on_train_begin(None, state(0), None, model=model)
     for step in range(1, 13):
         callback.on_step_end(None, state(step), None, model=model)
     images = {row["id"]: row["image"] for row in samples}
-    found = read_watched(tmp_path / "watched", images)
+    found = read_snapshots(tmp_path / "snapshots", images)
     assert list(found) == [0, EVERY, 2 * EVERY, 12]
     for episodes in found.values():
         assert [t.sample["id"] for t in episodes] == list(samples["id"])
         assert all(t.images and t.completion_ids for t in episodes)
     # The policy did not change and the draws are the same, so neither did what it did.
     assert [t.turns for t in found[0]] == [t.turns for t in found[12]]
-    assert not list((tmp_path / "watched").glob("*.tmp"))
+    assert not list((tmp_path / "snapshots").glob("*.tmp"))
 
 
 def test_a_turn_is_as_long_as_the_run_allows(samples, policy, tmp_path):
     model, processor = policy
-    callback = Watch(samples, processor, False, tmp_path / "watched", 3)
+    callback = Snapshots(samples, processor, False, tmp_path / "snapshots", 3)
     callback.on_train_begin(None, state(0), None, model=model)
-    (found,) = read_watched(tmp_path / "watched").values()
+    (found,) = read_snapshots(tmp_path / "snapshots").values()
     assert max(len(t.completion_ids) for t in found) <= 3
 
 
 def test_a_run_that_goes_on_does_not_record_its_start_again(samples, policy, tmp_path):
     model, processor = policy
-    callback = Watch(samples, processor, True, tmp_path / "watched")
+    callback = Snapshots(samples, processor, True, tmp_path / "snapshots")
     callback.on_train_begin(None, state(7), None, model=model)
     callback.on_step_end(None, state(10, main=False), None, model=model)
-    assert read_watched(tmp_path / "watched") == {}
+    assert read_snapshots(tmp_path / "snapshots") == {}
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -68,7 +68,7 @@ def test_the_run_does_not_notice(samples, policy, tmp_path, training):
     weights = {name: value.clone() for name, value in model.state_dict().items()}
     gradients = [p.requires_grad for p in model.parameters()]
     random = torch.random.get_rng_state()
-    Watch(samples, processor, False, tmp_path / "watched").on_train_begin(
+    Snapshots(samples, processor, False, tmp_path / "snapshots").on_train_begin(
         None, state(0), None, model=model
     )
     assert torch.equal(torch.random.get_rng_state(), random)
@@ -88,7 +88,7 @@ def test_an_arm_without_a_tool_answers_from_the_view(samples, policy, tmp_path, 
     monkeypatch.setattr(
         snapshots, "rollout", lambda *a, tool, **_: asked.append((a[1].tools, tool)) or []
     )
-    Watch(samples, processor, False, tmp_path / "watched").on_train_begin(
+    Snapshots(samples, processor, False, tmp_path / "snapshots").on_train_begin(
         None, state(0), None, model=model
     )
     assert asked == [(None, "off")]

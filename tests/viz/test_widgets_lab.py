@@ -5,7 +5,7 @@ import torch
 from test_pages import Reader
 
 from deepeyes_lite import rewards
-from deepeyes_lite.rewards import ARMS, Arm, advantages
+from deepeyes_lite.rewards import VARIANTS, Arm, advantages
 from deepeyes_lite.viz.plots import png
 from deepeyes_lite.viz.widgets import RewardLab
 from deepeyes_lite.viz.widgets.reward_lab import OWN
@@ -30,31 +30,31 @@ def test_advantages_are_those_of_trl(lab, group):
     assert advantages([1.0]) == [0.0] and advantages([0.0] * 8) == [0.0] * 8
 
 
-@pytest.mark.parametrize("name", ARMS)
+@pytest.mark.parametrize("name", VARIANTS)
 def test_an_arm_sets_the_dials_and_pays_as_in_training(lab, group, name):
-    lab.arm.value = name
-    assert lab.weights == ARMS[name]
+    lab.variant.value = name
+    assert lab.weights == VARIANTS[name]
     rate = sum(t.called for t in group) / 8
     for t, parts in zip(group, lab.parts):
         args = (t.correct, t.well_formed, len(t.boxes_px), t.best_iou or 0.0, rate)
-        assert sum(parts.values()) == rewards.reward(ARMS[name], *args)
+        assert sum(parts.values()) == rewards.reward(VARIANTS[name], *args)
 
 
 def test_a_dial_makes_weights_of_ones_own(lab):
     lab.dials["excess"].value = 0.25
-    assert lab.arm.value == OWN and lab.weights.excess == 0.25
+    assert lab.variant.value == OWN and lab.weights.excess == 0.25
     assert lab.weights.bonus_if_correct == 1.2  # the others stay
     assert "calls beyond the first -0.25" in Reader(lab._table.value.replace("th>", "td>")).text
-    lab.arm.value = "none"
+    lab.variant.value = "none"
     assert lab.weights == Arm()
 
 
 def test_the_point_moves_with_the_chances(lab):
     lab.chances["p_zoom"].value, lab.chances["p_direct"].value = 0.4, 0.5
     assert lab.point == pytest.approx((0.2, 1.2)) and lab.verdict.endswith("zooming grows.")
-    lab.arm.value = "none"
+    lab.variant.value = "none"
     assert lab.point == pytest.approx((0.2, 0.0)) and lab.verdict.endswith("zooming dies.")
-    lab.arm.value = "unconditional"
+    lab.variant.value = "unconditional"
     assert lab.point == pytest.approx((0.2, 1.0))  # 0.4 for every zoom, of which 0.4 are right
     lab.chances["p_zoom"].value = 0.0
     assert lab.point == (float("inf"), float("inf")) and png(lab.picture(), 30)

@@ -59,7 +59,7 @@ def test_the_cursor_stands_at_the_step(run):
 
 def test_several_runs(run, tmp_path):
     other = recorded_run(tmp_path / "other", steps=3)
-    shutil.rmtree(other / "watched")
+    shutil.rmtree(other / "snapshots")
     scrubber = TrainingScrubber(run, other)
     scrubber.run.value = str(other)
     assert (scrubber.step.min, scrubber.step.max, scrubber.step.value) == (1, 3, 3)
@@ -93,7 +93,7 @@ def test_a_hostile_policy_writes_text(run):
     for t, name in zip(found, scenes(CONFIG)["id"]):
         t.sample |= {"id": name, "question": HOSTILE, "answer": HOSTILE}
         t.answer = HOSTILE if name.endswith("0") else LONG
-    write_jsonl(found, run / "watched" / "0010.jsonl")
+    write_jsonl(found, run / "snapshots" / "0010.jsonl")
     scrubber = TrainingScrubber(run)
     shown = scrubber._texts.value.replace("details>", "div>").replace("summary>", "b>")
     assert HOSTILE in Reader(shown).text and len(Reader(shown).text) < 30_000

@@ -107,18 +107,18 @@ def test_steps_turn_by_turn(viewer):
 def test_the_reward_follows_the_arm(viewer):
     viewer.called.value, viewer.correct.value = "with a zoom", "right"
     assert "bonus, right and zoomed+1.20" in text(viewer)
-    viewer._arm.value = "unconditional"
+    viewer._variant.value = "unconditional"
     assert "bonus, zoomed+0.40" in text(viewer)
 
 
 def test_curiosity_sees_the_group():
     """Two of the four episodes of a scene call: above the target of 0.3 there is no bonus."""
     viewer = TrajectoryViewer(made(4, zooms=lambda i: i % 2, scenes=1))
-    viewer._arm.value = "curiosity"
+    viewer._variant.value = "curiosity"
     viewer._list.index = 1
     assert "curiosity" not in text(viewer)
     viewer = TrajectoryViewer(made(8, zooms=lambda i: i == 1, scenes=1))
-    viewer._arm.value = "curiosity"
+    viewer._variant.value = "curiosity"
     viewer._list.index = 1
     assert "curiosity+0.09" in text(viewer)  # 0.5 * (0.3 - 1/8)
 

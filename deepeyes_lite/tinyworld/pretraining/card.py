@@ -11,7 +11,7 @@ from pathlib import Path
 from deepeyes_lite.boxes import Box, px_from_1000
 from deepeyes_lite.evaluation import average, interval, share, summarise
 from deepeyes_lite.models import load
-from deepeyes_lite.policies import LocalPolicy, Policy, ShownTargets
+from deepeyes_lite.policies import LocalPolicy, OracleZoomPolicy, Policy
 from deepeyes_lite.rollout import rollout
 from deepeyes_lite.tinyworld.dataset import tiny_world
 from deepeyes_lite.tinyworld.questions import KINDS
@@ -43,7 +43,7 @@ def measure(folder: str | Path, n: int = 600) -> dict:
         some = list(tiny_world("validation", max(2, n // 3), kind=kind))
         for name, who, tool in (
             ("view", skill, "off"),
-            ("shown", ShownTargets(skill), "on"),
+            ("shown", OracleZoomPolicy(skill), "on"),
             ("rollout", LocalPolicy(model, processor), "on"),
         ):
             right = [t.correct for t in rollout(some, who, tool=tool)]

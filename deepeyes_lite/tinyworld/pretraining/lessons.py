@@ -40,8 +40,8 @@ LEGIBLE_TARGETS = 0.85  # share of legible targets when a question is asked abou
 THOUGHTS = {"look": "I can see it.", "zoom": "I need to zoom in.", "crop": "I can read it."}
 # The worlds of pretraining and their shares. No scene shows a pair that is kept for testing.
 WORLDS = [
-    (0.75, World(pairs="seen", decoys=(0, 2), twins=0.3, chart=0.3, objects=(3, 6))),
-    (0.20, World(pairs="seen", decoys=(0, 2), twins=0.3, chart=0.3, canvas=768)),
+    (0.75, World(pairs="seen", distractors=(0, 2), twins=0.3, chart=0.3, objects=(3, 6))),
+    (0.20, World(pairs="seen", distractors=(0, 2), twins=0.3, chart=0.3, canvas=768)),
     (0.05, World(pairs="seen", **NEEDS["nested"])),
 ]
 
@@ -145,7 +145,7 @@ def dense_labels(scene: Scene, window_px: Box) -> DenseLabels:
     labels = DenseLabels()
     best = np.zeros(CELLS * CELLS)
     x0, y0, side = window_px[0], window_px[1], window_px[2] - window_px[0]
-    for thing in (*scene.objects, *scene.decoys, *scene.bars):
+    for thing in (*scene.objects, *scene.distractors, *scene.bars):
         x1, y1, x2, y2 = ((v - o) * CELLS / side for v, o in zip(thing.box_px, (x0, y0, x0, y0)))
         letter = GLYPHS.index(thing.letter) if readable(thing, window_px) else -100
         letter_x, letter_y = ((v - o) * CELLS / side for v, o in zip(thing.letter_xy, (x0, y0)))
@@ -232,7 +232,7 @@ def short_sample(
 
 
 def _grounding(scene: Scene, view: int, images: Images, rng: random.Random) -> Sample:
-    thing = rng.choice([*scene.objects, *scene.decoys, *scene.bars])
+    thing = rng.choice([*scene.objects, *scene.distractors, *scene.bars])
     target, name = thing.box_px, thing.name
     if any(thing.shift_px) and rng.random() < 0.5:  # in a crop of the object, its letter
         view = images.add(scene, around(thing.box_px, rng, 40, 12, scene.image.width))

@@ -30,7 +30,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerFast
 from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures
 
-from deepeyes_lite.files import whole
+from deepeyes_lite.files import atomic_write
 from deepeyes_lite.tinyworld.model import (
     MERGE,
     build_model,
@@ -163,7 +163,7 @@ class Steps(Dataset):
         for index in range(first, first + stage.scenes):
             scene = draw(index)
             view = images.add(scene)
-            things = [*scene.objects, *scene.decoys, *scene.bars]
+            things = [*scene.objects, *scene.distractors, *scene.bars]
             canvas = scene.image.width
             if tower:
                 for _ in range(3):
@@ -386,8 +386,8 @@ def _run_stage(
                 "heads": heads.state_dict(),
                 "optimizer": None if last else optimizer.state_dict(),
             }
-            with whole(out / "checkpoint.pt") as aside:
-                torch.save(state, aside)
+            with atomic_write(out / "checkpoint.pt") as tmp:
+                torch.save(state, tmp)
 
 
 _LOG_COLUMNS = ["stage", "step", "loss", "color", "letter", "box_error", "short", "long", "seconds"]

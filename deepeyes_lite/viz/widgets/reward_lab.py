@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 from ipywidgets import HTML, Dropdown, HBox, Layout, VBox
 from matplotlib.figure import Figure
 
-from deepeyes_lite.rewards import ARMS, Arm, advantages, least_bonus
+from deepeyes_lite.rewards import VARIANTS, advantages, least_bonus
 from deepeyes_lite.trajectories import Trajectory
 from deepeyes_lite.viz import html
 from deepeyes_lite.viz.plots import BLUE, GREY, ORANGE, image_tag
@@ -47,12 +47,14 @@ class RewardLab(Panel):
             )
         self.p_zoom_measured, self.p_direct_measured = self._measured()
         self._build()
-        self.arm.value = "conditional"
+        self.variant.value = "conditional"
         super().__init__(self._children)
 
     def _build(self) -> None:
         wide = Layout(width="330px")
-        self.arm = Dropdown(options=[*ARMS, OWN], value=None, description="arm", layout=wide)
+        self.variant = Dropdown(
+            options=[*VARIANTS, OWN], value=None, description="arm", layout=wide
+        )
         names = [(f"{html.line(name, 30)} ({len(g)})", name) for name, g in self.groups.items()]
         self.group = Dropdown(options=names, description="group", layout=wide)
         self.dials = {
@@ -65,13 +67,13 @@ class RewardLab(Panel):
         }
         self._table, self._figure = HTML(), HTML(layout=Layout(max_width="760px"))
         self._setting = False
-        self.arm.observe(lambda change: self._set_arm(change.new), "value")
+        self.variant.observe(lambda change: self._set_variant(change.new), "value")
         self.group.observe(lambda _: self._show(), "value")
         for dial in self.dials.values():
             dial.observe(lambda _: self._turned(), "value")
         for chance in self.chances.values():
             chance.observe(lambda _: self._show(), "value")
-        left = [self.arm, *self.dials.values(), *self.chances.values(), self.group]
+        left = [self.variant, *self.dials.values(), *self.chances.values(), self.group]
         wrap = Layout(flex_flow="row wrap", grid_gap="20px")
         self._children = [
             HBox([VBox(left, layout=Layout(width="400px")), self._figure], layout=wrap),
@@ -91,7 +93,7 @@ class RewardLab(Panel):
     @property
     def weights(self) -> Arm:
         """The weights as they stand."""
-        named = ARMS.get(self.arm.value, Arm())
+        named = VARIANTS.get(self.variant.value, Arm())
         return replace(named, **{name: dial.value for name, dial in self.dials.items()})
 
     @property
@@ -119,11 +121,11 @@ class RewardLab(Panel):
             bonus += weights.bonus_always / p_zoom if p_zoom else math.inf
         return least_bonus(p_zoom, p_direct, weights.accuracy), bonus
 
-    def _set_arm(self, name: str) -> None:
+    def _set_variant(self, name: str) -> None:
         if name == OWN:
             return
         self._setting = True
-        for weight, value in asdict(ARMS[name]).items():
+        for weight, value in asdict(VARIANTS[name]).items():
             if weight in self.dials:
                 self.dials[weight].value = value
         self._setting = False
@@ -131,7 +133,7 @@ class RewardLab(Panel):
 
     def _turned(self) -> None:
         if not self._setting:
-            self.arm.value = OWN
+            self.variant.value = OWN
             self._show()
 
     # --- how it looks -------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from deepeyes_lite.training import read_history
 from deepeyes_lite.trajectories import Trajectory
 from deepeyes_lite.viz import html
 from deepeyes_lite.viz.plots import draw_boxes, draw_curves, image_tag, plain
-from deepeyes_lite.viz.snapshots import read_watched, scenes
+from deepeyes_lite.viz.snapshots import read_snapshots, scenes
 from deepeyes_lite.viz.widgets.controls import Panel, Slider
 
 
@@ -18,7 +18,7 @@ class TrainingScrubber(Panel):
     """One slider over the steps of a run."""
 
     def __init__(self, *folders: str | Path):
-        """Args: run folders as `train` leaves them; ``history.csv`` is needed, ``watched/`` shows scenes.
+        """Args: run folders as `train` leaves them; ``history.csv`` is needed, ``snapshots/`` shows scenes.
 
         Raises:
             FileNotFoundError: for a folder without ``history.csv`` or ``config.json``.
@@ -51,13 +51,13 @@ class TrainingScrubber(Panel):
         if not self.history:
             raise ValueError(f"{folder / 'history.csv'} has no steps yet")
         self._config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        self.watched = {}
-        if (folder / "watched").exists():
+        self.snapshots = {}
+        if (folder / "snapshots").exists():
             images = {row["id"]: row["image"] for row in scenes(self._config)}
-            found = read_watched(folder / "watched", images)
-            self.watched = {step: list(map(html.checked, rows)) for step, rows in found.items()}
+            found = read_snapshots(folder / "snapshots", images)
+            self.snapshots = {step: list(map(html.checked, rows)) for step, rows in found.items()}
         last = self.history[-1]["step"]
-        self.step.min, self.step.max = float(min([1, *self.watched])), float(last)
+        self.step.min, self.step.max = float(min([1, *self.snapshots])), float(last)
         if self.step.value == last:
             self._show()
         self.step.value = float(last)
@@ -71,18 +71,18 @@ class TrainingScrubber(Panel):
     @property
     def episodes(self) -> list[Trajectory]:
         """What the policy did at the last recorded step up to the slider's."""
-        return self.watched.get(self._seen, [])
+        return self.snapshots.get(self._seen, [])
 
     @property
     def _seen(self) -> int:
-        return max((step for step in self.watched if step <= self.step.value), default=-1)
+        return max((step for step in self.snapshots if step <= self.step.value), default=-1)
 
     def _show(self) -> None:
         key = (self.run.value, int(self.step.value))
         if key not in self._figures:
             self._figures[key] = image_tag(self.picture(), self.alt, dpi=80)
         self._figure.value = self._figures[key]
-        if not self.watched:
+        if not self.snapshots:
             self._texts.value = "<p>This run recorded no scenes (its folder has no watched/).</p>"
             return
         self._texts.value = "".join(

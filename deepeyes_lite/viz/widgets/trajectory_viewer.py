@@ -23,7 +23,7 @@ from ipywidgets import (
 from matplotlib.figure import Figure
 
 from deepeyes_lite.evaluation import interval, share
-from deepeyes_lite.rewards import ARMS
+from deepeyes_lite.rewards import VARIANTS
 from deepeyes_lite.trajectories import Trajectory, crops, read_jsonl
 from deepeyes_lite.viz import html
 from deepeyes_lite.viz.plots import episode_strips
@@ -121,7 +121,7 @@ class TrajectoryViewer(Panel):
         self.iou_to = BoundedFloatText(value=1, description="to", **bound)
         self.contains = Text(description="contains", placeholder="text of the model", layout=wide)
         self.sort = Dropdown(options=list(SORTS), description="sort", layout=wide)
-        self._arm = Dropdown(options=list(ARMS), description="reward arm", layout=wide)
+        self._variant = Dropdown(options=list(VARIANTS), description="reward arm", layout=wide)
         self._tokens = Checkbox(description="show tokens and loss mask", value=False)
         self._list = Select(rows=16, description="episodes", layout=Layout(width="400px"))
         self._count, self._step = HTML(), Label()
@@ -134,7 +134,7 @@ class TrajectoryViewer(Panel):
         filters = [self.correct, self.called, self.kind, self.iou_from, self.iou_to, self.contains]
         for control in (self.of, *filters, self.sort):
             control.observe(lambda _: self._filter(), "value")
-        self._arm.observe(lambda _: self._show(), "value")
+        self._variant.observe(lambda _: self._show(), "value")
         self._tokens.observe(lambda _: self._show(), "value")
         self._back.on_click(lambda _: self.step(-1))
         self._forth.on_click(lambda _: self.step(1))
@@ -145,7 +145,7 @@ class TrajectoryViewer(Panel):
         right = VBox(
             [
                 steps,
-                HBox([self._arm, self._tokens], layout=wrap),
+                HBox([self._variant, self._tokens], layout=wrap),
                 HBox(
                     list(self._columns.values()),
                     layout=Layout(flex_flow="row wrap", grid_gap="16px"),
@@ -210,7 +210,9 @@ class TrajectoryViewer(Panel):
         """
         if not (episodes := self.episodes):
             raise ValueError("no episode passes the filters, so there is none to export")
-        return html.episode_page(episodes, ARMS[self._arm.value], self._rate(), self.tokenizer)
+        return html.episode_page(
+            episodes, VARIANTS[self._variant.value], self._rate(), self.tokenizer
+        )
 
     def export(self, path: str | Path) -> Path:
         """Write `page` to a file."""
@@ -274,7 +276,7 @@ class TrajectoryViewer(Panel):
                 f"{html.picture(t, self._shown)}{html.turns(t, self._shown)}"
             )
             if self._shown >= len(t.turns):
-                split = html.parts(ARMS[self._arm.value], t, rates[name])
+                split = html.parts(VARIANTS[self._variant.value], t, rates[name])
                 text += f"<p><b>{html.excerpt(html.verdict(t), 200)}</b></p>"
                 text += html.reward_table(split)
             if self._tokens.value:

@@ -13,7 +13,7 @@ from deepeyes_lite import prompts, tools
 from deepeyes_lite.boxes import px_from_1000, view_size
 from deepeyes_lite.evaluation import interval, share
 from deepeyes_lite.policies import ScriptedPolicy
-from deepeyes_lite.rewards import arm as arm_named
+from deepeyes_lite.rewards import variant as variant_named
 from deepeyes_lite.rollout import rollout
 from deepeyes_lite.trajectories import Trajectory, read_jsonl, write_jsonl
 from deepeyes_lite.viz import html
@@ -55,7 +55,7 @@ class ZoomByHand(Panel):
         Raises:
             ValueError: if nothing is left to ask, or ``save_to`` holds the episodes of a model.
         """
-        self.samples, self.processor, self.weights = samples, processor, arm_named(arm)
+        self.samples, self.processor, self.weights = samples, processor, variant_named(arm)
         self.save_to = Path(save_to) if save_to else None
         self.record: list[Trajectory] = []
         if self.save_to and self.save_to.exists():
