@@ -1,4 +1,4 @@
-"""Who continues the conversation: a local transformers model or a script; `endpoint_policy` has one more.
+"""Who continues the conversation: a local transformers model or a script; `served` has one more.
 
 A policy turns conversations into token ids and back with its processor, and continues a batch of them.
 The prompts and observations it writes are, token for token, those of TRL's trainer; a test holds both
@@ -7,7 +7,6 @@ to it.
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 from PIL import Image
@@ -25,19 +24,6 @@ from deepeyes_lite.models import (
 )
 from deepeyes_lite.tools import ZoomTool, images_and_texts, methods
 from deepeyes_lite.trajectories import Trajectory
-
-
-@dataclass(frozen=True)
-class TextReply:
-    """A turn of a policy that has no token ids: a served model.
-
-    Attributes:
-        text: what the model wrote.
-        error: why the conversation ends here, "" if it need not.
-    """
-
-    text: str
-    error: str = ""
 
 
 class Policy:
@@ -122,8 +108,8 @@ class Policy:
     def reply(self, trajectories: list[Trajectory], allow_calls: bool = True) -> list[list[int]]:
         """The next turn of every conversation, as token ids up to and with the end of turn.
 
-        A policy without token ids returns `TextReply` instead; `text` and `calls` then take one, and
-        `prompt_ids` and `observation_ids` are empty.
+        A policy without token ids (`realworld.served`) returns each reply as a `Turn`; its `calls` takes
+        one, and its `prompt_ids` and `observation_ids` are empty.
 
         Args:
             trajectories: unfinished episodes.
