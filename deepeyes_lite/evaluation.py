@@ -247,7 +247,7 @@ def bootstrap_seeds_and_scenes(differences: Iterable[np.ndarray], seed: int = 0)
     Returns:
         effect, low, high, p (two-sided, from the bootstrap), n (scenes), seeds.
 
-    >>> found = clustered([np.ones(50), np.ones(50)])
+    >>> figures = bootstrap_seeds_and_scenes([np.ones(50), np.ones(50)])
     >>> figures["effect"], figures["low"], figures["seeds"], figures["n"]
     (1.0, 1.0, 2, 50)
     """

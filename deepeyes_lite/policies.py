@@ -6,7 +6,6 @@ to it.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 from PIL import Image
@@ -24,19 +23,6 @@ from deepeyes_lite.models import (
 )
 from deepeyes_lite.tools import ZoomTool, images_and_texts, methods
 from deepeyes_lite.trajectories import Trajectory
-
-
-@dataclass(frozen=True)
-class TextReply:
-    """A turn of a policy that has no token ids: a served model.
-
-    Attributes:
-        text: what the model wrote.
-        error: why the conversation ends here, "" if it need not.
-    """
-
-    text: str
-    error: str = ""
 
 
 class Policy:
@@ -127,8 +113,8 @@ class Policy:
     def reply(self, trajectories: list[Trajectory], allow_calls: bool = True) -> list[list[int]]:
         """The next turn of every conversation, as token ids up to and with the end of turn.
 
-        A policy without token ids returns `TextReply` instead; `text` and `calls` then take one, and
-        `prompt_ids` and `observation_ids` are empty.
+        A policy without token ids (`realworld.served`) returns each reply as a `Turn`; its `calls` takes
+        one, and its `prompt_ids` and `observation_ids` are empty.
 
         Args:
             trajectories: unfinished episodes.
