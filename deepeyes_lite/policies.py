@@ -232,5 +232,5 @@ class OracleZoomPolicy(Policy):
         names = re.findall(r"\b(?:the|an?) (\w+ \w+)", trajectory.sample["question"]) or ["target"]
         label = names[min(len(trajectory.turns), len(names) - 1)]
         call = prompts.tool_call({"bbox_2d": box, "label": label})
-        text = f"<think>I need to zoom in.</think>{call}{prompts.TURN_END}"
+        text = f"<think>{prompts.ZOOM_THOUGHT}</think>{call}{prompts.TURN_END}"
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]

@@ -15,6 +15,7 @@ from deepeyes_lite.tools import ZOOM
 IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"
 TURN_END = "<|im_end|>"
 GENERATION_PROMPT = "<|im_start|>assistant\n"
+ZOOM_THOUGHT = "I need to zoom in."  # what tiny-eyes thinks before a call
 
 _CONTENT = (
     "{%- macro content(c) -%}{%- if c is string -%}{{ c }}{%- else -%}{%- for part in c -%}"
