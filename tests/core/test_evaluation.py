@@ -182,7 +182,7 @@ FILES = [
 
 
 def test_every_condition_is_evaluated_on_the_same_scenes(run, scripted):
-    report = evaluate_run(run, n=6)
+    report = evaluate_run(run, held_out(6))
     assert scripted == ["on", "on", "off", "blank", "other"]
     assert json.loads((run / "evaluation.json").read_text()).keys() == report.keys()
     assert list(report["conditions"]) == list(CONDITIONS)
@@ -210,35 +210,35 @@ def test_every_condition_is_evaluated_on_the_same_scenes(run, scripted):
 
 
 def test_a_killed_evaluation_goes_on(run, scripted):
-    whole = evaluate_run(run, n=4)
+    whole = evaluate_run(run, held_out(4))
     (run / "evaluation.json").unlink()
     (run / "trajectories" / "trained-blank-crops.jsonl").unlink()
     (run / "trajectories" / "trained-tool-off.jsonl.tmp").write_text("{half")
-    again = evaluate_run(run, n=4)
+    again = evaluate_run(run, held_out(4))
     assert scripted == ["on", "on", "off", "blank", "other", "blank"]
     assert repr(again) == repr(whole)
-    assert repr(evaluate_run(run, n=4)) == repr(whole) and len(scripted) == 6
+    assert repr(evaluate_run(run, held_out(4))) == repr(whole) and len(scripted) == 6
 
 
 def test_one_scene_is_too_few(run, scripted):
     with pytest.raises(ValueError, match="n is at least 2.*got 1"):
-        evaluate_run(run, n=1)
+        evaluate_run(run, held_out(1))
     assert scripted == []
 
 
 def test_trajectories_of_other_scenes_are_made_anew(run, scripted):
-    evaluate_run(run, n=4)
-    report = evaluate_run(run, n=5)
+    evaluate_run(run, held_out(4))
+    report = evaluate_run(run, held_out(5))
     assert len(scripted) == 10 and report["samples"] == 5
     assert report["conditions"]["base"]["accuracy"]["n"] == 5
 
 
 def test_a_broken_file_of_trajectories_is_named(run, scripted):
-    evaluate_run(run, n=2)
+    evaluate_run(run, held_out(2))
     path = run / "trajectories" / "trained.jsonl"
     path.write_text(path.read_text() + "{\n")
     with pytest.raises(ValueError, match="trained.jsonl, line 3: not an episode"):
-        evaluate_run(run, n=2)
+        evaluate_run(run, held_out(2))
 
 
 def test_an_arm_without_a_tool_is_asked_without_one(run, monkeypatch):
@@ -251,14 +251,14 @@ def test_an_arm_without_a_tool_is_asked_without_one(run, monkeypatch):
         return rollout(rows, policy, tool, seed, progress=False)
 
     monkeypatch.setattr(evaluation, "rollout", snapshots)
-    report = evaluate_run(run, n=2)
+    report = evaluate_run(run, held_out(2))
     assert asked == [(True, "on"), (False, "off")]
     assert list(report["conditions"]) == ["base", "trained"]
     assert table(report).count("\n") == 3
 
 
 def test_random_weights_go_through_every_condition(run):
-    report = evaluate_run(run, n=2)
+    report = evaluate_run(run, held_out(2))
     assert all(f["accuracy"]["n"] == 2 for f in report["conditions"].values())
     assert table(report).count("\n") == 6
 
@@ -267,10 +267,10 @@ def test_a_folder_without_a_finished_run_is_refused_before_anything_is_rolled_ou
     run, scripted, tmp_path
 ):
     with pytest.raises(FileNotFoundError, match="no config.json in .*start a run with"):
-        evaluate_run(tmp_path, n=2)
+        evaluate_run(tmp_path, held_out(2))
     shutil.rmtree(run / "adapter")
     with pytest.raises(FileNotFoundError, match="no adapter in .*finish the run with"):
-        evaluate_run(run, n=2)
+        evaluate_run(run, held_out(2))
     assert scripted == []
 
 
@@ -284,7 +284,7 @@ def test_held_out_scenes_are_the_first_of_the_test_split():
 
 
 def test_the_table_has_a_line_for_every_condition(run, scripted):
-    lines = table(evaluate_run(run, n=6)).splitlines()
+    lines = table(evaluate_run(run, held_out(6))).splitlines()
     assert len(lines) == 7 and "illegible" in lines[0]
     for line, name in zip(lines[1:6], CONDITIONS):
         assert line.startswith(name)
@@ -295,7 +295,7 @@ def test_the_table_has_a_line_for_every_condition(run, scripted):
 
 
 def test_the_table_of_seeds_has_a_row_for_every_seed(run, scripted, tmp_path):
-    evaluate_run(run, n=6)
+    evaluate_run(run, held_out(6))
     other = shutil.copytree(run, tmp_path / "other")
     config = json.loads((other / "config.json").read_text())
     (other / "config.json").write_text(json.dumps({**config, "seed": 7}))
