@@ -1,8 +1,7 @@
 """Samples in one schema, whatever their source.
 
 A sample is an image, a question and its answer; where they are known also the target boxes. The
-columns are always those of ``FEATURES``, so that everything downstream knows one kind of dataset. The
-tiny world is drawn here; a folder of one's own is read in `folder.py`, the public sets in `public.py`.
+columns are always those of ``FEATURES``, so that everything downstream knows one kind of dataset.
 """
 
 import os
@@ -27,11 +26,7 @@ FEATURES = Features(
         "verifier": Value("string"),  # how an answer is checked: a key of verifiers.VERIFIERS
     }
 )
-
-
 DEFAULTS = {"options": [], "verifier": "text"}
-
-
 PART_BYTES = 128_000_000
 
 

@@ -8,17 +8,18 @@ import csv
 import json
 import math
 from collections.abc import Iterable
-from math import atan, cos, pi, sin
 from pathlib import Path
 
+import mpmath
 import numpy as np
+from datasets import Dataset
 
 from deepeyes_lite.boxes import iou
 from deepeyes_lite.files import atomic_write
+from deepeyes_lite.models import environment_named
 from deepeyes_lite.policies import LocalPolicy
 from deepeyes_lite.rewards import WITHOUT_TOOL
 from deepeyes_lite.rollout import rollout
-from deepeyes_lite.tinyworld.dataset import held_out
 from deepeyes_lite.trajectories import Trajectory, read_jsonl, write_jsonl
 
 # The rows of the demo's table: name, which weights, how the tool answers.
@@ -29,16 +30,8 @@ CONDITIONS = {
     "trained, blank crops": ("trained", "blank"),
     "trained, other crops": ("trained", "other"),
 }
-
-
 # An arm without a tool never sees it in a prompt, so there is nothing to switch off.
 CONDITIONS_WITHOUT_TOOL = {"base": ("base", "on"), "trained": ("trained", "off")}
-
-
-# What a reader reached by hand in notebook 01 (`widgets.ZoomByHand`); git ignores the folder.
-BY_HAND = Path(__file__).parents[1] / "runs" / "by-hand.jsonl"
-
-
 EPISODE_COLUMNS = ["condition", "id", "legible", "correct", "calls", "best_iou"]
 
 
@@ -102,19 +95,6 @@ def summarise(trajectories: list[Trajectory]) -> dict:
     return figures
 
 
-def by_hand(record: str | Path = BY_HAND) -> dict[str, dict]:
-    """The reader's own figures, as one more condition to show beside those of a policy.
-
-    Returns:
-        Under "you" the figures of `summarise`, and ``seconds`` a question; empty if nobody has played.
-    """
-    episodes = read_jsonl(record) if Path(record).exists() else []
-    if not episodes:
-        return {}
-    seconds = average([t.sample["seconds"] for t in episodes])
-    return {"you": {**summarise(episodes), "seconds": seconds}}
-
-
 def _correct(episodes: list[Trajectory]) -> dict:
     return share(sum(t.correct for t in episodes), len(episodes))
 
@@ -141,26 +121,32 @@ def paired(a: list[float], b: list[float], seed: int = 0) -> dict:
     return {**figures, "p": float((flipped.sum() + 1) / (len(flipped) + 1))}
 
 
-def evaluate_run(out: str | Path, n: int = 300, seed: int = 0) -> dict:
-    """Evaluate a finished run under every condition on the same ``n`` held-out scenes.
+def evaluate_run(out: str | Path, dataset: Dataset, seed: int = 0) -> dict:
+    """Evaluate a finished run under every condition on the same held-out questions.
 
     Leaves ``evaluation.json``, ``episodes.csv`` and ``trajectories/``. A condition whose trajectories are
     there already is not run again, so that a killed evaluation goes on.
+
+    Args:
+        out: folder of the run.
+        dataset: at least two held-out questions in our schema.
+        seed: of the sampling.
 
     Returns:
         What ``evaluation.json`` holds: per condition the figures of `summarise`, and paired differences.
 
     Raises:
-        ValueError: for fewer than two scenes.
+        ValueError: for fewer than two questions.
         FileNotFoundError: if the run is not done.
     """
-    from deepeyes_lite.training import base_of, load_trained, read_config
+    from deepeyes_lite.training import base_of, load_trained, read_config  # seconds of imports
 
     out = Path(out)
     config = read_config(out)
-    if n < 2:
-        raise ValueError(f"n is at least 2, for crops of another scene are one control; got {n}")
-    dataset = held_out(n, config.legible_share)
+    if len(dataset) < 2:
+        raise ValueError(
+            f"two questions are the least, for crops of another are one control; got {len(dataset)}"
+        )
     folder = out / "trajectories"
     folder.mkdir(exist_ok=True)
     models = {"trained": load_trained(out)}  # at once, so that an unfinished run is refused at once
@@ -173,13 +159,17 @@ def evaluate_run(out: str | Path, n: int = 300, seed: int = 0) -> dict:
         if [t.sample["id"] for t in found] != list(dataset["id"]):
             if weights not in models:
                 models[weights] = base_of(config)
-            policy = LocalPolicy(*models[weights], tools=tools or weights == "base")
+            policy = LocalPolicy(
+                *models[weights],
+                tools=tools or weights == "base",
+                environment=environment_named(config.environment),
+            )
             found = rollout(dataset, policy, tool=tool, seed=seed)
             with atomic_write(path) as tmp:
                 write_jsonl(found, tmp)
         episodes[name] = found
     report = {
-        "samples": n,
+        "samples": len(dataset),
         "seed": seed,
         "conditions": {name: summarise(found) for name, found in episodes.items()},
         "paired_accuracy": {
@@ -227,32 +217,6 @@ def table(report: dict) -> str:
     return "\n".join(lines)
 
 
-def seeds_table(runs: Iterable[Path]) -> str:
-    """Several seeds of one run as a Markdown table; the README's is made by it.
-
-    Args:
-        runs: their folders or records.
-    """
-    from deepeyes_lite.training import read_history
-
-    lines = [
-        "| seed | illegible: base | trained | tool off | blank crops | other crops "
-        "| all: base | trained | call rate | IoU of calls | training |",
-        "|---|---|---|---|---|---|---|---|---|---|---:|",
-    ]
-    configs = ((json.loads((run / "config.json").read_text(encoding="utf-8")), run) for run in runs)
-    for seed, run in sorted((config["seed"], run) for config, run in configs):
-        conditions = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))["conditions"]
-        base, trained = conditions["base"], conditions["trained"]
-        cells = [interval(figures["accuracy_illegible"]) for figures in conditions.values()]
-        cells += [interval(base["accuracy"]), interval(trained["accuracy"])]
-        for key in ("call_rate", "call_iou"):
-            cells.append(f"{base[key]['mean']:.2f} → {trained[key]['mean']:.2f}")
-        minutes = sum(row["step_time"] for row in read_history(run / "history.csv")) / 60
-        lines.append(f"| {seed} | {' | '.join(cells)} | {minutes:.1f} min |")
-    return "\n".join(lines)
-
-
 def interval(figure: dict) -> str:
     """A share as text, in percent.
 
@@ -263,6 +227,8 @@ def interval(figure: dict) -> str:
         return "-"
     return f"{100 * figure['mean']:.0f} % [{100 * figure['low']:.0f}, {100 * figure['high']:.0f}]"
 
+
+# --- over seeds ------------------------------------------------------------------------------------
 
 RESAMPLES = 2000
 
@@ -281,8 +247,8 @@ def bootstrap_seeds_and_scenes(differences: Iterable[np.ndarray], seed: int = 0)
     Returns:
         effect, low, high, p (two-sided, from the bootstrap), n (scenes), seeds.
 
-    >>> found = clustered([np.ones(50), np.ones(50)])
-    >>> found["effect"], found["low"], found["seeds"], found["n"]
+    >>> figures = bootstrap_seeds_and_scenes([np.ones(50), np.ones(50)])
+    >>> figures["effect"], figures["low"], figures["seeds"], figures["n"]
     (1.0, 1.0, 2, 50)
     """
     data = np.stack([np.asarray(row, float) for row in differences])
@@ -313,40 +279,26 @@ def t_interval(differences: Iterable[float]) -> dict:
     Raises:
         NotMeasured: for a single number.
 
-    >>> found = over_seeds([0.8, 1.0, 1.2])
-    >>> {name: round(found[name], 3) for name in ("effect", "low", "high", "p")}
+    >>> figures = t_interval([0.8, 1.0, 1.2])
+    >>> {name: round(figures[name], 3) for name in ("effect", "low", "high", "p")}
     {'effect': 1.0, 'low': 0.503, 'high': 1.497, 'p': 0.013}
     """
     data = np.array([float(value) for value in differences])
     if len(data) < 2:
         raise NotMeasured("one seed and one value have no interval")
-    error, freedom = float(data.std(ddof=1)) / len(data) ** 0.5, len(data) - 1
-    low, high = 0.0, 1000.0  # the quantile lies between, found by halving
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if _beyond(middle, freedom) > 0.05 else (low, middle)
-    effect = float(data.mean())
+    effect, freedom = float(data.mean()), len(data) - 1
+    error = float(data.std(ddof=1)) / len(data) ** 0.5
+
+    def beyond(t: float) -> float:  # the chance of a Student's t beyond t on either side
+        inside = freedom / (freedom + t * t)
+        return mpmath.betainc(freedom / 2, 0.5, 0, inside, regularized=True)
+
+    quantile = float(mpmath.findroot(lambda t: beyond(t) - 0.05, (1.9, 13), solver="anderson"))
     return {
         "effect": effect,
-        "low": effect - high * error,
-        "high": effect + high * error,
-        "p": _beyond(abs(effect) / error, freedom) if error else float(effect == 0),
+        "low": effect - quantile * error,
+        "high": effect + quantile * error,
+        "p": float(beyond(abs(effect) / error)) if error else float(effect == 0),
         "n": 1,
         "seeds": len(data),
     }
-
-
-def _beyond(t: float, freedom: int) -> float:
-    """Chance of a Student's t beyond ``t`` on either side (Abramowitz and Stegun 26.7.3 and 26.7.4).
-
-    >>> round(_beyond(12.706, 1), 3), round(_beyond(4.303, 2), 3), round(_beyond(2.776, 4), 3)
-    (0.05, 0.05, 0.05)
-    """
-    odd = freedom % 2
-    angle = atan(t / freedom**0.5)
-    total, term = 0.0, cos(angle) if odd else 1.0
-    for k in range(1, freedom - odd, 2):
-        total += term
-        term *= cos(angle) ** 2 * (k + odd) / (k + 1 + odd)
-    inside = sin(angle) * total
-    return 1 - (2 / pi * (angle + inside) if odd else inside)

@@ -1,62 +1,45 @@
-"""TRL's GRPOTrainer, made to stop where it would go on blind, and spared work that changes nothing.
+"""Work that is spared; read last, for nothing in here changes a result.
 
 What is spared leaves the gradient as it is, up to rounding:
 
 - prompts: the rollouts of a group share theirs; it is rendered, and its image processed, once;
+- images: patches of an image, and features of the frozen vision tower, are computed once per image;
 - generation: the adapters are merged into the weights meanwhile (a third of the multiplications less),
   if these are fp32: in bf16 the sum would be rounded, and a quantised layer cannot take it;
 - update: an episode with advantage 0 (its whole group got one reward) has no gradient, so it is left out;
   short and long episodes are computed apart, so that no short one is padded to the longest.
 
-The features of the frozen vision tower are spared in `vision_cache.py`. TRL itself spares the second
-forward for old log-probabilities where ``num_iterations`` is 1. Where the weights are cut up among
-processes (FSDP, DeepSpeed), all of them have to make the same passes, so only prompts are spared there.
+TRL itself spares the second forward for old log-probabilities where ``num_iterations`` is 1. Where the
+weights are cut up among processes (FSDP, DeepSpeed), all of them have to make the same passes, so only
+prompts are spared there.
 
-What vLLM generates is held against transformers at every step (`RolloutsDisagree`).
+TRL and PEFT are imported where they are needed: a rollout without training starts in half the time.
 """
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager, nullcontext
 
 import numpy as np
 import torch
 import xxhash
-from accelerate.utils import DistributedType
-from peft.tuners.lora import LoraLayer
 from PIL import Image
 from torch import nn
-from transformers import (
-    BatchFeature,
-)
+from transformers import BatchFeature
 from transformers.image_utils import make_flat_list_of_images
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
-from trl import GRPOTrainer
-from trl.trainer.utils import split_pixel_values_by_grid, unsplit_pixel_values_by_grid
-
-# Mean difference of a token's log-probability, vLLM against transformers. Engines that see the same differ by
-# about 0.01 (TRL #4772); with placeholders doubled, or a grey image, by far more (tests/test_vllm.py).
-MOST_LOGP_DIFFERENCE = 0.15
 
 
-class ImagesDropped(RuntimeError):
-    """Image tokens and image features are unequal; TRL would train on without images."""
-
-
-class RolloutsDisagree(RuntimeError):
-    """vLLM wrote what transformers finds unlikely: the two do not see the same prompt, or weights."""
-
-
-class ZoomTrainer(GRPOTrainer):
-    """GRPOTrainer for episodes with crops; see the module for what differs."""
+class FastSteps:
+    """What `training.ZoomTrainer` does faster than the ``GRPOTrainer`` it is mixed with."""
 
     @property
     def sharded(self) -> bool:
         """Whether the weights are cut up among processes."""
-        return self.accelerator.distributed_type in (
-            DistributedType.FSDP,
-            DistributedType.DEEPSPEED,
-        )
+        from accelerate.utils import DistributedType
+
+        cut_up = (DistributedType.FSDP, DistributedType.DEEPSPEED)
+        return self.accelerator.distributed_type in cut_up
 
     @property
     def _separable(self) -> bool:
@@ -73,45 +56,16 @@ class ZoomTrainer(GRPOTrainer):
         names = self._batch_environments
         self._batch_environments = names[::group]
         try:
-            ids, images, fields = super()._tokenize_prompts(prompts[::group])
+            ids, images, fields = super()._tokenize_prompts(prompts[::group])  # a prompt a group
         finally:
             self._batch_environments = names
-        grids = torch.as_tensor(np.asarray(fields.pop("image_grid_thw")))
-        pixels = torch.as_tensor(np.asarray(fields.pop("pixel_values")))
-        pixels = torch.split(pixels, grids.prod(-1).tolist())
+        grids = torch.as_tensor(np.asarray(fields.pop("image_grid_thw")))  # (groups, 3)
+        pixels = torch.as_tensor(np.asarray(fields.pop("pixel_values")))  # (all patches, values)
+        pixels = torch.split(pixels, grids.prod(-1).tolist())  # a tensor (patches, values) a group
         fields = {name: _repeat(values, group) for name, values in fields.items()}
         fields["pixel_values"] = torch.cat(_repeat(pixels, group))
-        fields["image_grid_thw"] = grids.repeat_interleave(group, dim=0)
+        fields["image_grid_thw"] = grids.repeat_interleave(group, dim=0)  # (rollouts, 3)
         return _repeat(ids, group), _repeat(images, group), fields
-
-    def _generate_and_score_completions(self, inputs):
-        output = super()._generate_and_score_completions(inputs)
-        # TRL looks for the mismatch only where a crop came back, and then drops the images.
-        ids = torch.cat([output["prompt_ids"], output["completion_ids"]], dim=1)
-        tokens = int((ids == self.processing_class.image_token_id).sum())
-        patches = int(output["image_grid_thw"].prod(-1).sum()) if "image_grid_thw" in output else 0
-        if tokens != patches // self.processing_class.image_processor.merge_size**2:
-            raise ImagesDropped(
-                f"step {self.state.global_step}: image tokens and image features disagree, where TRL drops "
-                "every image of the batch. Either the policy wrote an image placeholder (keep "
-                "prompts.RESERVED_TOKENS in generation_kwargs['suppress_tokens']) or a crop was cut off "
-                "(raise max_completion_length)."
-            )
-        if self.use_vllm:
-            self._hold_against_transformers()
-        return output
-
-    def _hold_against_transformers(self) -> None:
-        """Stop where the engines disagree. TRL measures it, and would only leave such episodes out."""
-        metrics = self._metrics["train" if self.model.training else "eval"]
-        found = metrics["sampling/sampling_logp_difference/mean"][-1]
-        if not found <= MOST_LOGP_DIFFERENCE:
-            raise RolloutsDisagree(
-                f"step {self.state.global_step}: log-probabilities of vLLM's tokens differ from "
-                f"transformers' by {found:.2f} on average, more than {MOST_LOGP_DIFFERENCE}. vLLM sees "
-                "another prompt (TRL #6294: placeholders of images expanded twice) or other weights. "
-                "Train without use_vllm, or with a TRL and vLLM in which that is mended."
-            )
 
     def _generate_single_turn(self, *args, **kwargs):
         # vLLM has weights of its own, into which TRL merges the adapters.
@@ -120,44 +74,55 @@ class ZoomTrainer(GRPOTrainer):
             return super()._generate_single_turn(*args, **kwargs)
 
     def _compute_loss(self, model, inputs):
+        compute_loss = super()._compute_loss
         if not self._separable:
-            return super()._compute_loss(model, inputs)
+            return compute_loss(model, inputs)
         # DAPO divides by the number of tokens of the whole batch, so parts of the loss simply add up.
-        counts = torch.tensor(inputs["num_images"])
-        live = inputs["advantages"].cpu() != 0
+        counts = torch.tensor(inputs["num_images"])  # (B,)
+        live = inputs["advantages"].cpu() != 0  # (B,)
         parts = [torch.nonzero(live & (counts == n)).flatten().tolist() for n in counts.unique()]
         parts = [rows for rows in parts if rows] or [[0]]  # a loss of zero still needs a graph
-        return sum(super(ZoomTrainer, self)._compute_loss(model, select(inputs, p)) for p in parts)
+        return sum(compute_loss(model, select(inputs, rows)) for rows in parts)
+
+
+def _repeat(values: Sequence, times: int) -> list:
+    """Every value ``times`` times, one after the other."""
+    return [value for value in values for _ in range(times)]
 
 
 def select(inputs: dict, rows: list[int]) -> dict:
-    """Some episodes of TRL's batch, without columns that are padding in all of them."""
+    """Some episodes of TRL's batch, without columns that are padding in all of them.
+
+    Args:
+        inputs: TRL's batch of B episodes: prompts (B, P) padded on the left, completions (B, C) padded on
+            the right.
+        rows: indices of the episodes to keep.
+    """
+    from trl.trainer.utils import split_pixel_values_by_grid, unsplit_pixel_values_by_grid
+
     split = split_pixel_values_by_grid(inputs)
     batch = len(split["advantages"])
-    some = {}
+    chosen = {}
     for name, value in split.items():
         if isinstance(value, list) and len(value) == batch:
-            some[name] = [value[i] for i in rows]
+            chosen[name] = [value[i] for i in rows]
         elif isinstance(value, torch.Tensor) and value.ndim and len(value) == batch:
-            some[name] = value[rows]
+            chosen[name] = value[rows]
         else:
-            some[name] = value
-    whole = some["prompt_ids"].size(1)
-    prompt = int(some["prompt_mask"].sum(1).max())
-    completion = int(some["completion_mask"].sum(1).max())
-    for name in ("prompt_ids", "prompt_mask"):
-        some[name] = some[name][:, whole - prompt :]
-    whole_completion = some["completion_ids"].size(1)
-    for (
-        name,
-        value,
-    ) in some.items():  # ids, masks, old log-probabilities: all (episodes, completion)
-        as_wide = isinstance(value, torch.Tensor) and value.shape[1:] == (whole_completion,)
-        if as_wide and not name.startswith("prompt"):
-            some[name] = value[:, :completion]
-    types = "mm_token_type_ids"
-    some[types] = some[types][:, whole - prompt : whole + completion]
-    return unsplit_pixel_values_by_grid(some)
+            chosen[name] = value
+    all_prompt, all_completion = chosen["prompt_ids"].size(1), chosen["completion_ids"].size(1)
+    prompt = int(chosen["prompt_mask"].sum(1).max())  # the longest prompt left, in tokens
+    completion = int(chosen["completion_mask"].sum(1).max())
+    for name, value in chosen.items():
+        if name in ("prompt_ids", "prompt_mask"):
+            chosen[name] = value[:, all_prompt - prompt :]  # (b, prompt), left-padded
+        elif isinstance(value, torch.Tensor) and value.shape[1:] == (all_completion,):
+            chosen[name] = value[
+                :, :completion
+            ]  # ids, masks, old log-probabilities: (b, completion)
+    types = split["mm_token_type_ids"][rows]  # (b, P + C)
+    chosen["mm_token_type_ids"] = types[:, all_prompt - prompt : all_prompt + completion]
+    return unsplit_pixel_values_by_grid(chosen)
 
 
 @contextmanager
@@ -168,6 +133,8 @@ def merged_adapters(model: nn.Module):
     of a run, so the weights are put back from a copy. Weights in another precision than fp32 stay apart
     from their adapters.
     """
+    from peft.tuners.lora import LoraLayer
+
     layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
     layers = [m for m in layers if m.get_base_layer().weight.dtype == torch.float32]
     weights = [layer.get_base_layer().weight for layer in layers]
@@ -184,12 +151,73 @@ def merged_adapters(model: nn.Module):
                 weight.copy_(copy)
 
 
-def _repeat(values: Sequence, times: int) -> list:
-    """Every value ``times`` times, one after the other."""
-    return [value for value in values for _ in range(times)]
+# --- once per image -----------------------------------------------------------------------------
 
 
-MAX_BYTES = 256_000_000  # of features; an image of tiny-eyes takes 55 kB, one of 1280 tokens 9 MB
+class LRU:
+    """The last results for images, bounded by their number and their bytes.
+
+    Attributes:
+        max_items: results kept, if ``max_bytes`` holds as many.
+        max_bytes: of all results together.
+    """
+
+    def __init__(self, max_items: int, max_bytes: int):
+        self.max_items, self.max_bytes = max_items, max_bytes
+        self._kept: OrderedDict[tuple, dict] = OrderedDict()
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._kept.clear()
+
+    def get(self, keys: list[tuple], compute: Callable[[list[int]], list[dict]]) -> list[dict]:
+        """The results of these keys, computed where they are missing.
+
+        Args:
+            keys: of the images; equal images have equal keys.
+            compute: gives the results for some indices of ``keys``, each a dict of arrays or tensors.
+        """
+        missing = {key: i for i, key in enumerate(keys) if key not in self._kept}
+        if missing:
+            self._kept |= zip(missing, compute(list(missing.values())), strict=True)
+        results = [self._kept[key] for key in keys]
+        for key in keys:
+            self._kept.move_to_end(key)
+        held = sum(map(_bytes, self._kept.values())) if missing else 0
+        while len(self._kept) > self.max_items or held > self.max_bytes:
+            held -= _bytes(self._kept.popitem(last=False)[1])
+        return results
+
+
+def _bytes(result: dict) -> int:
+    return sum(array.nbytes for array in result.values())
+
+
+class CachedImageProcessor(Qwen2VLImageProcessorPil):
+    """Keeps the patches of its last images: a rollout processes the same scene many times."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        # Of tiny-eyes an image takes 221 kB, a view of 1280 tokens of Qwen2.5-VL 24 MB.
+        self._patches = LRU(1024, 1_000_000_000)
+
+    def to_dict(self) -> dict:
+        """The settings without the cache, for saving."""
+        settings = super().to_dict()
+        settings.pop("_patches", None)
+        return settings
+
+    def preprocess(self, images, return_tensors=None, **kwargs):
+        images = make_flat_list_of_images(images)
+        if kwargs or not all(isinstance(image, Image.Image) for image in images):
+            return super().preprocess(images, return_tensors=return_tensors, **kwargs)
+        preprocess = super().preprocess
+        keys = [(i.mode, i.size, xxhash.xxh3_128_digest(i.tobytes())) for i in images]
+        results = self._patches.get(
+            keys, lambda rows: [preprocess([images[i]], return_tensors="np").data for i in rows]
+        )
+        data = {name: np.concatenate([one[name] for one in results]) for name in results[0]}
+        return BatchFeature(data=data, tensor_type=return_tensors)
 
 
 def vision_tower(model: nn.Module) -> nn.Module:
@@ -199,48 +227,44 @@ def vision_tower(model: nn.Module) -> nn.Module:
 
 
 def cache_vision(model: nn.Module, limit: int = 2048) -> None:
-    """Let the model's vision tower remember its last images; calling it twice is harmless.
+    """Let a frozen vision tower compute its features once per image; calling this twice is harmless.
+
+    LoRA leaves the vision tower as it is, so its features depend on the image alone. Stock training
+    computes them for every rollout, every turn and every pass. A tower in training is never cached.
 
     Args:
         model: a Qwen-VL model, with or without adapters.
-        limit: images kept, if ``MAX_BYTES`` holds as many. They lie where the model is.
+        limit: images kept, at most 256 MB of features. They lie where the model is; of tiny-eyes an image
+            takes 55 kB, one of 1280 tokens 9 MB.
     """
     visual = vision_tower(model)
     if "forward" in vars(visual):
         return
-    compute = visual.forward
-    store: OrderedDict[tuple, dict] = OrderedDict()
+    compute, cache = visual.forward, LRU(limit, 256_000_000)
 
     def forward(hidden_states: torch.Tensor, grid_thw: torch.Tensor, **kwargs):
         if torch.is_grad_enabled() and any(p.requires_grad for p in visual.parameters()):
-            store.clear()
+            cache.clear()
             return compute(hidden_states, grid_thw, **kwargs)
         patches = grid_thw.prod(-1).tolist()
-        images = torch.split(hidden_states, patches)
+        images = torch.split(hidden_states, patches)  # a tensor (patches, values) an image
         where = (hidden_states.device, hidden_states.dtype)
         keys = [(*where, _digest(image), *grid.tolist()) for image, grid in zip(images, grid_thw)]
-        missing = {key: i for i, key in enumerate(keys) if key not in store}
-        if missing:
-            rows = list(missing.values())
+
+        def features(rows: list[int]) -> list[dict]:
             with torch.no_grad():
                 new = compute(torch.cat([images[i] for i in rows]), grid_thw[rows], **kwargs)
             tokens = [patches[i] // visual.spatial_merge_size**2 for i in rows]
-            pooled = torch.split(new.pooler_output, tokens)
-            deepstack = [torch.split(level, tokens) for level in _levels(new)]
-            for n, key in enumerate(missing):
-                # Copies, for a part of a batch would keep the whole batch in memory.
-                store[key] = (pooled[n].clone(), [level[n].clone() for level in deepstack])
-        found = [store[key] for key in keys]
-        for key in keys:
-            store.move_to_end(key)
-        held = sum(map(_feature_bytes, store.values())) if missing else 0
-        while len(store) > limit or held > MAX_BYTES:
-            held -= _feature_bytes(store.popitem(last=False)[1])
-        output = _Output(pooler_output=torch.cat([image for image, _ in found]))
-        output.deepstack_features = [
-            torch.cat(level) for level in zip(*(levels for _, levels in found))
-        ]
-        return output
+            levels = [new.pooler_output, *(getattr(new, "deepstack_features", None) or [])]
+            split = [torch.split(level, tokens) for level in levels]  # (tokens, hidden) an image
+            # Copies, for a part of a batch would keep the whole batch in memory.
+            return [
+                {n: level[i].clone() for n, level in enumerate(split)} for i in range(len(rows))
+            ]
+
+        results = cache.get(keys, features)
+        levels = [torch.cat([result[n] for result in results]) for n in results[0]]
+        return _Output(levels[0], levels[1:])
 
     visual.forward = forward
 
@@ -248,56 +272,10 @@ def cache_vision(model: nn.Module, limit: int = 2048) -> None:
 class _Output:
     """As much of the tower's output as Qwen-VL models read."""
 
-    def __init__(self, pooler_output: torch.Tensor):
-        self.pooler_output = pooler_output
-        self.deepstack_features: list[torch.Tensor] = []
-
-
-def _feature_bytes(features: tuple[torch.Tensor, list[torch.Tensor]]) -> int:
-    return sum(part.nbytes for part in (features[0], *features[1]))
-
-
-def _levels(output) -> list[torch.Tensor]:
-    return getattr(output, "deepstack_features", None) or []
+    def __init__(self, pooler_output: torch.Tensor, deepstack_features: list[torch.Tensor]):
+        self.pooler_output = pooler_output  # (all visual tokens, hidden)
+        self.deepstack_features = deepstack_features
 
 
 def _digest(image: torch.Tensor) -> bytes:
     return xxhash.xxh3_128_digest(image.contiguous().view(torch.uint8).cpu().numpy())
-
-
-class CachedImageProcessor(Qwen2VLImageProcessorPil):
-    """Remembers the patches of its last images: a rollout processes the same scene many times."""
-
-    LIMIT = 1024  # images; of tiny-eyes 221 kB each
-    MAX_BYTES = 1_000_000_000  # a view of 1280 tokens of Qwen2.5-VL takes 24 MB
-
-    def __init__(self, **kwargs):
-        super().__init__(**kwargs)
-        self._patches: OrderedDict[tuple, dict] = OrderedDict()
-
-    def to_dict(self) -> dict:
-        """The settings without the memory, for saving."""
-        settings = super().to_dict()
-        settings.pop("_patches", None)
-        return settings
-
-    def preprocess(self, images, return_tensors=None, **kwargs):
-        images = make_flat_list_of_images(images)
-        if kwargs or not all(isinstance(image, Image.Image) for image in images):
-            return super().preprocess(images, return_tensors=return_tensors, **kwargs)
-        keys = [(i.mode, i.size, xxhash.xxh3_128_digest(i.tobytes())) for i in images]
-        for key, image in zip(keys, images):
-            if key not in self._patches:
-                self._patches[key] = super().preprocess([image], return_tensors="np").data
-        found = [self._patches[key] for key in keys]
-        for key in keys:
-            self._patches.move_to_end(key)
-        held = sum(_bytes(one) for one in self._patches.values())
-        while len(self._patches) > self.LIMIT or held > self.MAX_BYTES:
-            held -= _bytes(self._patches.popitem(last=False)[1])
-        data = {name: np.concatenate([one[name] for one in found]) for name in found[0]}
-        return BatchFeature(data=data, tensor_type=return_tensors)
-
-
-def _bytes(patches: dict[str, np.ndarray]) -> int:
-    return sum(array.nbytes for array in patches.values())

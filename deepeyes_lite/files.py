@@ -74,6 +74,36 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def check_or_write_config(folder: str | Path, config: dict, defaults: dict | None = None) -> None:
+    """Write ``config.json`` into a folder, or see that the one there is the same.
+
+    Args:
+        folder: of a run, or of whatever else goes on after a kill.
+        config: what decides what happens in it.
+        defaults: values of what a record from before an option existed was made with.
+
+    Raises:
+        ValueError: if the folder holds something else; it names what differs.
+    """
+    path = Path(folder) / "config.json"
+    if not path.exists():
+        with atomic_write(path) as tmp:
+            tmp.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        return
+    try:
+        held = {**(defaults or {}), **json.loads(path.read_text(encoding="utf-8"))}
+    except (ValueError, TypeError):
+        raise ValueError(f"{path} cannot be read; choose another folder or delete it") from None
+    names = [name for name in {**held, **config} if held.get(name) != config.get(name)]
+    if names:
+        differences = "; ".join(
+            f"{n}: {held.get(n)!r} there, {config.get(n)!r} here" for n in names
+        )
+        raise ValueError(
+            f"{folder} holds another run ({differences}); choose another folder or delete it"
+        )
+
+
 class JsonlLog:
     """A file of JSON lines that only grows: the one way to go on with a list of items after a kill.
 

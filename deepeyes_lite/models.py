@@ -1,7 +1,7 @@
-"""What differs from one family of models to the next, in one place: `ModelSpec`.
+"""What differs from one family of models to the next, in one place: `ModelSpec`; and how a model is loaded.
 
 tiny-eyes, Qwen2.5-VL and Qwen3-VL run through the same rollout, environment and trainer; each of them
-asks here for its frame, its template and its budgets. The weights are loaded in `loading.py`.
+asks here for its frame, its template and its budgets.
 
 **Another model** whose chat template TRL accepts (it renders tool calls, and images in a tool's answer;
 ``trl.chat_template_utils.supports_tool_calling`` tells) takes an entry of its own::
@@ -15,8 +15,8 @@ The key is the name of its processor's class. Then ask what its boxes mean (``fr
 ``tokenizer.parse_response`` reads its calls (``response_template``), which of its linear layers are the
 language model's (``lora_targets``), whether its image processor has ``size``, ``patch_size`` and
 ``merge_size``, of which the size of a view is made, and whether its vision tower is ``model.visual``
-(`vision_cache.py`). Where torchvision is missing, its processor needs an entry in ``loading.STILL``, too.
-``tests/test_families.py`` does all of it with Qwen2-VL.
+(`fast.py`). Where torchvision is missing, its processor needs an entry in ``IMAGE_ONLY``, too.
+``tests/core/test_families.py`` does all of it with Qwen2-VL.
 """
 
 import os
@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from math import ceil, floor
 from pathlib import Path
+from pkgutil import resolve_name
 
 import torch
 from transformers import (
@@ -42,13 +43,10 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from deepeyes_lite import DATA, doctor, prompts
 from deepeyes_lite.boxes import Box, Size, rescale, view_size
 from deepeyes_lite.fast import CachedImageProcessor
-from deepeyes_lite.study.extra_tools import extra_tool, with_extra
 from deepeyes_lite.tools import MAX_CALLS, MAX_CROP_SIDE, ViewZoomTool, ZoomTool
 
 # Linear layers of the language model; the vision tower stays as it is.
 LORA_TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
-
-
 OBSERVATION_TOKENS = 80  # around a crop: markup, and DeepEyes' reminder of the format (45)
 
 
@@ -71,6 +69,7 @@ class ModelSpec:
         lora_targets: the layers that are trained, a pattern of PEFT.
         reserved_tokens: what a policy must not write, as far as its tokenizer knows them.
         precision: "bf16" or "fp32"; "" for what the machine is best at.
+        box_step: the boxes that it writes are multiples of this.
     """
 
     family: str
@@ -89,6 +88,7 @@ class ModelSpec:
     lora_targets: str = LORA_TARGETS
     reserved_tokens: tuple = prompts.RESERVED_TOKENS
     precision: str = ""
+    box_step: int = 1
 
     def __post_init__(self):
         if self.frame not in ("view", "1000"):
@@ -107,9 +107,8 @@ TINY_EYES = ModelSpec(
     chat_template=prompts.CHAT_TEMPLATE,
     suffix={True: "", False: ""},
     precision="fp32",  # weights that small are not worth rounding
+    box_step=10,
 )
-
-
 QWEN2_5_VL = ModelSpec(
     family="Qwen2.5-VL",
     frame="view",
@@ -120,8 +119,6 @@ QWEN2_5_VL = ModelSpec(
     max_new_tokens=512,
     chat_template=prompts.DEEPEYES_TEMPLATE,
 )
-
-
 QWEN3_VL = ModelSpec(
     family="Qwen3-VL",
     frame="1000",
@@ -130,8 +127,6 @@ QWEN3_VL = ModelSpec(
     max_pixels=1280 * 32 * 32,
     max_new_tokens=512,
 )
-
-
 # By the class of the processor, or of one that it is made of.
 SPECS = {
     "TinyEyesProcessor": TINY_EYES,
@@ -170,35 +165,40 @@ def view_of(processor) -> Callable[[Size], Size]:
     )
 
 
-def offer(processor, name: str):
-    """Offer a second tool to the model of a processor, in whatever is made of it; returns the processor.
-
-    Args:
-        processor: of the model.
-        name: a key of ``extra_tools.EXTRA_TOOLS``; "" for the zoom alone.
-
-    Raises:
-        ValueError: naming the tools there are.
-    """
-    if name:
-        extra_tool(name)
-        processor.extra_tool = name
-    return processor
-
-
-def tool_of(processor, kinds: tuple[type, type] = (ZoomTool, ViewZoomTool)) -> Callable:
+def tool_of(processor, environment: type[ZoomTool] | None = None) -> Callable[..., ZoomTool]:
     """What makes the tool of an episode, in the frame of the processor's family.
 
     Args:
         processor: of the model.
-        kinds: the class for ``box_1000``, the class for ``box_view``.
+        environment: a class with tools of one's own, a subclass of the family's; None for the zoom alone.
+
+    Raises:
+        ValueError: for a class in another frame than the family's.
     """
-    if name := getattr(processor, "extra_tool", ""):
-        kinds = tuple(with_extra(kind, extra_tool(name)) for kind in kinds)
-    relative, absolute = kinds
-    if spec_of(processor).frame == "1000":
-        return relative
-    return partial(absolute, view=view_of(processor))
+    family = ZoomTool if spec_of(processor).frame == "1000" else ViewZoomTool
+    kind = environment or family
+    if issubclass(kind, ViewZoomTool) != (family is ViewZoomTool):
+        raise ValueError(
+            f"{kind.__name__} is not for {spec_of(processor).family}: make it a subclass of {family.__name__}"
+        )
+    return partial(kind, view=view_of(processor)) if family is ViewZoomTool else kind
+
+
+def environment_named(path: str) -> type[ZoomTool] | None:
+    """The environment class of that dotted path, such as "my_package.tools.MyTool"; None for "".
+
+    Raises:
+        ValueError: if there is no such class, or it is none of an environment.
+    """
+    if not path:
+        return None
+    try:
+        kind = resolve_name(path)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"no environment {path!r}: {error}") from error
+    if not (isinstance(kind, type) and issubclass(kind, ZoomTool)):
+        raise ValueError(f"{path!r} is no subclass of deepeyes_lite.tools.ZoomTool")
+    return kind
 
 
 def encode_box(processor, box_px: Box, size: Size) -> list[int]:
@@ -207,14 +207,12 @@ def encode_box(processor, box_px: Box, size: Size) -> list[int]:
     Args:
         processor: of the model.
         box_px: in pixels of the original.
-        size: of the original.
+        size: (width, height) of the original.
     """
-    if spec_of(processor).frame == "1000":
-        frame, step = (1000, 1000), 10  # the only steps that tiny-eyes speaks
-    else:
-        frame, step = view_of(processor)(size), 1
-    x1, y1, x2, y2 = (value / step for value in rescale(tuple(box_px), size, frame))
-    return [step * value for value in (floor(x1), floor(y1), ceil(x2), ceil(y2))]
+    spec = spec_of(processor)
+    frame = (1000, 1000) if spec.frame == "1000" else view_of(processor)(size)
+    x1, y1, x2, y2 = (value / spec.box_step for value in rescale(tuple(box_px), size, frame))
+    return [spec.box_step * value for value in (floor(x1), floor(y1), ceil(x2), ceil(y2))]
 
 
 def completion_length(processor, max_calls: int = MAX_CALLS, max_new_tokens: int = 0) -> int:
@@ -285,7 +283,6 @@ def load(
     max_pixels: int = 0,
     precision: str | None = None,
     cache: bool = True,
-    extra_tool: str = "",
 ):
     """Load a model and its processor onto `device`.
 
@@ -295,14 +292,13 @@ def load(
         max_pixels: greatest area of a view; 0 for the family's.
         precision: "bf16" or "fp32"; None for the family's, or what `doctor.precision` says of the machine.
         cache: whether the image processor keeps the patches of its last images.
-        extra_tool: what the model is offered beside the zoom, see `offer`.
 
     Raises:
         ImportError: if bitsandbytes is missing.
         ValueError: for a family that is not known, or a name that neither is here nor on the hub.
     """
     name = find(name)
-    processor = offer(load_processor(name, max_pixels, cache), extra_tool)
+    processor = load_processor(name, max_pixels, cache)
     dtype = DTYPES[precision or spec_of(processor).precision or doctor.precision()[0]]
     # Cut up among processes, the weights are placed by accelerate.
     sharded = any(os.environ.get(f"ACCELERATE_USE_{n}") == "true" for n in ("FSDP", "DEEPSPEED"))

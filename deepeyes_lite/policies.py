@@ -1,13 +1,11 @@
-"""Who continues the conversation: a local transformers model or a script; `endpoint_policy` has one more.
+"""Who continues the conversation: a local transformers model, a script, or an oracle.
 
 A policy turns conversations into token ids and back with its processor, and continues a batch of them.
 The prompts and observations it writes are, token for token, those of TRL's trainer; a test holds both
 to it.
 """
 
-import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 from PIL import Image
@@ -27,19 +25,6 @@ from deepeyes_lite.tools import ZoomTool, images_and_texts, methods
 from deepeyes_lite.trajectories import Trajectory
 
 
-@dataclass(frozen=True)
-class TextReply:
-    """A turn of a policy that has no token ids: a served model.
-
-    Attributes:
-        text: what the model wrote.
-        error: why the conversation ends here, "" if it need not.
-    """
-
-    text: str
-    error: str = ""
-
-
 class Policy:
     """Token ids of prompts and observations, and the reading of replies.
 
@@ -53,13 +38,19 @@ class Policy:
     max_completion_length: int = TINY_EYES.max_completion_length
     batch_size: int = TINY_EYES.batch_size
 
-    def __init__(self, processor, tools: bool = True):
-        """Args: the model's processor; whether prompts offer the tool."""
+    def __init__(self, processor, tools: bool = True, environment: type[ZoomTool] | None = None):
+        """Read budgets and frame off a processor.
+
+        Args:
+            processor: of the model.
+            tools: whether prompts offer the tool.
+            environment: a class with tools of one's own; None for the zoom alone.
+        """
         self.processor = processor
         self.tokenizer = processor.tokenizer
         self.spec = spec_of(processor)
         self.suffix = self.spec.suffix[tools]
-        self.tool_class = tool_of(processor)
+        self.tool_class = tool_of(processor, environment)
         self.max_completion_length = completion_length(processor)
         self.batch_size = self.spec.batch_size
         # TRL and transformers make the schemas from the methods.
@@ -122,8 +113,8 @@ class Policy:
     def reply(self, trajectories: list[Trajectory], allow_calls: bool = True) -> list[list[int]]:
         """The next turn of every conversation, as token ids up to and with the end of turn.
 
-        A policy without token ids returns `TextReply` instead; `text` and `calls` then take one, and
-        `prompt_ids` and `observation_ids` are empty.
+        A policy without token ids (`realworld.served`) returns each reply as a `Turn`; its `calls` takes
+        one, and its `prompt_ids` and `observation_ids` are empty.
 
         Args:
             trajectories: unfinished episodes.
@@ -136,7 +127,12 @@ class ScriptedPolicy(Policy):
     """Writes what it is told: for tests, and for taking one episode apart by hand."""
 
     def __init__(self, processor, script: dict[str, list[str]] | list[str]):
-        """Args: processor; the turns to write, for every sample or by sample id."""
+        """Take the script.
+
+        Args:
+            processor: of the model.
+            script: the turns to write, for every sample or by sample id.
+        """
         super().__init__(processor)
         self.script = script
 
@@ -160,11 +156,19 @@ class LocalPolicy(Policy):
         tools: bool = True,
         temperature: float = 1.0,
         max_new_tokens: int | None = None,
+        environment: type[ZoomTool] | None = None,
     ):
-        """Args: a Qwen-VL model with or without adapters; its processor; whether prompts offer the
-        tool; the sampling temperature, where 0 takes the likeliest token; tokens of a turn, None for
-        the family's."""
-        super().__init__(processor, tools)
+        """Take a model.
+
+        Args:
+            model: a Qwen-VL model with or without adapters.
+            processor: of the model.
+            tools: whether prompts offer the tool.
+            temperature: of the sampling; 0 takes the likeliest token (greedy).
+            max_new_tokens: of a turn; None for the family's.
+            environment: a class with tools of one's own; None for the zoom alone.
+        """
+        super().__init__(processor, tools, environment)
         self.model = model.eval()
         self.temperature = temperature
         self.max_new_tokens = max_new_tokens or self.spec.max_new_tokens
@@ -174,6 +178,7 @@ class LocalPolicy(Policy):
     def reply(self, trajectories: list[Trajectory], allow_calls: bool = True) -> list[list[int]]:
         rows = [t.prompt_ids + t.completion_ids for t in trajectories]
         longest, pad = max(map(len, rows)), self.tokenizer.pad_token_id
+        # (B, longest), left-padded
         ids = torch.tensor([[pad] * (longest - len(row)) + row for row in rows])
         mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
         images = [image for t in trajectories for image in t.images]
@@ -197,7 +202,7 @@ class LocalPolicy(Policy):
             max_new_tokens=self.max_new_tokens,
             suppress_tokens=token_ids(self.tokenizer, forbidden),
         )
-        replies = output[:, longest:].tolist()
+        replies = output[:, longest:].tolist()  # (B, new tokens), right-padded
         end = self.tokenizer.eos_token_id
         return [row[: row.index(end) + 1] if end in row else row for row in replies]
 
@@ -208,10 +213,17 @@ class OracleZoomPolicy(Policy):
     The upper bound of an evaluation, and one half of the tool-benefit filter.
     """
 
-    def __init__(self, policy: Policy):
-        """Args: who answers."""
+    def __init__(self, policy: Policy, label_of: Callable[[dict, int], str] | None = None):
+        """Take the policy that answers.
+
+        Args:
+            policy: who answers.
+            label_of: what the call says is in the box, from the sample and the number of the call; a small
+                model knows calls by the name of a thing alone. None for "target".
+        """
         super().__init__(policy.processor)
         self.policy = policy
+        self.label_of = label_of or (lambda sample, number: "target")
         self.max_completion_length = policy.max_completion_length
 
     def reply(self, trajectories: list[Trajectory], allow_calls: bool = True) -> list[list[int]]:
@@ -228,9 +240,7 @@ class OracleZoomPolicy(Policy):
 
     def _call(self, box_px: Box, trajectory: Trajectory) -> list[int]:
         box = encode_box(self.processor, box_px, trajectory.images[0].size)
-        # tiny-eyes has only ever called by the name of a thing, such as "red star" in the question.
-        names = re.findall(r"\b(?:the|an?) (\w+ \w+)", trajectory.sample["question"]) or ["target"]
-        label = names[min(len(trajectory.turns), len(names) - 1)]
+        label = self.label_of(trajectory.sample, len(trajectory.turns))
         call = prompts.tool_call({"bbox_2d": box, "label": label})
-        text = f"<think>I need to zoom in.</think>{call}{prompts.TURN_END}"
+        text = f"<think>{prompts.ZOOM_THOUGHT}</think>{call}{prompts.TURN_END}"
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]

@@ -15,6 +15,7 @@ from deepeyes_lite.tools import ZOOM
 IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"
 TURN_END = "<|im_end|>"
 GENERATION_PROMPT = "<|im_start|>assistant\n"
+ZOOM_THOUGHT = "I need to zoom in."  # the thought of a call that a script or a trace writes
 
 _CONTENT = (
     "{%- macro content(c) -%}{%- if c is string -%}{{ c }}{%- else -%}{%- for part in c -%}"
@@ -186,40 +187,3 @@ def answer(thought: str, text: str) -> str:
     '<think>I can see it.</think><answer>K</answer>'
     """
     return f"<think>{thought}</think><answer>{text}</answer>"
-
-
-# The schema of DeepEyes' own tool, as its weights know it (public code, Apache-2.0, ``eval/eval_vstar.py``),
-# with one slip mended: theirs requires "bbox", a property that does not exist.
-_DEEPEYES_TOOL = {
-    "type": "function",
-    "function": {
-        "name": ZOOM,
-        "description": "Zoom in on a specific region of an image by cropping it based on a bounding box "
-        "(bbox) and an optional object label.",
-        "parameters": {
-            "type": "object",
-            "properties": {
-                "bbox_2d": {
-                    "type": "array",
-                    "items": {"type": "number"},
-                    "minItems": 4,
-                    "maxItems": 4,
-                    "description": "The bounding box of the region to zoom in, as [x1, y1, x2, y2], "
-                    "where (x1, y1) is the top-left corner and (x2, y2) is the bottom-right corner.",
-                },
-                "label": {
-                    "type": "string",
-                    "description": "The name or label of the object in the specified bounding box "
-                    "(optional).",
-                },
-            },
-            "required": ["bbox_2d"],
-        },
-    },
-}
-DEEPEYES_SYSTEM = (
-    _ASSISTANT
-    + _BEFORE_SCHEMAS
-    + json.dumps(_DEEPEYES_TOOL, separators=(",", ":"))
-    + _AFTER_SCHEMAS
-)

@@ -36,6 +36,7 @@ class Outcome:
         calls: answered calls.
         best_iou: greatest IoU of a call with a target box, 0 where there is none.
         group_call_rate: share of the episodes of the same question that called.
+        attempts: calls that the model began to write, answered or not.
     """
 
     correct: bool
@@ -43,6 +44,7 @@ class Outcome:
     calls: int
     best_iou: float = 0.0
     group_call_rate: float = 0.0
+    attempts: int = 0
 
 
 def read_outcomes(
@@ -77,9 +79,10 @@ def read_outcomes(
             len(zoom.boxes_px),
             best_iou(zoom.boxes_px, targets) or 0.0,
             zoomed[question] / asked[question],
+            text.count("<tool_call>"),
         )
-        for reply, zoom, question, truth, targets, shown, rule in zip(
-            turns, environments, id, answer, boxes_px, options, verifier, strict=True
+        for text, reply, zoom, question, truth, targets, shown, rule in zip(
+            texts, turns, environments, id, answer, boxes_px, options, verifier, strict=True
         )
     ]
 

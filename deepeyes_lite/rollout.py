@@ -5,18 +5,14 @@ and the loss mask: nothing is ever rendered or tokenised anew, an observation th
 budget is dropped and ends the episode, a malformed call ends it as plain text.
 """
 
-import os
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from pathlib import Path
-from threading import Lock
+from collections.abc import Iterable
 
 import torch
 from tqdm.auto import tqdm
 
-from deepeyes_lite.policies import Policy, TextReply
+from deepeyes_lite.policies import Policy
 from deepeyes_lite.tools import MAX_CALLS, ZoomTool, answer_call, images_and_texts
-from deepeyes_lite.trajectories import Trajectory, Turn, jsonl_line, read_jsonl
+from deepeyes_lite.trajectories import Trajectory, Turn
 from deepeyes_lite.verifiers import Judge, check_answer, extract_answer, well_formed
 
 TOOLS = ("on", "off", "blank", "other")
@@ -90,76 +86,6 @@ def rollout(
     return trajectories
 
 
-def rollout_to_file(
-    samples: Sequence[dict],
-    policy: Policy,
-    path: str | Path,
-    tool: str = "on",
-    workers: int = 8,
-    progress: bool = True,
-    judge: Judge | None = None,
-) -> list[Trajectory]:
-    """`rollout` for a policy that may be cut off: each episode is written as soon as it ends.
-
-    Called again after a stop, it plays only what the file lacks.
-
-    Args:
-        samples: rows of a data set in our schema, each with an id of its own.
-        policy: who replies, to several threads at a time: a served model.
-        path: JSONL file to write or to complete.
-        tool: "on", "off" or "blank", see `rollout`.
-        workers: episodes that run side by side.
-        progress: whether to show a bar.
-        judge: see `rollout`; asked by several threads at a time.
-
-    Returns:
-        The episodes in the order of the samples, without images.
-
-    Raises:
-        ValueError: if two samples share an id, or the file holds episodes of other samples.
-    """
-    path, lock = Path(path), Lock()
-    ids = [samples[i]["id"] for i in range(len(samples))]
-    done = {t.sample["id"] for t in _complete_lines(path)}
-    if len(set(ids)) < len(ids):
-        raise ValueError("the samples need an id each; some share one")
-    if stray := done - set(ids):
-        raise ValueError(
-            f"{path} holds episodes of other samples ({min(stray)}); choose another file"
-        )
-    bar = tqdm(
-        total=len(ids), initial=len(done), desc=f"rollout, tool {tool}", disable=not progress
-    )
-
-    def play(i: int) -> None:
-        (episode,) = rollout([samples[i]], policy, tool, progress=False, judge=judge)
-        with lock:
-            file.write(jsonl_line(episode))
-            file.flush()
-            bar.update()
-
-    with path.open("a", encoding="utf-8") as file, bar, ThreadPoolExecutor(workers) as pool:
-        try:
-            left = [pool.submit(play, i) for i, id in enumerate(ids) if id not in done]
-            for future in as_completed(left):
-                future.result()
-        finally:  # what runs may end and is written; what waits is left for the next time
-            pool.shutdown(cancel_futures=True)
-    order = {id: i for i, id in enumerate(ids)}
-    return sorted(read_jsonl(path), key=lambda t: order[t.sample["id"]])
-
-
-def _complete_lines(path: Path) -> list[Trajectory]:
-    """The episodes in a file, after cutting off a last line that a kill left half written."""
-    if not path.exists():
-        return []
-    data = path.read_bytes()
-    whole = data[: data.rfind(b"\n") + 1]
-    if whole != data:
-        os.truncate(path, len(whole))
-    return read_jsonl(path)
-
-
 def _open(row: dict, policy: Policy) -> Trajectory:
     sample = {key: value for key, value in row.items() if key != "image"}
     prompt_ids = policy.prompt_ids(row["question"], row["image"])
@@ -169,15 +95,15 @@ def _open(row: dict, policy: Policy) -> Trajectory:
 def _advance(
     trajectory: Trajectory,
     zoom: ZoomTool,
-    reply: list[int] | TextReply,
+    reply: list[int] | Turn,
     policy: Policy,
     budget: int,
     may_go_on: bool,
 ) -> bool:
     """Append a reply and, if it called, the observation; whether the episode goes on."""
     calls = policy.calls(trajectory, reply)
-    if isinstance(reply, TextReply):
-        turn = Turn(reply.text, errors=[reply.error] if reply.error else [])
+    if isinstance(reply, Turn):  # a served model has no token ids
+        turn = reply
     else:
         ids = reply[: budget - len(trajectory.completion_ids)]
         trajectory.completion_ids = trajectory.completion_ids + ids

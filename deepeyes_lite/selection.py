@@ -98,12 +98,13 @@ def tool_benefit(
     seed: int = 0,
     record: str | Path | None = None,
     progress: bool = True,
+    oracle: OracleZoomPolicy | None = None,
 ) -> Dataset:
     """Keep what the view does not answer and the target's crop does.
 
-    Adds ``right_from_view`` (the tool off) and ``right_with_crop`` (every target box zoomed to by
-    `ShownTargets`); 1, 0, or -1 where it was not measured. Rows without target boxes pass unmeasured, as
-    chart and reasoning data do in the paper.
+    Adds ``right_from_view`` (the tool off) and ``right_with_crop`` (every target box zoomed to by an
+    oracle); 1, 0, or -1 where it was not measured. Rows without target boxes pass unmeasured, as chart and
+    reasoning data do in the paper.
 
     Args:
         dataset: in our schema.
@@ -111,6 +112,7 @@ def tool_benefit(
         seed: of the sampling.
         record: JSONL file of the measurements; a killed measurement goes on from it.
         progress: whether to show a bar.
+        oracle: zooms to the target boxes and lets ``policy`` answer; None for one with the label "target".
 
     Raises:
         ValueError: if ``record`` holds another measurement.
@@ -121,7 +123,7 @@ def tool_benefit(
         boxed = [i for i, row in enumerate(rows) if row["boxes_px"]]
         for name, who, tool in (
             ("right_from_view", policy, "off"),
-            ("right_with_crop", OracleZoomPolicy(policy), "on"),
+            ("right_with_crop", oracle or OracleZoomPolicy(policy), "on"),
         ):
             shown = [rows[i] for i in boxed]
             for i, episode in zip(boxed, rollout(shown, who, tool, seed, progress=False)):

@@ -7,13 +7,12 @@ The zoom follows DeepEyes' ``image_zoom_in_tool`` (public code, ``visual_toolbox
 deviations: the crop is cut from the original image in an explicit frame, the schema (made by TRL from
 `ZoomTool`) requires ``bbox_2d`` (theirs requires ``bbox``, which does not exist), and a tiny box grows
 instead of failing.
-
-`extra_tools.py` has what else a model can be offered, and says how to add a tool of one's own.
 """
 
 import inspect
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from numbers import Real
 
 from PIL import Image
@@ -21,14 +20,8 @@ from PIL import Image
 from deepeyes_lite.boxes import Box, Size, clamp, pad_to_square, rescale
 
 ZOOM = "image_zoom_in_tool"
-
-
 MIN_CROP_SIDE = 28  # px of the original image; DeepEyes' own lower bound (one Qwen2.5-VL token)
-
-
 MAX_CALLS = 6  # an episode; the paper's bound
-
-
 MAX_CROP_SIDE = 1024  # px; a larger crop is reduced, so that a hostile box cannot fill the context
 
 
@@ -103,15 +96,33 @@ def reduced(image: Image.Image) -> Image.Image:
     return image.resize(size, Image.Resampling.BICUBIC)
 
 
-def _moved(box: Box, x: float, y: float) -> Box:
-    return tuple(value + shift for value, shift in zip(box, (x, y, x, y)))
+@dataclass(frozen=True)
+class Shown:
+    """One image of the conversation.
+
+    Attributes:
+        size: its own, in pixels; a large crop is reduced.
+        window_px: the part of the original that it shows.
+        source: the picture that a zoom into it is cut from: the original, so that a crop of a crop loses
+            nothing, or what a tool of one's own made.
+        source_px: the part of the original that ``source`` covers.
+    """
+
+    size: Size
+    window_px: Box
+    source: Image.Image
+    source_px: Box
 
 
 class ZoomTool:
-    """The tool bound to one image: what `rollout.py` and the TRL environment both call.
+    """The zoom bound to one image: TRL's environment, and what `rollout.py` calls.
 
-    It takes boxes in the frame ``box_1000``; `ViewZoomTool` takes them in ``box_view``. TRL takes every
-    public method for a tool and its docstring for the schema, so there is one; `extra_tools.py` adds another.
+    TRL's ``environment_factory`` makes one per rollout, calls `reset` with the row, offers every other
+    public method to the model as a tool, with its docstring as the schema, and hands the instances to
+    the reward functions. (``rollout_func`` could not do it: it cannot pass crops on to the loss.)
+    **A tool of one's own** is a subclass with one more public method, which ends in `_changed`.
+
+    Boxes are in the frame ``box_1000``; `ViewZoomTool` takes ``box_view``.
 
     Attributes:
         boxes_px: for each answered call, the box asked for, inside the image (``box_px``). IoU is
@@ -120,22 +131,25 @@ class ZoomTool:
         blank: control, answers every call with a grey crop. What is left of the gain is not the crop's.
     """
 
-    blank = False
-
     def __init__(self, image: Image.Image | None = None, max_calls: int = MAX_CALLS):
-        self.max_calls = max_calls
-        self._open(image)
+        """Bind the tool to an image, or leave that to `reset`.
 
-    def _open(self, image: Image.Image | None) -> None:
+        Args:
+            image: the original.
+            max_calls: of an episode; further ones are refused.
+        """
+        self.max_calls = max_calls
+        self.blank = False
+        if image is not None:
+            self.reset(image)
+
+    def reset(self, image: Image.Image, **row) -> None:
+        """Start an episode on the image of a row; the image is in the prompt already."""
         self.image = image
         self.boxes_px: list[Box] = []
         self.refused = 0
-        # What each image of the conversation shows of the original, all of it, then the crops; and its
-        # own size, which differs where a large crop was reduced.
-        self._windows_px = [(0.0, 0.0, *map(float, image.size))] if image else []
-        self._sizes = [image.size] if image else []
-        # What it is cut from, and which part of the original that is: all of it, until a tool changes it.
-        self._sources = [(image, window) for window in self._windows_px]
+        whole_px = (0.0, 0.0, *map(float, image.size))
+        self._shown = [Shown(image.size, whole_px, image, whole_px)]
 
     def image_zoom_in_tool(self, bbox_2d: list[float], label: str = "", image: int = 0) -> list:
         """Zoom in on a region of an image: returns the crop, enlarged.
@@ -148,12 +162,16 @@ class ZoomTool:
         Returns:
             The crop.
         """
-
-        def show():
-            box_px = self._in_original(check_box(bbox_2d), image)
-            return *self._cut(box_px, image), box_px, self._sources[image]
-
-        return self._answer(show)
+        try:
+            shown = self._opened(image)
+            box = rescale(check_box(bbox_2d), self._frame(shown.size), _size(shown.window_px))
+            box_px = _moved(box, *shown.window_px[:2])
+            crop, window_px = self._cut(shown, box_px)
+        except ToolError as error:
+            return self._refuse(error)
+        return self._show(
+            reduced(crop), clamp(box_px, self.image.size), window_px, shown.source, shown.source_px
+        )
 
     def _changed(self, image: object, change: Callable[[Image.Image], Image.Image]) -> list:
         """Answer with an image of the conversation after a change: what a tool of one's own ends in.
@@ -163,65 +181,61 @@ class ZoomTool:
             change: makes a new image of what that one shows. A `ToolError` that it raises is told to the
                 model; anything else is a bug of the tool.
         """
-
-        def show():
-            window_px = self._windows_px[self._number(image)]
-            picture = change(self._cut(window_px, image, reduce=False)[0])
-            return reduced(picture), window_px, window_px, (picture, window_px)
-
-        return self._answer(show)
-
-    def _answer(self, show: Callable[[], tuple]) -> list:
-        """One image, or the reason why there is none.
-
-        Args:
-            show: gives the image, its ``window_px``, the ``box_px`` asked for, and what a zoom into the
-                image is to be cut from.
-        """
         try:
-            if len(self.boxes_px) + self.refused >= self.max_calls:
-                raise ToolError(f"no calls left, the limit is {self.max_calls}; answer now")
-            crop, window_px, box_px, source = show()
+            shown = self._opened(image)
+            picture = change(self._cut(shown, shown.window_px)[0])
         except ToolError as error:
-            self.refused += 1
-            return [{"type": "text", "text": f"Error: {error}"}]
-        self.boxes_px.append(clamp(box_px, self.image.size))
-        self._windows_px.append(window_px)
-        self._sizes.append(crop.size)
-        self._sources.append(source)
+            return self._refuse(error)
+        window_px = shown.window_px
+        return self._show(reduced(picture), window_px, window_px, picture, window_px)
+
+    def _opened(self, number: object) -> Shown:
+        """The image of the conversation that a call means, if a call is left."""
+        if len(self.boxes_px) + self.refused >= self.max_calls:
+            raise ToolError(f"no calls left, the limit is {self.max_calls}; answer now")
+        last = len(self._shown) - 1
+        if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number <= last:
+            raise ToolError(f"image must be a whole number from 0 to {last}")
+        return self._shown[number]
+
+    def _refuse(self, error: ToolError) -> list:
+        self.refused += 1
+        return [{"type": "text", "text": f"Error: {error}"}]
+
+    def _show(
+        self, crop: Image.Image, box_px: Box, window_px: Box, source: Image.Image, source_px: Box
+    ) -> list:
+        self.boxes_px.append(box_px)
+        self._shown.append(Shown(crop.size, window_px, source, source_px))
         if self.blank:
             crop = Image.new("RGB", crop.size, (128, 128, 128))
         return [{"type": "image", "image": crop}]
 
     def _frame(self, size: Size) -> Size:
-        """Width and height of an image of this size in the frame that the model speaks."""
+        """Width and height of an image of this size in the frame that the model writes."""
         return (1000, 1000)
 
-    def _number(self, image: object) -> int:
-        """Which image of the conversation is meant."""
-        last = len(self._windows_px) - 1
-        if isinstance(image, bool) or not isinstance(image, int) or not 0 <= image <= last:
-            raise ToolError(f"image must be a whole number from 0 to {last}")
-        return image
+    def _cut(self, shown: Shown, box_px: Box) -> tuple[Image.Image, Box]:
+        """`zoom` into the source of an image; both boxes are in pixels of the original."""
+        if shown.source is self.image:
+            return zoom(self.image, box_px, reduce=False)
+        # As if the change had left every pixel at its place.
+        (x, y), size = shown.source_px[:2], _size(shown.source_px)
+        inside = rescale(_moved(box_px, -x, -y), size, shown.source.size)
+        crop, window = zoom(shown.source, inside, reduce=False)
+        return crop, _moved(rescale(window, shown.source.size, size), x, y)
 
-    def _in_original(self, box: Box, image: object) -> Box:
-        """The box on one of the images, in pixels of the original; a crop has more to it than it shows."""
-        x1, y1, x2, y2 = self._windows_px[self._number(image)]
-        box_px = rescale(box, self._frame(self._sizes[image]), (x2 - x1, y2 - y1))
-        return _moved(box_px, x1, y1)
 
-    def _cut(self, box_px: Box, image: int, reduce: bool = True) -> tuple[Image.Image, Box]:
-        """`zoom` into what an image of the conversation was cut from; boxes are the original's."""
-        picture, (x1, y1, x2, y2) = self._sources[image]
-        if picture is self.image:
-            return zoom(picture, box_px, reduce)
-        size = (x2 - x1, y2 - y1)  # as if the change had left every pixel at its place
-        crop, window = zoom(picture, rescale(_moved(box_px, -x1, -y1), size, picture.size), reduce)
-        return crop, _moved(rescale(window, picture.size, size), x1, y1)
+def _moved(box: Box, x: float, y: float) -> Box:
+    return tuple(value + shift for value, shift in zip(box, (x, y, x, y)))
+
+
+def _size(box: Box) -> tuple[float, float]:
+    return box[2] - box[0], box[3] - box[1]
 
 
 class ViewZoomTool(ZoomTool):
-    """The tool for a model that speaks ``box_view``, pixels of the view: Qwen2.5-VL.
+    """The zoom for a model that writes ``box_view``, pixels of the view: Qwen2.5-VL.
 
     The public DeepEyes code cuts such a box out of the original as it stands (DeepEyes issue #141). Here
     it is mapped from the view that the model saw, whose size comes from the model's own processor.
@@ -234,7 +248,13 @@ class ViewZoomTool(ZoomTool):
         *,
         view: Callable[[Size], Size],
     ):
-        """Args: the original; the bound on calls; the size of the view of an image of a size."""
+        """Bind the tool to an image, or leave that to `reset`.
+
+        Args:
+            image: the original.
+            max_calls: of an episode; further ones are refused.
+            view: the size of the view of an image of a size, see `models.view_of`.
+        """
         self.view = view
         super().__init__(image, max_calls)
 
@@ -255,10 +275,14 @@ class ViewZoomTool(ZoomTool):
         return self.view(size)
 
 
-class BlankTool(ZoomTool):
-    """`ZoomTool` with ``blank`` crops."""
+class NoTool:
+    """The environment of a variant without a tool: no public method but `reset`, so TRL offers none."""
 
-    blank = True
+    def __init__(self) -> None:
+        self.boxes_px: list[Box] = []  # the rewards ask every environment for its calls
+
+    def reset(self, image: Image.Image, **row) -> None:
+        """Start an episode; there is nothing to open."""
 
 
 def methods(tool: ZoomTool) -> list[Callable]:
@@ -299,25 +323,3 @@ def images_and_texts(contents: list[list[dict] | str]) -> tuple[list[Image.Image
     ]
     images = [part["image"] for part in parts if part["type"] == "image"]
     return images, [part["text"] for part in parts if part["type"] == "text"]
-
-
-class ZoomEnvironment(ZoomTool):
-    """One episode's tool, opened on the row's image."""
-
-    def reset(self, image: Image.Image, **row) -> None:
-        """Start an episode on a row in our schema; the image is in the prompt already."""
-        self._open(image)
-
-
-class ViewZoomEnvironment(ZoomEnvironment, ViewZoomTool):
-    """The same for a model that speaks ``box_view``."""
-
-
-class NoTool:
-    """The environment of an arm without a tool: no public method but `reset`, so TRL offers none."""
-
-    def __init__(self) -> None:
-        self.boxes_px: list = []  # the record asks every environment for its calls
-
-    def reset(self, image: Image.Image, **row) -> None:
-        """Start an episode; there is nothing to open."""

@@ -1,71 +1,78 @@
-"""A training run: the trainer, checkpoints, resume.
+"""A training run: its configuration, TRL's trainer, the record of every step, resume.
 
-TRL trains. A run's configuration is in `presets.py`, and in TRL's terms in `settings.py`. How it differs
-from the paper's: LoRA on the language model instead of full training, 8 x 8 rollouts a step instead of
-256 x 16, a rate of 1e-3 (LoRA, small model) instead of 1e-6, rules instead of a judge.
+TRL trains. How a run differs from the paper's: LoRA on the language model instead of full training, 8 x 8
+rollouts a step instead of 256 x 16, a rate of 1e-3 (LoRA, small model) instead of 1e-6, rules instead of
+a judge.
+
+**The presets for GPUs are starting points, and none of them was measured.** They follow from the size of
+the weights (2 bytes a parameter, about 0.6 in 4 bits) and of the key-value cache while all rollouts of a
+step are generated side by side; ``doctor --gpu --preset NAME`` measures one on your machine in a few
+minutes. If there is memory left, raise ``max_pixels`` first, then ``num_generations``.
 """
 
 import csv
 import json
 import math
 import os
-import time
 import warnings
-from collections import defaultdict
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 
 import torch
-from accelerate.utils import gather_object
-from datasets import load_from_disk
+from datasets import Dataset
 from peft import LoraConfig, PeftModel
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 from transformers.utils.notebook import NotebookProgressCallback
 from trl import GRPOConfig, GRPOTrainer
 
-from deepeyes_lite import prompts
-from deepeyes_lite.data import FEATURES
+from deepeyes_lite.data import load as load_data
 from deepeyes_lite.doctor import precision
-from deepeyes_lite.fast import ZoomTrainer, cache_vision
-from deepeyes_lite.files import atomic_write, file_lock
-from deepeyes_lite.models import completion_length, device, load, spec_of, token_ids, tool_of
-from deepeyes_lite.rewards import WITHOUT_TOOL, least_bonus, reward, variant
-from deepeyes_lite.study import tool_use
-from deepeyes_lite.tinyworld.dataset import tiny_world
-from deepeyes_lite.tinyworld.scenes import World
-from deepeyes_lite.tools import MAX_CALLS, NoTool, ViewZoomEnvironment, ZoomEnvironment
+from deepeyes_lite.fast import FastSteps, cache_vision
+from deepeyes_lite.files import atomic_write, check_or_write_config, file_lock
+from deepeyes_lite.models import (
+    completion_length,
+    device,
+    environment_named,
+    load,
+    spec_of,
+    token_ids,
+    tool_of,
+)
+from deepeyes_lite.rewards import REWARDS, WITHOUT_TOOL, Outcome, for_trl, least_bonus, variant
+from deepeyes_lite.tools import MAX_CALLS, NoTool
 from deepeyes_lite.trajectories import best_iou
-from deepeyes_lite.verifiers import check_answer, extract_answer, well_formed
-from deepeyes_lite.viz.snapshots import Snapshots, scenes
+
+# --- what decides a run ---------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Everything that decides what a run does; written to ``config.json``.
+    """Everything that decides what a run does; written to ``config.json``, and a flag of ``train`` each.
 
     Attributes:
         reward: reward variant, a key of ``rewards.VARIANTS``.
-        bonus: for a correct answer with a zoom, instead of the arm's; None for the arm's own.
+        bonus: weight of ``tool_bonus`` instead of the variant's; None for the variant's own.
         steps: optimizer steps.
         prompts_per_step: different questions a step.
         num_generations: rollouts of each question, the group of GRPO.
         learning_rate: constant after five steps of warm-up.
         lora_rank: rank of the adapters; alpha is twice the rank.
-        legible_share: share of details that the view shows.
+        legible_share: share of details that the view shows, where scenes are drawn for the run.
         seed: of scenes, adapters and sampling.
-        model: a folder, or a name of the hub; its family is found from its configuration.
-        data: folder of a dataset in our schema, as `select` writes it; empty for the tiny world.
+        model: a folder, a folder of ``DATA``, or a name of the hub; its configuration tells the family.
+        data: folder of a data set in our schema; empty where the caller hands one in.
         save_steps: steps between checkpoints.
         max_calls: of an episode.
         max_new_tokens: of a turn; 0 for the family's.
         max_pixels: greatest area of a view; 0 for the family's.
         micro_batch: rollouts in one forward pass, the rest is accumulated; 0 for all at once.
-        gradient_checkpointing: computes activations a second time instead of keeping them.
+        gradient_checkpointing: compute activations a second time instead of keeping them.
         quantise: the language model in 4 bits (QLoRA); needs bitsandbytes.
-        cold_start: steps of SFT on traces made of target boxes, before GRPO; 0 for none.
-        extra_tool: a tool beside the zoom, a key of ``extra_tools.EXTRA_TOOLS``; empty for none.
+        adapter: folder of a LoRA adapter to start from, such as a cold start's; empty for a fresh one.
+        environment: dotted path of a class with tools beside the zoom; empty for the zoom alone.
         trl: options of TRL's ``GRPOConfig``, passed on as they are.
     """
 
@@ -78,7 +85,7 @@ class RunConfig:
     lora_rank: int = 16
     legible_share: float = 0.5
     seed: int = 0
-    model: str = "data/tiny-eyes"
+    model: str = "tiny-eyes"
     data: str = ""
     save_steps: int = 10
     max_calls: int = MAX_CALLS
@@ -87,8 +94,8 @@ class RunConfig:
     micro_batch: int = 0
     gradient_checkpointing: bool = False
     quantise: bool = False
-    cold_start: int = 0
-    extra_tool: str = ""
+    adapter: str = ""
+    environment: str = ""
     trl: dict = field(default_factory=dict)
 
 
@@ -101,40 +108,25 @@ def _gpu(model: str, tokens: int, factor: int, **changes) -> RunConfig:
         "max_calls": 3,
         "max_new_tokens": 256,
         "gradient_checkpointing": True,
+        "max_pixels": tokens * factor * factor,
     }
-    pixels = tokens * factor * factor
-    return RunConfig(model=model, max_pixels=pixels, **{**shared, **changes})
+    return RunConfig(model=model, **{**shared, **changes})
 
 
+QWEN3_2B, QWEN2_5_3B = "Qwen/Qwen3-VL-2B-Instruct", "Qwen/Qwen2.5-VL-3B-Instruct"
+QWEN2_5_7B = "Qwen/Qwen2.5-VL-7B-Instruct"  # the paper's base model
 PRESETS = {
     "demo": RunConfig(),
-    "quick": RunConfig(
-        steps=2, prompts_per_step=2, num_generations=4, save_steps=1
-    ),  # does it run at all?
+    "quick": RunConfig(steps=2, prompts_per_step=2, num_generations=4, save_steps=1),
     "8GB": _gpu(
-        "Qwen/Qwen3-VL-2B-Instruct",
-        192,
-        32,
-        num_generations=4,
-        max_calls=2,
-        max_new_tokens=160,
-        quantise=True,
+        QWEN3_2B, 192, 32, num_generations=4, max_calls=2, max_new_tokens=160, quantise=True
     ),
-    "12GB": _gpu(
-        "Qwen/Qwen3-VL-2B-Instruct", 256, 32, num_generations=4, max_calls=2, max_new_tokens=192
-    ),
-    "16GB": _gpu("Qwen/Qwen2.5-VL-3B-Instruct", 320, 28, num_generations=6, max_calls=2),
-    "24GB": _gpu("Qwen/Qwen2.5-VL-3B-Instruct", 576, 28, num_generations=8, prompts_per_step=4),
-    "40GB": _gpu("Qwen/Qwen2.5-VL-7B-Instruct", 576, 28, num_generations=8, prompts_per_step=4),
-    "80GB": _gpu(  # the paper's base model
-        "Qwen/Qwen2.5-VL-7B-Instruct",
-        1024,
-        28,
-        num_generations=8,
-        prompts_per_step=8,
-        micro_batch=2,
-        max_calls=6,
-        max_new_tokens=384,
+    "12GB": _gpu(QWEN3_2B, 256, 32, num_generations=4, max_calls=2, max_new_tokens=192),
+    "16GB": _gpu(QWEN2_5_3B, 320, 28, num_generations=6, max_calls=2),
+    "24GB": _gpu(QWEN2_5_3B, 576, 28, prompts_per_step=4),
+    "40GB": _gpu(QWEN2_5_7B, 576, 28, prompts_per_step=4),
+    "80GB": _gpu(
+        QWEN2_5_7B, 1024, 28, prompts_per_step=8, micro_batch=2, max_calls=6, max_new_tokens=384
     ),
 }
 
@@ -143,7 +135,7 @@ def preset(name: str, **changes) -> RunConfig:
     """A preset with some of its values changed.
 
     Raises:
-        ValueError: naming the presets there are.
+        ValueError: naming the presets there are, or the reward variants.
     """
     if name not in PRESETS:
         raise ValueError(f"unknown preset {name!r}; there are {', '.join(PRESETS)}")
@@ -152,27 +144,244 @@ def preset(name: str, **changes) -> RunConfig:
     return config
 
 
-def options(given: list[str]) -> dict:
-    """Options for TRL from the command line, values read as JSON where they are JSON.
+def reward_weights(config: RunConfig) -> dict[str, float]:
+    """The weights of a run's reward functions, with the run's own bonus where it has one."""
+    weights = variant(config.reward)
+    return weights if config.bonus is None else {**weights, "tool_bonus": config.bonus}
+
+
+# --- TRL's trainer --------------------------------------------------------------------------------
+
+
+def build_trainer(
+    config: RunConfig,
+    out: Path,
+    dataset: Dataset | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
+    rewards: dict[Callable, float] | None = None,
+    stock: bool = False,
+) -> GRPOTrainer:
+    """The trainer of a run, ready for ``train``.
+
+    Args:
+        config: the run.
+        out: its folder.
+        dataset: questions in our schema; None for those of ``config.data``.
+        callbacks: of transformers, beside the run's own.
+        rewards: further reward functions, as in `rewards.py`, with their weights; with weight 0.0 a
+            function only watches.
+        stock: TRL as it is, with nothing of `fast.py`: for comparison.
 
     Raises:
-        ValueError: for one without a name or a value.
-
-    >>> options(["use_vllm=true", "vllm_mode=colocate", "max_grad_norm=0.5"])
-    {'use_vllm': True, 'vllm_mode': 'colocate', 'max_grad_norm': 0.5}
+        ValueError: for too few questions, or an option that TRL does not have.
     """
-    found = {}
-    for text in given:
-        name, equals, value = text.partition("=")
-        if not name or not equals:
-            raise ValueError(f"an option for TRL is given as NAME=VALUE, got {text!r}")
-        try:
-            found[name] = json.loads(value)
-        except (ValueError, RecursionError):
-            found[name] = value
-    return found
+    model, processor = load(config.model, config.quantise, config.max_pixels, cache=not stock)
+    if config.adapter:
+        model = PeftModel.from_pretrained(model, config.adapter, is_trainable=True)
+    spec, tokenizer = spec_of(processor), processor.tokenizer
+    offers_tool = config.reward not in WITHOUT_TOOL
+    environment = tool_of(processor, environment_named(config.environment))
+    weighted = {REWARDS[name]: weight for name, weight in reward_weights(config).items()}
+    weighted |= {log_episodes: 0.0, **(rewards or {})}
+    settings = dict(
+        output_dir=str(out / "checkpoints"),
+        max_steps=config.steps,
+        num_generations=config.num_generations,  # G, the group
+        reward_weights=list(weighted.values()),
+        learning_rate=config.learning_rate,
+        lr_scheduler_type="constant_with_warmup",
+        warmup_steps=5,
+        temperature=1.0,
+        beta=0.0,  # no KL term, so no reference model
+        loss_type="dapo",
+        scale_rewards="group",  # advantages divided by the group's deviation
+        max_completion_length=completion_length(processor, config.max_calls, config.max_new_tokens),
+        max_tool_calling_iterations=config.max_calls,
+        generation_kwargs=sampling(config, processor),
+        seed=config.seed,
+        **batches(config),
+        **machine_settings(config, model),
+    )
+    trainer = (GRPOTrainer if stock else ZoomTrainer)(
+        model=model,
+        args=GRPOConfig(**settings | trl_options(config.trl)),
+        reward_funcs=[for_trl(function, tokenizer) for function in weighted],
+        train_dataset=with_prompts(config, dataset, spec.suffix[offers_tool]),
+        processing_class=processor,
+        environment_factory=partial(environment, max_calls=config.max_calls)
+        if offers_tool
+        else NoTool,
+        peft_config=None
+        if config.adapter
+        else LoraConfig(
+            r=config.lora_rank,
+            lora_alpha=2 * config.lora_rank,
+            target_modules=spec.lora_targets,
+            task_type="CAUSAL_LM",
+        ),
+        callbacks=[History(out / "history.csv", config), MarkComplete(), *callbacks],
+    )
+    for noisy in (PrinterCallback, ProgressCallback, NotebookProgressCallback):
+        trainer.remove_callback(noisy)
+    trainer.add_callback(Progress())
+    if not stock and not trainer.sharded:
+        cache_vision(trainer.model)
+    return trainer
 
 
+def with_prompts(config: RunConfig, dataset: Dataset | None, suffix: str) -> Dataset:
+    """The questions of a run with TRL's column ``prompt``.
+
+    Args:
+        config: the run.
+        dataset: questions in our schema; None for those of ``config.data``.
+        suffix: what the model's family asks for after every question.
+
+    Raises:
+        ValueError: if there are none, or fewer than a step has prompts.
+    """
+    if dataset is None and not config.data:
+        raise ValueError("no questions to train on: hand in a data set, or name one as `data`")
+    dataset = load_data(config.data) if dataset is None else dataset
+    if len(dataset) < config.prompts_per_step:
+        raise ValueError(
+            f"{len(dataset)} questions are too few: a step takes {config.prompts_per_step}"
+        )
+    prompt = [[{"role": "user", "content": text + suffix}] for text in dataset["question"]]
+    return dataset.add_column("prompt", prompt)
+
+
+def machine_settings(config: RunConfig, model) -> dict:
+    """How this machine trains, saves and logs, in TRL's terms."""
+    cuda = device().type == "cuda"
+    return {
+        "use_cpu": not cuda,
+        # Adapters are trained in the precision of their model: tiny-eyes is in fp32 on a GPU, too.
+        "bf16": model.dtype == torch.bfloat16,
+        "gradient_checkpointing": config.gradient_checkpointing,
+        # Passes differ in number from process to process, so none may wait for another's buffers.
+        "ddp_broadcast_buffers": False,
+        "dataloader_pin_memory": cuda,
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,
+        "save_steps": config.save_steps,
+        "save_total_limit": 2,
+        "report_to": [],
+    }
+
+
+def batches(config: RunConfig) -> dict:
+    """How a step's rollouts are dealt out to processes and forward passes, in TRL's terms.
+
+    Raises:
+        ValueError: if they cannot be dealt out evenly.
+    """
+    world, prompts = int(os.environ.get("WORLD_SIZE", 1)), config.prompts_per_step
+    if prompts % world:
+        raise ValueError(f"{prompts} prompts a step cannot be dealt out to {world} processes")
+    rollouts = prompts // world * config.num_generations
+    micro = config.micro_batch or rollouts
+    if rollouts % micro:
+        raise ValueError(
+            f"micro_batch must divide a process's {rollouts} rollouts "
+            f"({prompts // world} prompts x {config.num_generations}), got {micro}"
+        )
+    return {
+        "per_device_train_batch_size": micro,
+        "gradient_accumulation_steps": rollouts // micro,
+    }
+
+
+def sampling(config: RunConfig, processor) -> dict:
+    """What bounds a turn and keeps the reserved tokens out of it; vLLM has other names for both."""
+    spec = spec_of(processor)
+    length = config.max_new_tokens or spec.max_new_tokens
+    reserved = token_ids(processor.tokenizer, spec.reserved_tokens)
+    if not config.trl.get("use_vllm"):
+        return {"max_new_tokens": length, "suppress_tokens": reserved}
+    warnings.warn(
+        "TRL #6294: vLLM may expand the placeholders of an image a second time and then see another "
+        "prompt than the trainer does. Its rollouts are held against transformers; a run in which they "
+        "disagree stops.",
+        stacklevel=2,
+    )
+    return {"max_tokens": length, "logit_bias": dict.fromkeys(reserved, -100.0)}
+
+
+def trl_options(options: dict) -> dict:
+    """Options for ``GRPOConfig``, looked over.
+
+    Raises:
+        ValueError: for an option that TRL does not have, or one that a field of `RunConfig` decides.
+    """
+    ours = {"output_dir": "out", "max_steps": "steps", "num_generations": "num_generations"}
+    ours |= {"per_device_train_batch_size": "micro_batch", "learning_rate": "learning_rate"}
+    ours |= {"gradient_accumulation_steps": "micro_batch", "seed": "seed"}
+    ours |= {"save_steps": "save_steps", "gradient_checkpointing": "gradient_checkpointing"}
+    ours |= {"reward_weights": "reward"}
+    for name in options:
+        if name in ours:
+            flag = "--" + ours[name].replace("_", "-")
+            raise ValueError(f"TRL's {name} follows from the run: set {flag} instead")
+        if name not in {known.name for known in fields(GRPOConfig)}:
+            raise ValueError(f"TRL's GRPOConfig has no option {name!r}")
+    if options.get("use_vllm") and options.get("vllm_importance_sampling_correction") is False:
+        raise ValueError(
+            "vllm_importance_sampling_correction=false leaves vLLM's rollouts unchecked (TRL #6294): "
+            "leave it on"
+        )
+    return options
+
+
+# Mean difference of a token's log-probability, vLLM against transformers. Engines that see the same differ by
+# about 0.01 (TRL #4772); with placeholders doubled, or a grey image, by far more (tests/core/test_vllm.py).
+MOST_LOGP_DIFFERENCE = 0.15
+
+
+class ImagesDropped(RuntimeError):
+    """Image tokens and image features are unequal; TRL would train on without images."""
+
+
+class RolloutsDisagree(RuntimeError):
+    """vLLM wrote what transformers finds unlikely: the two do not see the same prompt, or weights."""
+
+
+class ZoomTrainer(FastSteps, GRPOTrainer):
+    """TRL's GRPOTrainer, made to stop where it would go on blind, and faster (`fast.py`)."""
+
+    def _generate_and_score_completions(self, inputs):
+        output = super()._generate_and_score_completions(inputs)
+        # TRL looks for the mismatch only where a crop came back, and then drops the images.
+        ids = torch.cat([output["prompt_ids"], output["completion_ids"]], dim=1)  # (B, P + C)
+        tokens = int((ids == self.processing_class.image_token_id).sum())
+        patches = int(output["image_grid_thw"].prod(-1).sum()) if "image_grid_thw" in output else 0
+        if tokens != patches // self.processing_class.image_processor.merge_size**2:
+            raise ImagesDropped(
+                f"step {self.state.global_step}: image tokens and image features disagree, where TRL drops "
+                "every image of the batch. Either the policy wrote an image placeholder (keep "
+                "prompts.RESERVED_TOKENS in generation_kwargs['suppress_tokens']) or a crop was cut off "
+                "(raise max_completion_length)."
+            )
+        if self.use_vllm:
+            self._hold_against_transformers()
+        return output
+
+    def _hold_against_transformers(self) -> None:
+        """Stop where the engines disagree. TRL measures it, and would only leave such episodes out."""
+        metrics = self._metrics["train" if self.model.training else "eval"]
+        difference = metrics["sampling/sampling_logp_difference/mean"][-1]
+        if not difference <= MOST_LOGP_DIFFERENCE:
+            raise RolloutsDisagree(
+                f"step {self.state.global_step}: log-probabilities of vLLM's tokens differ from "
+                f"transformers' by {difference:.2f} on average, more than {MOST_LOGP_DIFFERENCE}. vLLM "
+                "sees another prompt (TRL #6294: placeholders of images expanded twice) or other weights. "
+                "Train without use_vllm, or with a TRL and vLLM in which that is mended."
+            )
+
+
+# --- the record of every step -----------------------------------------------------------------------
+
+COUNTS = ("step", "n_zoom", "n_direct")
 HISTORY_COLUMNS = [
     "step",
     "accuracy",
@@ -196,83 +405,81 @@ HISTORY_COLUMNS = [
 ]
 
 
+def log_episodes(
+    outcomes: list[Outcome], completion_ids, environments, boxes_px, legible, log_metric, **_
+) -> list[float]:
+    """A reward function that only watches: TRL then logs, for each step, what TRL itself lacks.
+
+    TRL takes the mean of all values of a name, over the processes, too.
+
+    Args:
+        outcomes: of the step's rollouts.
+        completion_ids, environments: of the rollouts, as TRL gives them.
+        boxes_px, legible: columns of the data set.
+        log_metric: TRL's.
+
+    Returns:
+        Zeros, for a weight of 0.
+    """
+    for outcome, ids, zoom, targets, seen in zip(
+        outcomes, completion_ids, environments, boxes_px, legible, strict=True
+    ):
+        log_metric("accuracy", outcome.correct)
+        if seen in (0, 1):
+            log_metric("accuracy_legible" if seen else "accuracy_illegible", outcome.correct)
+        log_metric("call_rate", outcome.calls > 0)
+        log_metric("p_zoom" if outcome.calls else "p_direct", outcome.correct)
+        log_metric("calls_per_episode", outcome.calls)
+        log_metric("format_errors", not outcome.well_formed)
+        log_metric("response_length", len(ids))
+        if (overlap := best_iou(zoom.boxes_px, targets)) is not None:
+            log_metric("best_iou", overlap)
+    if attempts := sum(outcome.attempts for outcome in outcomes):
+        log_metric("valid_call_rate", sum(outcome.calls for outcome in outcomes) / attempts)
+    zoomed = [o.correct for o in outcomes if o.calls]
+    direct = [o.correct for o in outcomes if not o.calls]
+    needed = least_bonus(_mean(zoomed), _mean(direct))
+    if math.isfinite(needed):
+        log_metric("least_bonus", needed)
+    return [0.0] * len(outcomes)
+
+
 def _mean(values: list) -> float:
-    return sum(values) / len(values) if values else float("nan")
+    return sum(values) / len(values) if values else math.nan
+
+
+def history_row(logs: dict, episodes: int) -> dict:
+    """What TRL logged for a step as a row of ``HISTORY_COLUMNS``; NaN where there was nothing to average.
+
+    Args:
+        logs: an entry of ``trainer.state.log_history``.
+        episodes: rollouts a step.
+    """
+    row = {name: logs.get(name, math.nan) for name in HISTORY_COLUMNS}
+    n_zoom = round(logs.get("call_rate", 0.0) * episodes)
+    needed = least_bonus(row["p_zoom"], row["p_direct"])
+    return row | {"n_zoom": n_zoom, "n_direct": episodes - n_zoom, "least_bonus": needed}
 
 
 class History(TrainerCallback):
-    """Scores the rollouts of a step and writes one line of ``history.csv``, flushed at every step."""
+    """Writes ``history.csv``, stops at a loss that is no number, and says when calls are dying out.
 
-    def __init__(self, weights: dict[str, float], tokenizer, path: Path):
-        self.weights = weights
-        self.tokenizer = tokenizer
+    The steps are TRL's own log, which a checkpoint keeps and a resume restores.
+    """
+
+    def __init__(self, path: Path, config: RunConfig):
         self.path = path
-        self.rows: list[dict] = []
-        self._step: dict = {}
-        self._chosen: list[dict] = []
-        self._began = 0.0
+        self.episodes = config.prompts_per_step * config.num_generations
+        self.bonus = reward_weights(config).get("tool_bonus", 0.0)
+        self.warned_at = -math.inf
 
-    def reward(
-        self,
-        completion_ids,
-        id,
-        answer,
-        boxes_px,
-        legible,
-        environments,
-        options=None,
-        verifier=None,
-        kind=None,
-        **_,
-    ) -> list[float]:
-        """TRL's reward function: one reward per episode; what it saw is kept for the record."""
-        checks = [
-            {"answer": truth, "options": shown, "verifier": name}
-            for truth, shown, name in zip(
-                answer, options or [()] * len(id), verifier or [""] * len(id), strict=True
-            )
-        ]
-        texts = self.tokenizer.batch_decode(completion_ids, skip_special_tokens=False)
-        groups = defaultdict(list)
-        for question, zoom in zip(id, environments, strict=True):
-            groups[question].append(bool(zoom.boxes_px))
-        episodes = []
-        for text, ids, question, check, targets, seen, zoom in zip(
-            texts, completion_ids, id, checks, boxes_px, legible, environments, strict=True
-        ):
-            turns = prompts.split_turns(text)
-            correct = check_answer(extract_answer(turns[-1]), check)
-            formed = well_formed(turns)
-            calls, overlap = len(zoom.boxes_px), best_iou(zoom.boxes_px, targets)
-            episodes.append(
-                {
-                    "correct": correct,
-                    "formed": formed,
-                    "calls": calls,
-                    "attempts": text.count("<tool_call>"),
-                    "iou": overlap,
-                    "length": len(ids),
-                    "legible": seen,
-                    "reward": reward(
-                        self.weights,
-                        correct,
-                        formed,
-                        calls,
-                        overlap or 0.0,
-                        _mean(groups[question]),
-                    ),
-                }
-            )
-        rewards = [episode["reward"] for episode in episodes]
-        right = [episode["correct"] for episode in episodes]
-        self._chosen = tool_use.count(environments, kind or [""] * len(id), texts, right)
-        if int(os.environ.get("WORLD_SIZE", 1)) > 1:  # the record is of all processes
-            episodes = gather_object(episodes)
-        self._step = summarise(episodes)
-        return rewards
+    def rows(self, state) -> list[dict]:
+        """The steps so far, as rows of ``HISTORY_COLUMNS``."""
+        return [history_row(logs, self.episodes) for logs in state.log_history if "loss" in logs]
 
-    def on_step_begin(self, args, state, control, **kwargs):
-        self._began = time.perf_counter()
+    def on_train_begin(self, args, state, control, **kwargs):
+        if state.is_world_process_zero:  # after a kill, steps since the checkpoint are done again
+            write_history(self.rows(state), self.path)
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if "loss" not in (logs or {}):
@@ -282,353 +489,119 @@ class History(TrainerCallback):
                 f"step {state.global_step}: loss {logs['loss']}, gradient norm {logs.get('grad_norm')}. "
                 "The last checkpoint is from before; lower learning_rate or raise precision to fp32."
             )
-        row = {
-            "step": state.global_step,
-            **self._step,
-            "loss": logs["loss"],
-            "grad_norm": logs.get("grad_norm", float("nan")),
-            "step_time": time.perf_counter() - self._began,
-        }
-        self.rows.append(row)
-        if state.is_world_process_zero:
-            write_history([row], self.path, append=True)
-            tool_use.append(state.global_step, self._chosen, self.path.with_name(tool_use.FILE))
+        if not state.is_world_process_zero:
+            return
+        rows = self.rows(state)
+        write_history(rows, self.path)
+        warning = collapse_warning(rows, self.bonus)
+        if warning and state.global_step - self.warned_at >= ALARM_STEPS:
+            self.warned_at = state.global_step
+            print(f"step {state.global_step}: {warning}", flush=True)
 
 
-def summarise(episodes: list[dict]) -> dict:
-    """Figures of one step; NaN where there was nothing to average."""
-    zoomed = [e["correct"] for e in episodes if e["calls"]]
-    direct = [e["correct"] for e in episodes if not e["calls"]]
-    attempts = sum(e["attempts"] for e in episodes)
-    return {
-        "accuracy": _mean([e["correct"] for e in episodes]),
-        "accuracy_legible": _mean([e["correct"] for e in episodes if e["legible"] == 1]),
-        "accuracy_illegible": _mean([e["correct"] for e in episodes if e["legible"] == 0]),
-        "call_rate": _mean([e["calls"] > 0 for e in episodes]),
-        "calls_per_episode": _mean([e["calls"] for e in episodes]),
-        "valid_call_rate": sum(e["calls"] for e in episodes) / attempts
-        if attempts
-        else float("nan"),
-        "format_errors": _mean([not e["formed"] for e in episodes]),
-        "best_iou": _mean([e["iou"] for e in episodes if e["iou"] is not None]),
-        "response_length": _mean([e["length"] for e in episodes]),
-        "reward": _mean([e["reward"] for e in episodes]),
-        "p_zoom": _mean(zoomed),
-        "n_zoom": len(zoomed),
-        "p_direct": _mean(direct),
-        "n_direct": len(direct),
-        "least_bonus": least_bonus(_mean(zoomed), _mean(direct)),
-    }
-
-
-def write_history(rows: list[dict], path: Path, append: bool = False) -> None:
-    """Append rows of ``HISTORY_COLUMNS``, flushed to the disk; or write them anew, all or nothing."""
-    new = not append or not path.exists()
-    with (
-        nullcontext(path) if append else atomic_write(path) as target,
-        target.open("a" if append else "w", encoding="utf-8", newline="") as file,
-    ):
+def write_history(rows: list[dict], path: Path) -> None:
+    """Write rows of ``HISTORY_COLUMNS``, all or nothing."""
+    with atomic_write(path) as tmp, tmp.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, HISTORY_COLUMNS)
-        if new:
-            writer.writeheader()
+        writer.writeheader()
         for row in rows:
             writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def read_history(path: str | Path) -> list[dict]:
-    """Rows of a ``history.csv``, as numbers; a last line cut short by a kill is left out."""
+    """Rows of a ``history.csv``, as numbers."""
     with Path(path).open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(line for line in file if line.endswith("\n")))
-    return [
-        {k: int(v) if k in ("step", "n_zoom", "n_direct") else float(v) for k, v in row.items()}
-        for row in rows
-    ]
+        return [
+            {name: int(v) if name in COUNTS else float(v) for name, v in row.items()}
+            for row in csv.DictReader(file)
+        ]
 
 
-class CollapseAlarm(TrainerCallback):
-    """Says in plain words when the call rate is falling toward zero."""
-
-    def __init__(self, history: History, bonus: float, window: int = 10, floor: float = 0.05):
-        """Args: the record; bonus b of the arm; steps averaged; call rate taken for dead."""
-        self.history, self.bonus, self.window, self.floor = history, bonus, window, floor
-        self.warned_at = -math.inf
-
-    def on_step_end(self, args, state, control, **kwargs):
-        message = self.message() if state.is_world_process_zero else None
-        if message and state.global_step - self.warned_at >= self.window:
-            self.warned_at = state.global_step
-            print(f"step {state.global_step}: {message}", flush=True)
-
-    def message(self) -> str | None:
-        """The warning for the last ``2 * window`` steps, or None."""
-        rows = self.history.rows
-        if len(rows) < 2 * self.window:
-            return None
-        before = _mean([row["call_rate"] for row in rows[-2 * self.window : -self.window]])
-        recent = rows[-self.window :]
-        now = _mean([row["call_rate"] for row in recent])
-        if now > self.floor and now > 0.5 * before:
-            return None
-        p_zoom = _pooled(recent, "p_zoom", "n_zoom")
-        p_direct = _pooled(recent, "p_direct", "n_direct")
-        needed = least_bonus(p_zoom, p_direct)
-        state = "has died out" if now <= self.floor else "is falling toward zero"
-        why = (
-            "there are no calls left to learn from"
-            if math.isnan(needed)
-            else f"a call pays only with a bonus above b* = {needed:.2f}, and this arm's is {self.bonus:.2f}"
-        )
-        return (
-            f"tool use {state}: call rate {before:.2f} -> {now:.2f} over {self.window} steps; {why} "
-            f"(p_zoom {p_zoom:.2f}, p_direct {p_direct:.2f})."
-        )
+ALARM_STEPS = 10  # steps that are averaged, and steps between two warnings
+DEAD = 0.05  # call rate
 
 
-def _pooled(rows: list[dict], p: str, n: str) -> float:
-    total = sum(row[n] for row in rows)
-    return sum(row[p] * row[n] for row in rows if row[n]) / total if total else float("nan")
+def collapse_warning(rows: list[dict], bonus: float, window: int = ALARM_STEPS) -> str | None:
+    """What to tell somebody whose policy stops calling, from the last ``2 * window`` steps; or None.
+
+    Args:
+        rows: of a history.
+        bonus: weight of ``tool_bonus``.
+        window: steps that are averaged.
+    """
+    if len(rows) < 2 * window:
+        return None
+    recent = rows[-window:]
+    before = _mean([row["call_rate"] for row in rows[-2 * window : -window]])
+    now = _mean([row["call_rate"] for row in recent])
+    if now > DEAD and now > 0.5 * before:
+        return None
+
+    def pooled(p: str, n: str) -> float:
+        total = sum(row[n] for row in recent)
+        return sum(row[p] * row[n] for row in recent if row[n]) / total if total else math.nan
+
+    p_zoom, p_direct = pooled("p_zoom", "n_zoom"), pooled("p_direct", "n_direct")
+    needed = least_bonus(p_zoom, p_direct)
+    state = "has died out" if now <= DEAD else "is falling toward zero"
+    why = (
+        "there are no calls left to learn from"
+        if math.isnan(needed)
+        else f"a call pays only with a bonus above b* = {needed:.2f}, and this run's is {bonus:.2f}"
+    )
+    return (
+        f"tool use {state}: call rate {before:.2f} -> {now:.2f} over {window} steps; {why} "
+        f"(p_zoom {p_zoom:.2f}, p_direct {p_direct:.2f})."
+    )
 
 
 class Progress(ProgressCallback):
     """A bar over the steps that shows what matters, instead of TRL's forty figures a line."""
 
-    def __init__(self, history: History):
-        super().__init__()
-        self.history = history
-
     def on_log(self, args, state, control, logs=None, **kwargs):
-        if self.training_bar is not None and self.history.rows:
-            row = self.history.rows[-1]
-            shown = ("accuracy", "call_rate", "best_iou", "reward")
-            self.training_bar.set_postfix({name: f"{row[name]:.2f}" for name in shown})
+        if self.training_bar is not None and "loss" in (logs or {}):
+            names = ("accuracy", "call_rate", "best_iou", "reward")
+            self.training_bar.set_postfix({n: f"{logs.get(n, math.nan):.2f}" for n in names})
 
 
-def grpo_config(config: RunConfig, processor, precision: str, out: Path) -> GRPOConfig:
-    """The trainer's settings.
-
-    Args:
-        config: the run.
-        processor: of its model.
-        precision: "bf16" or "fp32".
-        out: the run's folder.
-
-    Raises:
-        ValueError: for rollouts that cannot be dealt out, or an option that TRL does not have.
-    """
-    cuda = device().type == "cuda"
-    return GRPOConfig(
-        **{
-            "output_dir": str(out / "checkpoints"),
-            **batches(config),
-            "num_generations": config.num_generations,
-            "max_steps": config.steps,
-            "learning_rate": config.learning_rate,
-            "lr_scheduler_type": "constant_with_warmup",
-            "warmup_steps": 5,
-            "max_completion_length": completion_length(
-                processor, config.max_calls, config.max_new_tokens
-            ),
-            "max_tool_calling_iterations": config.max_calls,
-            "temperature": 1.0,
-            "beta": 0.0,
-            "loss_type": "dapo",
-            "scale_rewards": "group",
-            "generation_kwargs": sampling(config, processor),
-            "use_cpu": not cuda,
-            "bf16": precision == "bf16",
-            "gradient_checkpointing": config.gradient_checkpointing,
-            # Passes differ in number from process to process, so none may wait for another's buffers.
-            "ddp_broadcast_buffers": False,
-            "seed": config.seed,
-            "logging_steps": 1,
-            "logging_nan_inf_filter": False,
-            "save_steps": config.save_steps,
-            "save_total_limit": 2,
-            "report_to": [],
-            "dataloader_pin_memory": cuda,
-            **trl_options(config.trl),
-        }
-    )
-
-
-def batches(config: RunConfig) -> dict:
-    """How a step's rollouts are dealt out to processes and forward passes, in TRL's terms.
-
-    Raises:
-        ValueError: if they cannot be dealt out evenly.
-    """
-    world = int(os.environ.get("WORLD_SIZE", 1))
-    if config.prompts_per_step % world:
-        raise ValueError(
-            f"{config.prompts_per_step} prompts a step cannot be dealt out to {world} processes"
-        )
-    rollouts = config.prompts_per_step // world * config.num_generations
-    micro = config.micro_batch or rollouts
-    if rollouts % micro:
-        raise ValueError(
-            f"micro_batch must divide a process's {rollouts} rollouts "
-            f"({config.prompts_per_step // world} prompts x {config.num_generations}), got {micro}"
-        )
-    passes = rollouts // micro
-    return {"per_device_train_batch_size": micro, "gradient_accumulation_steps": passes}
-
-
-def sampling(config: RunConfig, processor) -> dict:
-    """What bounds a turn and keeps the reserved tokens out of it; vLLM has other names for both."""
-    spec = spec_of(processor)
-    length = config.max_new_tokens or spec.max_new_tokens
-    reserved = token_ids(processor.tokenizer, spec.reserved_tokens)
-    if not config.trl.get("use_vllm"):
-        return {"max_new_tokens": length, "suppress_tokens": reserved}
-    warnings.warn(
-        "TRL #6294: vLLM may expand the placeholders of an image a second time and then see another "
-        "prompt than the trainer does. Its rollouts are held against transformers; a run in which they "
-        "disagree stops.",
-        stacklevel=2,
-    )
-    return {"max_tokens": length, "logit_bias": dict.fromkeys(reserved, -100.0)}
-
-
-def trl_options(options: dict) -> dict:
-    """Options for ``GRPOConfig``, looked over.
-
-    Raises:
-        ValueError: for an option that TRL does not have, or one that is a run's own business.
-    """
-    ours = {"output_dir": "--out", "max_steps": "steps", "num_generations": "generations"}
-    ours |= {"per_device_train_batch_size": "micro_batch", "learning_rate": "learning_rate"}
-    ours |= {"gradient_accumulation_steps": "micro_batch", "seed": "seed"}
-    for name in options:
-        if name in ours:
-            raise ValueError(f"TRL's {name} follows from the run: set {ours[name]} instead")
-        if name not in {known.name for known in fields(GRPOConfig)}:
-            raise ValueError(f"TRL's GRPOConfig has no option {name!r}")
-    if options.get("use_vllm") and options.get("vllm_importance_sampling_correction") is False:
-        raise ValueError(
-            "vllm_importance_sampling_correction=false leaves vLLM's rollouts unchecked (TRL #6294): "
-            "leave it on"
-        )
-    return options
-
-
-def reward_weights(config: RunConfig) -> dict[str, float]:
-    """The arm of a run, with the run's own bonus where it has one."""
-    weights = variant(config.reward)
-    return weights if config.bonus is None else {**weights, "tool_bonus": config.bonus}
-
-
-def training_set(config: RunConfig, suffix: str = ""):
-    """The questions of a run, in TRL's columns: those of ``config.data``, or fresh scenes for every seed.
-
-    Args:
-        config: the run.
-        suffix: what the model's family asks for after every question.
-
-    Raises:
-        FileNotFoundError: if ``config.data`` holds no dataset.
-        ValueError: if it holds another one, or fewer questions than a step has prompts.
-    """
-    if config.data:
-        dataset = load_from_disk(config.data)
-        missing = set(FEATURES) - set(dataset.column_names)
-        if missing or len(dataset) < config.prompts_per_step:
-            raise ValueError(
-                f"{config.data} has {len(dataset)} questions (a step takes {config.prompts_per_step}) "
-                f"and lacks the columns {sorted(missing)}"
-            )
-        dataset = dataset.select_columns(list(FEATURES))
-    else:
-        n = min(config.steps * config.prompts_per_step, 1000)
-        world = World(legible_share=config.legible_share)
-        dataset = tiny_world("train", n, world, start=config.seed * 1000)
-    prompt = [[{"role": "user", "content": text + suffix}] for text in dataset["question"]]
-    return dataset.add_column("prompt", prompt)
-
-
-def build_trainer(config: RunConfig, out: Path, stock: bool = False) -> GRPOTrainer:
-    """The trainer of a run, ready for ``train``; its record is ``trainer.history``.
-
-    Args:
-        config: the run.
-        out: its folder.
-        stock: TRL as it is, with nothing of ours but environment and reward: for comparison.
-    """
-    model, processor = load(
-        config.model,
-        config.quantise,
-        config.max_pixels,
-        cache=not stock,
-        extra_tool=config.extra_tool,
-    )
-    # Adapters are trained in the precision of their model: tiny-eyes is in fp32 on a GPU, too.
-    name = "bf16" if model.dtype == torch.bfloat16 else "fp32"
-    spec, weights = spec_of(processor), reward_weights(config)
-    tool = config.reward not in WITHOUT_TOOL
-    history = History(weights, processor.tokenizer, out / "history.csv")
-    settings = grpo_config(config, processor, name, out)
-    lora = LoraConfig(
-        r=config.lora_rank,
-        lora_alpha=2 * config.lora_rank,
-        target_modules=spec.lora_targets,
-        task_type="CAUSAL_LM",
-    )
-    dataset = training_set(config, spec.suffix[tool])
-    if config.cold_start:
-        from deepeyes_lite.realworld.cold_start import cold_start
-
-        shared = ("use_cpu", "bf16", "gradient_checkpointing", "seed", "dataloader_pin_memory")
-        shared = {name: getattr(settings, name) for name in shared}
-        model = cold_start(model, processor, dataset, config.cold_start, lora, out, **shared)
-    environment = tool_of(processor, (ZoomEnvironment, ViewZoomEnvironment))
-    trainer = (GRPOTrainer if stock else ZoomTrainer)(
-        model=model,
-        args=settings,
-        reward_funcs=history.reward,
-        train_dataset=dataset,
-        processing_class=processor,
-        environment_factory=partial(environment, max_calls=config.max_calls) if tool else NoTool,
-        peft_config=None if config.cold_start else lora,
-        callbacks=[
-            history,
-            CollapseAlarm(history, weights.get("tool_bonus", 0.0)),
-            MarkComplete(),
-        ],
-    )
-    for noisy in (PrinterCallback, ProgressCallback, NotebookProgressCallback):
-        trainer.remove_callback(noisy)
-    trainer.add_callback(Progress(history))
-    trainer.history = history
-    if not stock and not trainer.sharded:
-        cache_vision(trainer.model)
-    return trainer
+# --- a run folder -----------------------------------------------------------------------------------
 
 
 class MarkComplete(TrainerCallback):
-    """Marks a checkpoint as whole once everything in it is written."""
+    """Marks a checkpoint as complete once everything in it is written."""
 
     NAME = "complete"
 
     def on_save(self, args, state, control, **kwargs):
-        if not state.is_world_process_zero:
-            return
-        (Path(args.output_dir) / f"checkpoint-{state.global_step}" / self.NAME).touch()
+        if state.is_world_process_zero:
+            (Path(args.output_dir) / f"checkpoint-{state.global_step}" / self.NAME).touch()
 
 
 def last_checkpoint(out: Path) -> Path | None:
-    """The newest whole checkpoint; one that a kill left half written is passed over."""
-    whole = [
-        path.parent for path in (out / "checkpoints").glob(f"checkpoint-*/{MarkComplete.NAME}")
-    ]
-    return max(whole, key=lambda path: int(path.name.split("-")[1]), default=None)
+    """The newest complete checkpoint; one that a kill left half written is passed over."""
+    marks = (out / "checkpoints").glob(f"checkpoint-*/{MarkComplete.NAME}")
+    complete = [mark.parent for mark in marks]
+    return max(complete, key=lambda path: int(path.name.split("-")[1]), default=None)
 
 
-def train(config: RunConfig, out: str | Path) -> Path:
+def train(
+    config: RunConfig,
+    out: str | Path,
+    dataset: Dataset | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
+    rewards: dict[Callable, float] | None = None,
+) -> Path:
     """Train in a run folder, or go on where a killed run stopped, or return at once if it is done.
 
-    Leaves ``config.json``, ``history.csv``, ``snapshots/`` (`watch.py`) and ``adapter/``. Killed at any
-    moment and started again, a run ends where the undisturbed run ends.
+    Leaves ``config.json``, ``history.csv`` and ``adapter/``. Killed at any moment and started again, a
+    run ends where the undisturbed run ends.
+
+    Args:
+        config: the run.
+        out: its folder.
+        dataset: questions in our schema; None for those of ``config.data``.
+        callbacks: of transformers, beside the run's own.
+        rewards: further reward functions with their weights, see `build_trainer`.
 
     Raises:
         ValueError: if the folder holds a run with another configuration, or another process trains in it.
@@ -643,75 +616,28 @@ def train(config: RunConfig, out: str | Path) -> Path:
                 f"another process trains in {out}; let it end, or choose another folder"
             )
         if main:
-            check_or_write_config(out, asdict(config))
-        if not adapter.exists():
-            _train(config, out, main)
+            check_or_write_config(out, asdict(config), asdict(RunConfig()))
+        if adapter.exists():
+            return out
+        os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+        trainer = build_trainer(config, out, dataset, callbacks, rewards)
+        checkpoint = last_checkpoint(out)
+        trainer.accelerator.wait_for_everyone()
+        if main:
+            name, start = "bf16" if trainer.args.bf16 else "fp32", checkpoint or "the start"
+            print(f"training in {name} ({precision()[1]}) from {start} to step {config.steps}")
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        # Saved aside and renamed: the adapter's folder stands for "this run is done".
+        tmp = out / "adapter.tmp"
+        if trainer.sharded:
+            trainer.save_model(str(tmp))  # every process has a part
+        elif main:
+            trainer.model.save_pretrained(tmp)
+        trainer.accelerator.wait_for_everyone()
+        if main:
+            os.replace(tmp, adapter)
+        trainer.accelerator.wait_for_everyone()
     return out
-
-
-def _train(config: RunConfig, out: Path, main: bool) -> None:
-    """The training of `train`, in a folder that is this run's."""
-    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
-    trainer = build_trainer(config, out)
-    snapshots = scenes(asdict(config)), trainer.processing_class, config.reward not in WITHOUT_TOOL
-    trainer.add_callback(Snapshots(*snapshots, out / "snapshots", config.max_new_tokens))
-    checkpoint = last_checkpoint(out)
-    path = trainer.history.path
-    done = int(checkpoint.name.split("-")[1]) if checkpoint else 0
-    rows = [r for r in read_history(path) if r["step"] <= done] if path.exists() else []
-    trainer.history.rows = rows
-    trainer.accelerator.wait_for_everyone()
-    if main:
-        write_history(rows, path)
-        name = "bf16" if trainer.args.bf16 else "fp32"
-        print(f"training in {name} ({precision()[1]}), from step {done} to {config.steps}")
-        if spec_of(trainer.processing_class).family != "tiny-eyes":
-            _notes(config)
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    # Saved aside and renamed: the adapter's folder stands for "this run is done".
-    if trainer.sharded:
-        trainer.save_model(str(out / "adapter.tmp"))  # every process has a part
-    elif main:
-        trainer.model.save_pretrained(out / "adapter.tmp")
-    trainer.accelerator.wait_for_everyone()
-    if main:
-        os.replace(out / "adapter.tmp", out / "adapter")
-    trainer.accelerator.wait_for_everyone()
-
-
-def _notes(config: RunConfig) -> None:
-    """What somebody who trains a large model should not learn from a day of waiting."""
-    if device().type == "cpu":
-        print("note: no GPU here; weights of Qwen-VL's size are out of a CPU's reach")
-    if not config.data:
-        print(
-            "note: these are scenes of the tiny world, for which a large model needs no zoom; see --data"
-        )
-
-
-def check_or_write_config(out: Path, config: dict) -> None:
-    """Write ``config.json`` into a folder, or see that the one there is the same.
-
-    Raises:
-        ValueError: if the folder holds a run with another configuration.
-    """
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / "config.json"
-    if path.exists():
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:
-            found = None
-        # A record from before an option existed was made with its default.
-        if isinstance(found, dict) and set(found) < set(config) == set(asdict(RunConfig())):
-            found = {**asdict(RunConfig()), **found}
-        if found != config:
-            raise ValueError(
-                f"{out} holds another run ({found}); choose another folder or delete it"
-            )
-        return
-    with atomic_write(path) as tmp:
-        tmp.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def read_config(out: str | Path) -> RunConfig:
@@ -727,8 +653,8 @@ def read_config(out: str | Path) -> RunConfig:
 
 
 def base_of(config: RunConfig):
-    """The model that a run starts from, and its processor."""
-    return load(config.model, config.quantise, config.max_pixels, extra_tool=config.extra_tool)
+    """The model that a run starts from, without adapters, and its processor."""
+    return load(config.model, config.quantise, config.max_pixels)
 
 
 def load_trained(out: str | Path):

@@ -13,8 +13,6 @@ import threading
 from collections.abc import Callable
 
 LETTERS = "ABCDEFGH"
-
-
 _OPTION = re.compile(r"(?:^|\s)\(?([A-H])[.):]\s+(.+?)(?=\s*(?:\s\(?[A-H][.):]\s|$))", re.DOTALL)
 
 
@@ -50,21 +48,11 @@ def split_options(question: str) -> tuple[str, list[str]]:
 
 
 MAX_ANSWER_CHARS = 1000
-
-
 TOLERANCE = 0.01  # relative, of a number with a decimal point; a whole number may be a year
-
-
 # (question, answer, truth) -> right, wrong, or None where it cannot tell.
 Judge = Callable[[str, str, str], bool | None]
-
-
 _CLOSE = "</answer>"
-
-
 _ANSWER = re.compile(rf"<answer>(.*?){_CLOSE}", re.DOTALL)
-
-
 _TAGS = ("think", "tool_call", "answer")
 
 
@@ -207,8 +195,6 @@ def _math(answer: str, sample: dict) -> bool | None:
 
 
 MAX_MATH_CHARS = 200
-
-
 _EXPONENT = re.compile(r"(?:\^|\*\*)\s*(?:\{[\w\\./+-]{1,4}\}|\(?-?\d{1,2}(?!\d)\)?|[a-zA-Z])")
 
 

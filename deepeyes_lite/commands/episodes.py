@@ -53,9 +53,9 @@ def _add_judge(sub) -> None:
 
 
 def rollout(args) -> None:
+    from deepeyes_lite.realworld.endpoint_policy import rollout_to_file
     from deepeyes_lite.realworld.folder import from_folder
     from deepeyes_lite.rollout import rollout as run
-    from deepeyes_lite.rollout import rollout_to_file
     from deepeyes_lite.tinyworld.dataset import held_out
     from deepeyes_lite.training import check_or_write_config
     from deepeyes_lite.trajectories import write_jsonl

@@ -9,24 +9,66 @@ will do.
 import base64
 import io
 import json
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
+from pathlib import Path
+from threading import Lock
 
 from PIL import Image
+from tqdm.auto import tqdm
 from transformers.utils import get_json_schema
 
 from deepeyes_lite import prompts
 from deepeyes_lite.boxes import Size, px_to_1000, view_size
-from deepeyes_lite.policies import Policy, TextReply
+from deepeyes_lite.policies import Policy
 from deepeyes_lite.realworld.endpoint import ConversationError, Endpoint
+from deepeyes_lite.rollout import rollout
 from deepeyes_lite.study.extra_tools import extra_tool, with_extra
-from deepeyes_lite.tools import MAX_CALLS, ToolError, ZoomTool, check_box, methods
-from deepeyes_lite.trajectories import Trajectory
+from deepeyes_lite.tools import MAX_CALLS, ZOOM, ToolError, ZoomTool, check_box, methods
+from deepeyes_lite.trajectories import Trajectory, Turn, jsonl_line, read_jsonl
+from deepeyes_lite.verifiers import Judge
 
 MAX_REPLY_CHARS = 40_000  # of a turn; 10,000 tokens, DeepEyes' own bound
 FRAMES = {"tools": "box_1000", "deepeyes": "box_view"}  # what the models of a prompt speak
 MIN_PIXELS, MAX_PIXELS = 56 * 56, 4096 * 28 * 28  # of a view: Qwen2.5-VL's least, and 4096 tokens
+
+# The schema of DeepEyes' own tool, as its weights know it (public code, Apache-2.0, ``eval/eval_vstar.py``),
+# with one slip mended: theirs requires "bbox", a property that does not exist.
+_DEEPEYES_TOOL = {
+    "type": "function",
+    "function": {
+        "name": ZOOM,
+        "description": "Zoom in on a specific region of an image by cropping it based on a bounding box "
+        "(bbox) and an optional object label.",
+        "parameters": {
+            "type": "object",
+            "properties": {
+                "bbox_2d": {
+                    "type": "array",
+                    "items": {"type": "number"},
+                    "minItems": 4,
+                    "maxItems": 4,
+                    "description": "The bounding box of the region to zoom in, as [x1, y1, x2, y2], "
+                    "where (x1, y1) is the top-left corner and (x2, y2) is the bottom-right corner.",
+                },
+                "label": {
+                    "type": "string",
+                    "description": "The name or label of the object in the specified bounding box "
+                    "(optional).",
+                },
+            },
+            "required": ["bbox_2d"],
+        },
+    },
+}
+DEEPEYES_SYSTEM = (
+    prompts._ASSISTANT
+    + prompts._BEFORE_SCHEMAS
+    + json.dumps(_DEEPEYES_TOOL, separators=(",", ":"))
+    + prompts._AFTER_SCHEMAS
+)
 
 
 class EndpointPolicy(Policy):
@@ -80,7 +122,7 @@ class EndpointPolicy(Policy):
         """None, see `prompt_ids`."""
         return []
 
-    def reply(self, trajectories: list[Trajectory], allow_calls: bool = True) -> list[TextReply]:
+    def reply(self, trajectories: list[Trajectory], allow_calls: bool = True) -> list[Turn]:
         """The next turn of every conversation; one that outgrew the context gets an empty one and why.
 
         A server cannot be forbidden a token: without ``allow_calls`` the tool is not offered, and a reply
@@ -94,16 +136,16 @@ class EndpointPolicy(Policy):
         with ThreadPoolExecutor(workers) as pool:
             return list(pool.map(lambda t: self._reply(t, allow_calls), trajectories))
 
-    def _reply(self, trajectory: Trajectory, allow_calls: bool) -> TextReply:
+    def _reply(self, trajectory: Trajectory, allow_calls: bool) -> Turn:
         options = {"temperature": self.temperature, "max_tokens": self.max_tokens}
         if allow_calls and self.prompt == "tools":
             options["tools"] = [self._schema(tool) for tool in self.tools]
         try:
             message = self.endpoint.complete(self.messages(trajectory, allow_calls), **options)
         except ConversationError as error:
-            return TextReply("", error=str(error))
+            return Turn("", errors=[str(error)])
         text = written(message)
-        return TextReply(text if allow_calls else text.split("<tool_call>")[0])
+        return Turn(text if allow_calls else text.split("<tool_call>")[0])
 
     def messages(self, trajectory: Trajectory, allow_calls: bool = True) -> list[dict]:
         """The conversation so far in OpenAI's form."""
@@ -113,7 +155,7 @@ class EndpointPolicy(Policy):
         question = {"type": "text", "text": trajectory.sample["question"] + suffix}
         messages = [{"role": "user", "content": [self._image(next(images)), question]}]
         if deepeyes and allow_calls:
-            messages.insert(0, {"role": "system", "content": prompts.DEEPEYES_SYSTEM})
+            messages.insert(0, {"role": "system", "content": DEEPEYES_SYSTEM})
         for turn in trajectory.turns:
             seen = [self._image(next(images)) for _ in turn.boxes_px]
             seen += [{"type": "text", "text": error} for error in turn.errors]
@@ -125,11 +167,7 @@ class EndpointPolicy(Policy):
             messages.append({"role": "user", "content": observation})
         return messages
 
-    def text(self, reply: TextReply) -> str:
-        """What the model wrote in a turn."""
-        return reply.text
-
-    def calls(self, trajectory: Trajectory, reply: TextReply) -> list[dict]:
+    def calls(self, trajectory: Trajectory, reply: Turn) -> list[dict]:
         """The calls of a reply, their boxes in the tool's frame (``box_1000``).
 
         As with a local model, a malformed call makes the whole reply plain text, which ends the episode.
@@ -204,3 +242,73 @@ def written(message: dict) -> str:
     for token in (*prompts.RESERVED_TOKENS, prompts.TURN_END):
         text = text.split(token)[0]  # a model that goes on in the user's name is cut off there
     return text
+
+
+def rollout_to_file(
+    samples: Sequence[dict],
+    policy: Policy,
+    path: str | Path,
+    tool: str = "on",
+    workers: int = 8,
+    progress: bool = True,
+    judge: Judge | None = None,
+) -> list[Trajectory]:
+    """`rollout` for a policy that may be cut off: each episode is written as soon as it ends.
+
+    Called again after a stop, it plays only what the file lacks.
+
+    Args:
+        samples: rows of a data set in our schema, each with an id of its own.
+        policy: who replies, to several threads at a time: a served model.
+        path: JSONL file to write or to complete.
+        tool: "on", "off" or "blank", see `rollout`.
+        workers: episodes that run side by side.
+        progress: whether to show a bar.
+        judge: see `rollout`; asked by several threads at a time.
+
+    Returns:
+        The episodes in the order of the samples, without images.
+
+    Raises:
+        ValueError: if two samples share an id, or the file holds episodes of other samples.
+    """
+    path, lock = Path(path), Lock()
+    ids = [samples[i]["id"] for i in range(len(samples))]
+    done = {t.sample["id"] for t in _complete_lines(path)}
+    if len(set(ids)) < len(ids):
+        raise ValueError("the samples need an id each; some share one")
+    if stray := done - set(ids):
+        raise ValueError(
+            f"{path} holds episodes of other samples ({min(stray)}); choose another file"
+        )
+    bar = tqdm(
+        total=len(ids), initial=len(done), desc=f"rollout, tool {tool}", disable=not progress
+    )
+
+    def play(i: int) -> None:
+        (episode,) = rollout([samples[i]], policy, tool, progress=False, judge=judge)
+        with lock:
+            file.write(jsonl_line(episode))
+            file.flush()
+            bar.update()
+
+    with path.open("a", encoding="utf-8") as file, bar, ThreadPoolExecutor(workers) as pool:
+        try:
+            left = [pool.submit(play, i) for i, id in enumerate(ids) if id not in done]
+            for future in as_completed(left):
+                future.result()
+        finally:  # what runs may end and is written; what waits is left for the next time
+            pool.shutdown(cancel_futures=True)
+    order = {id: i for i, id in enumerate(ids)}
+    return sorted(read_jsonl(path), key=lambda t: order[t.sample["id"]])
+
+
+def _complete_lines(path: Path) -> list[Trajectory]:
+    """The episodes in a file, after cutting off a last line that a kill left half written."""
+    if not path.exists():
+        return []
+    data = path.read_bytes()
+    whole = data[: data.rfind(b"\n") + 1]
+    if whole != data:
+        os.truncate(path, len(whole))
+    return read_jsonl(path)

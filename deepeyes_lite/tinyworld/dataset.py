@@ -1,14 +1,18 @@
 """Data sets of the tiny world, in the schema of `data.py`: the same arguments give the same samples."""
 
+import io
 import random
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from datasets import Dataset
 
-from deepeyes_lite.data import build
-from deepeyes_lite.realworld.images import encode
+from deepeyes_lite.data import build, load
 from deepeyes_lite.tinyworld.questions import CORRUPTIONS, KINDS, NEEDS
 from deepeyes_lite.tinyworld.scenes import SPLIT_LENGTH, SPLIT_STARTS, World, draw_scene
+
+if TYPE_CHECKING:  # the trainer takes seconds to import
+    from deepeyes_lite.training import RunConfig
 
 
 def tiny_world(
@@ -62,6 +66,8 @@ def tiny_world(
     def sample(index: int) -> dict:
         scene = draw_scene(split, index, world)
         question = KINDS[kind](scene, random.Random(f"question {split} {index}"))
+        buffer = io.BytesIO()
+        scene.image.save(buffer, "BMP")
         source, rng = "tiny-world", random.Random(f"spoil {split} {index}")
         how = rng.choices([*corrupted, None], [*corrupted.values(), 1 - sum(corrupted.values())])[0]
         if how:
@@ -69,7 +75,7 @@ def tiny_world(
         return {
             "id": f"{split}-{index}",
             # Every rollout decodes its image, and a noisy PNG takes ten times as long to decode.
-            "image": {"bytes": encode(scene.image, "BMP"), "path": None},
+            "image": {"bytes": buffer.getvalue(), "path": None},
             "question": question.text,
             "answer": question.answer,
             "boxes_px": [list(box) for box in question.boxes_px],
@@ -81,6 +87,15 @@ def tiny_world(
     return build(sample(index) for index in range(start, start + n))
 
 
-def held_out(n: int = 300, legible_share: float = 0.5, kind: str = "read"):
+def held_out(n: int = 300, legible_share: float = 0.5, kind: str = "read") -> Dataset:
     """The held-out scenes: the same for every run and seed."""
     return tiny_world("test", n, World(legible_share=legible_share), kind=kind)
+
+
+def training_questions(config: "RunConfig") -> Dataset:
+    """The questions of a run: the data set that it names, or fresh scenes for its seed."""
+    if config.data:
+        return load(config.data)
+    n = min(config.steps * config.prompts_per_step, 1000)
+    world = World(legible_share=config.legible_share)
+    return tiny_world("train", n, world, start=config.seed * 1000)

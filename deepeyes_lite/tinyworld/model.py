@@ -23,8 +23,6 @@ from deepeyes_lite.prompts import CHAT_TEMPLATE, RESPONSE_TEMPLATE
 from deepeyes_lite.tinyworld.scenes import COLORS, SHAPES, World
 
 PATCH, MERGE = 8, 2  # a merged visual token covers 16 x 16 px of the view
-
-
 SPECIAL_TOKENS = [
     "<|endoftext|>",
     "<|im_start|>",

@@ -1,27 +1,24 @@
-"""cold_start.py: traces that zoom to the target, and a run that goes on from what they taught."""
-
-from dataclasses import replace
+"""cold_start.py: traces that zoom to the target, and an adapter that a run can go on from."""
 
 import pytest
 import torch
+from peft import PeftModel
 from safetensors.torch import load_file
 
-import killed_run
-from deepeyes_lite import training
-from deepeyes_lite.realworld.cold_start import collator, traces
-from deepeyes_lite.training import History, RunConfig, train
+from deepeyes_lite.models import load
+from deepeyes_lite.realworld.cold_start import box_traces, cold_start, collate, sft_on_traces
 
 
 def test_traces_zoom_to_the_target_and_answer(processor, samples):
-    for row, trace in zip(samples, traces(list(samples), processor)):
+    for row, trace in zip(samples, box_traces(list(samples), processor)):
         assert trace.correct and trace.well_formed and trace.best_iou > 0.5
         assert len(trace.images) == 1 + len(row["boxes_px"])
 
 
 def test_only_the_model_s_own_turns_are_learned(processor, samples):
     rows = list(samples)[:3]
-    batch = collator(processor)(rows)
-    for ids, labels, trace in zip(batch["input_ids"], batch["labels"], traces(rows, processor)):
+    batch = collate(rows, processor, box_traces)
+    for ids, labels, trace in zip(batch["input_ids"], batch["labels"], box_traces(rows, processor)):
         whole = trace.prompt_ids + trace.completion_ids
         assert ids[: len(whole)].tolist() == whole
         own = [i for i, m in zip(trace.completion_ids, trace.loss_mask) if m]
@@ -31,32 +28,33 @@ def test_only_the_model_s_own_turns_are_learned(processor, samples):
     assert int((batch["mm_token_type_ids"]).sum()) == 6 * 36
 
 
-def test_a_run_goes_on_from_its_cold_start(random_eyes, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "precision", lambda: ("fp32", "a test"))
-    monkeypatch.setattr(History, "reward", killed_run.varied_reward)
-    config = RunConfig(
-        model=str(random_eyes), steps=2, prompts_per_step=1, num_generations=2, cold_start=2
+def test_a_cold_start_is_an_adapter_made_once(random_eyes, samples, tmp_path):
+    out = tmp_path / "cold_start"
+    some = samples.map(lambda row, i: {"boxes_px": row["boxes_px"] * (i > 0)}, with_indices=True)
+    assert (
+        cold_start(str(random_eyes), some, 2, out, lora_rank=4, seed=1, learning_rate=1e-3) == out
     )
-    out = train(config, tmp_path / "run")
-    start = load_file(out / "cold_start" / "adapter_model.safetensors")
-    end = load_file(out / "adapter" / "adapter_model.safetensors")
-    assert start.keys() == end.keys()
-    moved = max(float(v.abs().max()) for n, v in start.items() if "lora_B" in n)
-    assert moved > 1e-5
-    gone = max(float((end[n] - start[n]).abs().max()) for n in start)
-    assert 0 < gone < 1e-2
-    kept = (out / "cold_start" / "adapter_model.safetensors").stat().st_mtime_ns
-    (out / "adapter").rename(tmp_path / "aside")
-    train(config, out)
-    assert (out / "cold_start" / "adapter_model.safetensors").stat().st_mtime_ns == kept
+    weights = load_file(out / "adapter_model.safetensors")
+    assert all(min(v.shape) == 4 for v in weights.values())
+    assert max(float(v.abs().max()) for n, v in weights.items() if "lora_B" in n) > 1e-5
+    model = PeftModel.from_pretrained(load(random_eyes)[0], out, is_trainable=True)
+    assert all("language_model" in n for n, p in model.named_parameters() if p.requires_grad)
+    assert cold_start("nowhere", some, 2, out) == out  # nothing is loaded, nothing is trained
+    assert not list(tmp_path.glob("*.tmp"))
 
 
-def test_without_boxes_there_is_no_cold_start(random_eyes, tmp_path, samples):
+def test_all_weights_learn_where_there_is_no_adapter(random_eyes, samples):
+    model, processor = load(random_eyes)
+    model.model.visual.requires_grad_(False)
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    settings = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 1}
+    trainer = sft_on_traces(model, processor, samples, box_traces, 1, **settings)
+    assert trainer.model is model and trainer.state.global_step == 1
+    moved = {n for n, weight in model.state_dict().items() if not torch.equal(weight, before[n])}
+    assert moved and not any("visual" in name for name in moved)
+
+
+def test_without_boxes_there_is_no_cold_start(random_eyes, samples, tmp_path):
     rows = samples.map(lambda row: {"boxes_px": []})
-    rows.save_to_disk(tmp_path / "rows")
-    config = RunConfig(
-        model=str(random_eyes), steps=1, prompts_per_step=1, num_generations=2, cold_start=1
-    )
     with pytest.raises(ValueError, match="a cold start needs samples with target boxes"):
-        train(replace(config, data=str(tmp_path / "rows")), tmp_path / "run")
-    assert torch.is_grad_enabled()
+        cold_start(str(random_eyes), rows, 1, tmp_path / "cold_start")

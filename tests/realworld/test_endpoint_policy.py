@@ -16,10 +16,16 @@ from PIL import Image
 from deepeyes_lite import prompts
 from deepeyes_lite.boxes import px_to_1000, rescale, view_size
 from deepeyes_lite.models import load
-from deepeyes_lite.policies import LocalPolicy, TextReply
+from deepeyes_lite.policies import LocalPolicy
 from deepeyes_lite.realworld.endpoint import Endpoint, EndpointError
-from deepeyes_lite.realworld.endpoint_policy import MAX_REPLY_CHARS, EndpointPolicy, written
-from deepeyes_lite.rollout import rollout, rollout_to_file
+from deepeyes_lite.realworld.endpoint_policy import (
+    DEEPEYES_SYSTEM,
+    MAX_REPLY_CHARS,
+    EndpointPolicy,
+    rollout_to_file,
+    written,
+)
+from deepeyes_lite.rollout import rollout
 from deepeyes_lite.tinyworld.dataset import tiny_world
 from deepeyes_lite.tools import MAX_CALLS, ZoomTool, answer_call, zoom
 from deepeyes_lite.trajectories import Trajectory, Turn, read_jsonl, write_jsonl
@@ -158,7 +164,7 @@ def test_a_pixel_of_the_view_is_the_same_pixel_of_the_original(size, policy, sam
 def test_a_box_on_a_crop_is_in_pixels_of_the_crop_s_view(policy):
     images = [Image.new("RGB", (640, 480)), Image.new("RGB", (60, 60))]
     call = '<tool_call>{"name": "zoom", "arguments": {"bbox_2d": [28, 0, 56, 14], "image": 1}}</tool_call>'
-    (found,) = policy("-", frame="box_view").calls(Trajectory({}, images), TextReply(call))
+    (found,) = policy("-", frame="box_view").calls(Trajectory({}, images), Turn(call))
     assert view_size((60, 60), 56 * 56, 10**6) == (56, 56)
     assert found["arguments"] == {"bbox_2d": [500, 0, 1000, 250], "image": 1}
 
@@ -168,7 +174,7 @@ def test_deepeyes_prompt_and_its_images(policy, asked, samples):
     (found,) = rollout([row], policy("deepeyes", "deepeyes"), progress=False)
     body = asked("deepeyes")["requests"][-1]["body"]
     system, user, assistant, observation = body["messages"]
-    assert "tools" not in body and system == {"role": "system", "content": prompts.DEEPEYES_SYSTEM}
+    assert "tools" not in body and system == {"role": "system", "content": DEEPEYES_SYSTEM}
     image, text = user["content"]
     assert sent_image(image).size == view_size((500, 300), 56 * 56, 10**7) == (504, 308)
     assert text["text"] == row["question"] + prompts.FORMAT
@@ -204,7 +210,7 @@ def test_a_second_tool_is_offered_and_answers(policy, asked, samples):
 
 
 def test_deepeyes_schema_requires_a_property_that_exists():
-    schema = json.loads(prompts.DEEPEYES_SYSTEM.split("<tools>\n")[1].split("\n</tools>")[0])
+    schema = json.loads(DEEPEYES_SYSTEM.split("<tools>\n")[1].split("\n</tools>")[0])
     parameters = schema["function"]["parameters"]
     assert set(parameters["required"]) <= set(parameters["properties"])
 
@@ -251,7 +257,7 @@ CALL = (
     ],
 )
 def test_malformed_calls_are_plain_text(text, policy):
-    assert policy("-").calls(Trajectory({}, [Image.new("RGB", (9, 9))]), TextReply(text)) == []
+    assert policy("-").calls(Trajectory({}, [Image.new("RGB", (9, 9))]), Turn(text)) == []
 
 
 @pytest.mark.parametrize(
@@ -265,14 +271,14 @@ def test_the_tool_answers_impossible_boxes(box, image, policy):
         f'{{"bbox_2d": {box}, "image": {image}}}}}</tool_call>'
     )
     found = Trajectory({}, [Image.new("RGB", (64, 64))])
-    (call,) = policy("-", frame="box_view").calls(found, TextReply(text))
+    (call,) = policy("-", frame="box_view").calls(found, Turn(text))
     (answer,) = answer_call(ZoomTool(found.images[0]), call)
     assert answer["text"].startswith("Error: ")
 
 
 def test_one_reply_has_a_bounded_number_of_calls(policy):
     found = Trajectory({}, [Image.new("RGB", (9, 9))])
-    assert len(policy("-").calls(found, TextReply(CALL * 500))) == MAX_CALLS
+    assert len(policy("-").calls(found, Turn(CALL * 500))) == MAX_CALLS
 
 
 def test_long_winded_replies_are_cut_and_surrogates_replaced(policy, samples, tmp_path):
@@ -304,7 +310,7 @@ def test_messages_of_any_shape(message):
 def test_a_parsed_call_with_broken_arguments_is_answered(policy, samples):
     calls = [{"function": {"name": "image_zoom_in_tool", "arguments": '{"bbox_2d": [1,'}}]
     text = written({"tool_calls": calls})
-    (call,) = policy("-").calls(Trajectory({}, [samples[0]["image"]]), TextReply(text))
+    (call,) = policy("-").calls(Trajectory({}, [samples[0]["image"]]), Turn(text))
     assert "error" in answer_call(ZoomTool(samples[0]["image"]), call)
 
 

@@ -37,7 +37,7 @@ GLYPHS = LETTERS + DIGITS
 FORMS = [*SHAPES, BAR]
 VISIBLE_PX = 10  # least width, in pixels of a view, at which a shape is taken to be seen
 LEGIBLE_TARGETS = 0.85  # share of legible targets when a question is asked about the view
-THOUGHTS = {"look": "I can see it.", "zoom": "I need to zoom in.", "crop": "I can read it."}
+THOUGHTS = {"look": "I can see it.", "zoom": prompts.ZOOM_THOUGHT, "crop": "I can read it."}
 # The worlds of pretraining and their shares. No scene shows a pair that is kept for testing.
 WORLDS = [
     (0.75, World(pairs="seen", distractors=(0, 2), twins=0.3, chart=0.3, objects=(3, 6))),
