@@ -118,8 +118,8 @@ def hits(records: dict[str, Record], group: str, account: str, other: str) -> di
     """Share of runs that an account predicts correctly, minus that of another account or of a coin."""
     base = load_sweep_base(pairs_of(records, group, group)[0][0].folder.parent)
     rows = [row for row in predictions(records, base) if row["group"] == group]
-    if not rows or account not in rows[0]:
-        raise NotMeasured(f"no prediction of {account}")
+    if not rows:
+        raise NotMeasured("predictions need the runs of the sweep and the figures of its base")
     hit = np.array([float(row[account] == row["grew"]) for row in rows])
     expected = [0.5 if other == "coin" else float(row[other] == row["grew"]) for row in rows]
     return {**bootstrap_seeds_and_scenes([hit - expected]), "hits": int(hit.sum())}
@@ -135,45 +135,51 @@ def predictions(records: dict[str, Record], base: dict) -> list[dict]:
 
     Returns:
         For each run group, share, bonus, before and after (call rates), grew, and by the name of each
-        account whether it said so; least_bonus, and the call rate that the race expects.
+        account whether it said so; least_bonus, and the call rate that the race expects. Empty if there
+        is nothing to fit the rates to.
     """
-    runs = [run for run in records.values() if run.group in ("sweep", "fresh")]
-    if not runs or not base:
-        return []
+    runs = [run for run in records.values() if run.group in ("sweep", "fresh")] if base else []
     worlds = [question_groups(base, run.config["legible_share"]) for run in runs]
-    curves = [np.array([row["call_rate"] for row in run.history]) for run in runs]
-    finished = [
-        (world, run.config["bonus"], curve)
-        for run, world, curve in zip(runs, worlds, curves)
+    finished = tuple(
+        (world, run.config["bonus"], tuple(row["call_rate"] for row in run.history))
+        for run, world in zip(runs, worlds)
         if run.group == "sweep"
-    ]
-    rates = fit(finished) if finished else None
-    rows = []
-    for run, world, curve in zip(runs, worlds, curves):
-        share, bonus = run.config["legible_share"], run.config["bonus"]
-        before = sum(half.share * half.call_rate for half in world)
+    )
+    if not finished:
+        return []
+    rates, rows = fit(finished), []
+    for run, world in zip(runs, worlds):
+        bonus, least_bonus = run.config["bonus"], first_order(world)
+        before = sum(kind.share * kind.call_rate for kind in world)
         after = run.mean("call_rate", "last")
-        row = {"group": run.group, "share": share, "bonus": bonus, "before": before, "after": after}
-        row["grew"] = after > before
-        row["least_bonus"] = first_order(world)
-        row["first_order"] = bonus > row["least_bonus"]
-        row["by_group"] = by_group(world, bonus)
-        if rates:
-            expected = simulate_call_rate(world, bonus, len(curve), rates)
-            row["expected"] = float(expected[-WINDOW:].mean())
-            row["race"] = row["expected"] > before
-        rows.append(row)
+        simulated = simulate_call_rate(world, bonus, len(run.history), rates)
+        expected = float(simulated[-WINDOW:].mean())
+        rows.append(
+            {
+                "group": run.group,
+                "share": run.config["legible_share"],
+                "bonus": bonus,
+                "before": before,
+                "after": after,
+                "grew": after > before,
+                "least_bonus": least_bonus,
+                "first_order": bonus > least_bonus,
+                "by_group": by_group(world, bonus),
+                "expected": expected,
+                "race": expected > before,
+            }
+        )
     return rows
 
 
-def question_groups(base: dict, legible_share: float) -> list[QuestionGroup]:
+def question_groups(base: dict, legible_share: float) -> tuple[QuestionGroup, ...]:
     """The base model on legible and on illegible questions, in their shares."""
-    return [
-        QuestionGroup(
-            share, *(base[name + half]["mean"] for name in ("call_rate", "p_zoom", "p_direct"))
-        )
-        for half, share in (("_legible", legible_share), ("_illegible", 1 - legible_share))
-    ]
+    shares = {"legible": legible_share, "illegible": 1 - legible_share}
+    names = ("call_rate", "p_zoom", "p_direct")
+    return tuple(
+        QuestionGroup(share, **{name: base[f"{name}_{half}"]["mean"] for name in names})
+        for half, share in shares.items()
+    )
 
 
 def verdict(figures: dict, reversible: bool = True) -> str:

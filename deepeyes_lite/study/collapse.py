@@ -18,6 +18,9 @@ import numpy as np
 from deepeyes_lite.rewards import ACCURACY_WEIGHT, advantages, least_bonus
 
 GROUP_SIZE = 8  # rollouts of a question, as in the study's runs
+Rates = tuple[
+    float, float
+]  # how far a pull of 1 moves the habit of calling, and the skill with boxes
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ def by_group(kinds: Sequence[QuestionGroup], bonus: float) -> bool:
 
 
 def simulate_call_rate(
-    kinds: Sequence[QuestionGroup], bonus: float, steps: int, rates: tuple[float, float]
+    kinds: Sequence[QuestionGroup], bonus: float, steps: int, rates: Rates
 ) -> np.ndarray:
     """The call rate that is expected after each step.
 
@@ -69,7 +72,7 @@ def simulate_call_rate(
         kinds: the base model on each kind of question.
         bonus: for a correct answer with a zoom.
         steps: of training.
-        rates: how far a pull of 1 moves the habit, and the skill.
+        rates: see `Rates`.
 
     Returns:
         (steps,) call rates.
@@ -87,19 +90,15 @@ def simulate_call_rate(
     return np.array(curve)
 
 
-def fit(runs: Sequence[tuple[Sequence[QuestionGroup], float, np.ndarray]]) -> tuple[float, float]:
+@cache  # several lines of the ledger ask for the same fit, which takes seconds
+def fit(runs: tuple[tuple[tuple[QuestionGroup, ...], float, tuple[float, ...]], ...]) -> Rates:
     """The two rates with which the race comes closest to finished runs, by least squares on a grid.
 
     Args:
         runs: base model, bonus, and the call rates of the run, step by step.
     """
-    return _fit(tuple((tuple(kinds), bonus, tuple(curve)) for kinds, bonus, curve in runs))
 
-
-@cache
-def _fit(runs: tuple) -> tuple[float, float]:
-    # Several lines of the ledger ask for the same fit, which takes seconds.
-    def error(rates: tuple[float, float]) -> float:
+    def error(rates: Rates) -> float:
         return sum(
             np.mean((simulate_call_rate(kinds, bonus, len(curve), rates) - np.array(curve)) ** 2)
             for kinds, bonus, curve in runs

@@ -128,7 +128,7 @@ def phase_diagram(rows: list[dict]) -> Figure:
     # Below the axes, for runs lie everywhere in them.
     plane.legend(fontsize=9, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.14))
     for group, face, words in (("sweep", "white", "fitted to"), ("fresh", BLUE, "fresh")):
-        runs = [row for row in rows if row["group"] == group and "expected" in row]
+        runs = [row for row in rows if row["group"] == group]
         expected, after = ([run[key] for run in runs] for key in ("expected", "after"))
         label = f"{words} ({len(runs)})"
         race.scatter(expected, after, facecolor=face, edgecolor=BLUE, label=label)

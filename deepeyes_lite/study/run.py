@@ -25,11 +25,12 @@ from deepeyes_lite.policies import LocalPolicy
 from deepeyes_lite.rewards import WITHOUT_TOOL
 from deepeyes_lite.rollout import rollout
 from deepeyes_lite.study.plan import SELECTIONS, Run, plan
-from deepeyes_lite.tinyworld.dataset import held_out, tiny_world
+from deepeyes_lite.tinyworld.dataset import held_out, tiny_world, training_questions
 from deepeyes_lite.tinyworld.pretraining.card import grounding
 from deepeyes_lite.tinyworld.questions import CORRUPTIONS
 from deepeyes_lite.tinyworld.scenes import World
 from deepeyes_lite.training import RunConfig, load_trained, read_config, read_history, train
+from deepeyes_lite.viz.snapshots import Snapshots, scenes
 
 # Where a gain should carry over: the scenes, and the counterpart in the paper.
 SETS: dict[str, Callable[[int], Dataset]] = {
@@ -84,11 +85,14 @@ def study(
 
 def _carry_out(run: Run, folder: Path, samples: int) -> None:
     """Train and measure one run in its folder; what is there already stays."""
-    train(run.config, folder)
+    config, tools = run.config, run.config.reward not in WITHOUT_TOOL
+    snapshots = Snapshots(
+        scenes(vars(config)), folder / "snapshots", tools, max_new_tokens=config.max_new_tokens
+    )
+    train(config, folder, training_questions(config), [snapshots])
     if run.measured != "history":
-        evaluate_run(folder, samples)
+        evaluate_run(folder, held_out(samples, config.legible_share))
     if run.measured == "full":
-        tools = run.config.reward not in WITHOUT_TOOL
         transfer(*load_trained(folder), "trained", samples, folder / "transfer.csv", tools)
 
 
