@@ -41,8 +41,12 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
-def file_lock(path: str | Path) -> Iterator[bool]:
+def file_lock(path: str | Path, wait: bool = False) -> Iterator[bool]:
     """Hold a lock file; False if another process holds it. Who is killed lets go of it.
+
+    Args:
+        path: of the lock file.
+        wait: whether to wait until the other process lets go of it.
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / ".lock"
@@ -56,7 +60,7 @@ def file_lock(path: str | Path) -> Iterator[bool]:
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path)
     with suppress(Timeout):
-        lock.acquire(blocking=False)
+        lock.acquire(blocking=wait)
     try:
         yield lock.is_locked
     finally:

@@ -126,14 +126,20 @@ class Policy:
 class ScriptedPolicy(Policy):
     """Writes what it is told: for tests, and for taking one episode apart by hand."""
 
-    def __init__(self, processor, script: dict[str, list[str]] | list[str]):
+    def __init__(
+        self,
+        processor,
+        script: dict[str, list[str]] | list[str],
+        environment: type[ZoomTool] | None = None,
+    ):
         """Take the script.
 
         Args:
             processor: of the model.
             script: the turns to write, for every sample or by sample id.
+            environment: a class with tools of one's own; None for the zoom alone.
         """
-        super().__init__(processor)
+        super().__init__(processor, environment=environment)
         self.script = script
 
     def reply(self, trajectories: list[Trajectory], allow_calls: bool = True) -> list[list[int]]:

@@ -1,4 +1,4 @@
-"""The study's figures, made of its records alone; in the manner of `plots.py`."""
+"""The study's figures, made of its records alone; in the manner of `viz/plots.py`."""
 
 from pathlib import Path
 
@@ -10,25 +10,26 @@ from deepeyes_lite.study.claims import predictions
 from deepeyes_lite.study.records import Record, load_records, load_sweep_base
 from deepeyes_lite.viz.plots import BLUE, GREY, ORANGE, STYLES, png, smooth
 
-# Six arms in one picture: two colours more, and dashes that differ from the others.
-ARM_STYLES = [*STYLES, ("#CC79A7", (0, (5, 1))), ("#56B4E9", (0, (3, 1, 1, 1)))]
+# Six variants in one picture: two colours more, and dashes that differ from the others.
+VARIANT_STYLES = [*STYLES, ("#CC79A7", (0, (5, 1))), ("#56B4E9", (0, (3, 1, 1, 1)))]
+Histories = dict[str, list[list[dict]]]  # for each variant the histories of its seeds
 
 
 def write_figures(records: str | Path, rows: list[dict], out: str | Path) -> list[Path]:
     """All figures that the records are enough for, as PNG files.
 
     Args:
-        records: of the study.
+        records: folder of the study's records.
         rows: the ledger.
         out: folder to write.
     """
-    found = load_records(records)
+    runs = load_records(records)
     figures = {}
-    if arms := by_variant(found):
-        figures["arms"] = variant_curves(arms)
-    if mostly := by_variant(found, "legible-"):
-        figures["complaint"] = seed_lines(mostly)
-    if sweep := predictions(found, load_sweep_base(records)):
+    if variants := by_variant(runs):
+        figures["arms"] = variant_curves(variants)
+    if mostly_legible := by_variant(runs, "legible-"):
+        figures["complaint"] = seed_lines(mostly_legible)
+    if sweep := predictions(runs, load_sweep_base(records)):
         figures["collapse"] = phase_diagram(sweep)
     if any("effect" in row for row in rows):
         figures["claims"] = forest(rows)
@@ -39,39 +40,34 @@ def write_figures(records: str | Path, rows: list[dict], out: str | Path) -> lis
     return paths
 
 
-def by_variant(records: dict[str, Record], prefix: str = "") -> dict[str, list[list[dict]]]:
-    """The histories of every arm that has records, by its name; or of its runs in another world.
+def by_variant(records: dict[str, Record], prefix: str = "") -> Histories:
+    """The histories of every reward variant that has records, by its name.
 
     Args:
         records: of the study.
         prefix: "legible-" for the world in which most details are legible.
     """
-    found = {
+    histories = {
         name: [run.history for run in records.values() if run.group == prefix + name]
         for name in VARIANTS
     }
-    return {name: histories for name, histories in found.items() if histories}
+    return {name: runs for name, runs in histories.items() if runs}
 
 
-def variant_curves(runs: dict[str, list[list[dict]]], window: int = 9) -> Figure:
-    """Training curves of several arms: the mean over seeds, and the band from the least to the greatest.
-
-    Args:
-        runs: for each arm the histories of its seeds.
-        window: steps that are averaged.
-    """
+def variant_curves(runs: Histories) -> Figure:
+    """Training curves of several variants: the mean over seeds, and a band from the least to the greatest."""
     figure = Figure(figsize=(12, 3.6), layout="constrained")
     panels = [
         ("accuracy_illegible", "Accuracy, illegible details", "share of episodes"),
         ("call_rate", "Call rate", "share of episodes"),
         ("best_iou", "Boxes", "best IoU with the target"),
     ]
-    for axes, (column, title, unit) in zip(figure.subplots(1, len(panels)), panels):
+    for axes, (column, title, unit) in zip(figure.subplots(1, 3), panels):
         for n, (name, histories) in enumerate(runs.items()):
-            color, style = ARM_STYLES[n % len(ARM_STYLES)]
-            curves = [smooth([row[column] for row in history], window) for history in histories]
+            color, style = VARIANT_STYLES[n % len(VARIANT_STYLES)]
+            curves = [smooth([row[column] for row in history], 9) for history in histories]
             length = min(map(len, curves))
-            data = np.ma.masked_invalid([curve[:length] for curve in curves])
+            data = np.ma.masked_invalid([curve[:length] for curve in curves])  # (seeds, steps)
             steps = np.arange(1, length + 1)
             axes.fill_between(steps, data.min(0), data.max(0), color=color, alpha=0.12, linewidth=0)
             label = f"{name} ({len(histories)})"
@@ -79,25 +75,19 @@ def variant_curves(runs: dict[str, list[list[dict]]], window: int = 9) -> Figure
         axes.set(title=title, xlabel="step", ylabel=unit, ylim=(-0.03, 1.03))
         axes.grid(alpha=0.3)
     # Where curves are not: boxes are never hit whole.
-    figure.axes[2].legend(
-        fontsize=9, title="(number of seeds)", title_fontsize=9, loc="upper left", ncols=2
-    )
+    place = {"loc": "upper left", "ncols": 2}
+    figure.axes[2].legend(fontsize=9, title="(number of seeds)", title_fontsize=9, **place)
     return figure
 
 
-def seed_lines(runs: dict[str, list[list[dict]]], window: int = 5) -> Figure:
-    """Call rate and accuracy by step, a line a seed: for runs of an arm that differ.
-
-    Args:
-        runs: for each arm the histories of its seeds.
-        window: steps that are averaged.
-    """
+def seed_lines(runs: Histories) -> Figure:
+    """Call rate and accuracy by step, a line a seed: for runs of a variant that differ."""
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     panels = [("call_rate", "Call rate"), ("accuracy", "Accuracy, all questions")]
     for axes, (column, title) in zip(figure.subplots(1, 2), panels):
         for (name, histories), (color, style) in zip(runs.items(), STYLES):
             for n, history in enumerate(histories):
-                values = smooth([row[column] for row in history], window)
+                values = smooth([row[column] for row in history])
                 label = f"{name} ({len(histories)} seeds)" if n == 0 else None
                 steps = range(1, len(values) + 1)
                 axes.plot(steps, values, linestyle=style, color=color, linewidth=2, label=label)
@@ -118,45 +108,35 @@ def phase_diagram(rows: list[dict]) -> Figure:
         rows: of `claims.predictions`.
     """
     figure = Figure(figsize=(12, 4.6), layout="constrained")
-    plane, simulate_call_rate = figure.subplots(1, 2)
+    plane, race = figure.subplots(1, 2)
     line = sorted({(row["share"], row["least_bonus"]) for row in rows})
     plane.plot(*zip(*line), color=GREY, linewidth=2, label="least bonus of the inequality")
     for grew, color, marker, label in ((True, BLUE, "^", "grew"), (False, ORANGE, "v", "fell")):
-        for hit in (True, False):
-            these = [
-                row
-                for row in rows
-                if row["grew"] == grew and (row["first_order"] == row["grew"]) == hit
-            ]
+        for hit, words in ((True, "as predicted"), (False, "against it")):
+            runs = [r for r in rows if r["grew"] == grew and (r["first_order"] == grew) == hit]
             plane.scatter(
-                [row["share"] for row in these],
-                [row["bonus"] for row in these],
+                [run["share"] for run in runs],
+                [run["bonus"] for run in runs],
                 s=60,
                 marker=marker,
                 facecolor=color if hit else "white",
                 edgecolor=color,
-                label=f"{label}, {'as predicted' if hit else 'against it'} ({len(these)})",
+                label=f"{label}, {words} ({len(runs)})",
             )
     plane.set(title="Did zooming grow?", xlabel="share of legible details")
     plane.set(ylabel="bonus for a right answer with a zoom")
     # Below the axes, for runs lie everywhere in them.
     plane.legend(fontsize=9, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.14))
-    for group, face in (("sweep", "white"), ("fresh", BLUE)):
-        these = [row for row in rows if row["group"] == group and "expected" in row]
-        simulate_call_rate.scatter(
-            [row["expected"] for row in these],
-            [row["after"] for row in these],
-            facecolor=face,
-            edgecolor=BLUE,
-            label=f"{'fitted to' if group == 'sweep' else 'fresh'} ({len(these)})",
-        )
-    simulate_call_rate.plot([0, 1], [0, 1], color=GREY, linewidth=1.5)
-    simulate_call_rate.set(
-        title="Call rate at the end", xlabel="expected by the race", ylabel="observed"
-    )
-    simulate_call_rate.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
-    simulate_call_rate.legend(fontsize=9)
-    for axes in (plane, simulate_call_rate):
+    for group, face, words in (("sweep", "white", "fitted to"), ("fresh", BLUE, "fresh")):
+        runs = [row for row in rows if row["group"] == group]
+        expected, after = ([run[key] for run in runs] for key in ("expected", "after"))
+        label = f"{words} ({len(runs)})"
+        race.scatter(expected, after, facecolor=face, edgecolor=BLUE, label=label)
+    race.plot([0, 1], [0, 1], color=GREY, linewidth=1.5)
+    race.set(title="Call rate at the end", xlabel="expected by the race", ylabel="observed")
+    race.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
+    race.legend(fontsize=9)
+    for axes in (plane, race):
         axes.grid(alpha=0.3)
     return figure
 
@@ -166,11 +146,7 @@ def forest(rows: list[dict]) -> Figure:
     rows = [row for row in rows if "effect" in row]
     figure = Figure(figsize=(9, 1.2 + 0.42 * len(rows)), layout="constrained")
     axes = figure.subplots()
-    looks = {
-        "replicated": (BLUE, "o"),
-        "not replicated": (GREY, "s"),
-        "reversed": (ORANGE, "D"),
-    }
+    looks = {"replicated": (BLUE, "o"), "not replicated": (GREY, "s"), "reversed": (ORANGE, "D")}
     for place, row in enumerate(rows):
         color, marker = looks[row["verdict"]]
         axes.plot([row["low"], row["high"]], [place, place], color=color, linewidth=2)

@@ -1,60 +1,55 @@
-"""What is kept of the study's runs, read back."""
+"""What is kept of the study's runs, read back, and the tables that are made of it."""
 
 import csv
 import json
+from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-from deepeyes_lite.evaluation import NotMeasured
+from deepeyes_lite.evaluation import NotMeasured, interval
 from deepeyes_lite.training import RunConfig, read_history
 
 WINDOW = 10  # steps that are averaged where a history is read
-SWEEP_STEPS = 40  # of the runs for the collapse inequality
 
 
 @dataclass(frozen=True)
 class Record:
-    """What is kept of one run."""
+    """What is kept of one run.
+
+    Attributes:
+        folder: with ``config.json``, ``run.json``, ``history.csv`` and, of most runs,
+            ``evaluation.json`` and ``episodes.csv``.
+    """
 
     folder: Path
 
     @cached_property
     def config(self) -> dict:
-        return json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
+        """What ``config.json`` holds, see `training.RunConfig`."""
+        return _read_json(self.folder / "config.json")
+
+    @cached_property
+    def run(self) -> dict:
+        """What ``run.json`` holds: the group, the commit, and the machine with its versions."""
+        return _read_json(self.folder / "run.json")
 
     @property
     def group(self) -> str:
-        """Which runs it is one of, by what its configuration has that others do not have.
-
-        "sweep", "fresh", "divided", "undivided", "data-" and the choice of questions, "long", the arm, or
-        "legible-" and the arm where most details are legible.
-        """
-        config = self.config
-        if config.get("trl"):
-            return "undivided"
-        if config.get("bonus") is not None:
-            if config.get("steps", 0) > SWEEP_STEPS:
-                return "divided"
-            return "fresh" if config["seed"] else "sweep"
-        if chosen := Path(config.get("data", "")).name:
-            return f"data-{chosen}"
-        if config.get("steps", 0) > RunConfig.steps:
-            return "long"
-        usual = config.get("legible_share", 0.5) == RunConfig.legible_share
-        return config["reward"] if usual else f"legible-{config['reward']}"
+        """What the run is for, as `plan.plan` says: a reward variant, "sweep", "data-both", …"""
+        return self.run["group"]
 
     @property
     def device(self) -> str:
-        """Name of the GPU, or "CPU", which those records are of that do not say it."""
-        path = self.folder / "commit.txt"
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        return lines[1].split(",")[0].split(" (")[0] if len(lines) > 1 else "CPU"
+        """Name of the GPU, or "CPU"."""
+        return self.run["machine"].split(",")[0].split(" (")[0]
 
     @cached_property
     def history(self) -> list[dict]:
+        """The rows of ``history.csv``, one a step."""
         return read_history(self.folder / "history.csv")
 
     def episodes(self, condition: str, column: str, legible: int | None = None) -> np.ndarray:
@@ -64,15 +59,18 @@ class Record:
             condition: such as "trained", or "chart: trained" for another set of scenes.
             column: "correct", "calls" or "best_iou".
             legible: 0 or 1 for one half of the scenes only.
+
+        Raises:
+            NotMeasured: if there is no such episode.
         """
-        rows = [
+        values = [
             float(row[column] or "nan")
             for row in self._rows
             if row["condition"] == condition and legible in (None, int(row["legible"]))
         ]
-        if not rows:
+        if not values:
             raise NotMeasured(f"no episodes of {condition!r} in {self.folder}")
-        return np.array(rows)
+        return np.array(values)
 
     @cached_property
     def _rows(self) -> list[dict]:
@@ -85,16 +83,26 @@ class Record:
         return rows
 
     def mean(self, column: str, end: str) -> float:
-        """Mean of a column of the history over its first, last or (smoothed) highest steps."""
+        """Mean of a column of the history over ``WINDOW`` steps: the "first", "last" or "peak" ones."""
         values = np.array([row[column] for row in self.history])
         windows = np.convolve(values, np.full(WINDOW, 1 / WINDOW), "valid")
         return float({"first": windows[0], "last": windows[-1], "peak": windows.max()}[end])
 
 
+def _read_json(path: Path) -> dict:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
 def load_records(folder: str | Path) -> dict[str, Record]:
     """The records of a study by name."""
-    found = sorted(Path(folder).glob("*/config.json"))
-    return {path.parent.name: Record(path.parent) for path in found}
+    paths = sorted(Path(folder).glob("*/config.json"))
+    return {path.parent.name: Record(path.parent) for path in paths}
+
+
+def load_sweep_base(folder: str | Path) -> dict:
+    """What C11 predicts from, see `run.sweep_base`; empty if it was not measured."""
+    path = Path(folder) / "sweep-base.json"
+    return _read_json(path) if path.exists() else {}
 
 
 def spent(records: dict[str, Record]) -> str:
@@ -106,18 +114,38 @@ def spent(records: dict[str, Record]) -> str:
         "| device | runs | hours of training | minutes of an arm's 100 steps: median [range] |",
         "|---|---:|---:|---|",
     ]
-    by_device: dict[str, list[Record]] = {}
+    minutes = defaultdict(list)  # of each run, by device
+    whole = defaultdict(list)  # of the runs with the usual number of steps
     for run in records.values():
-        by_device.setdefault(run.device, []).append(run)
-    for device, runs in sorted(by_device.items()):
-        seconds = [sum(row["step_time"] for row in run.history) for run in runs]
-        whole = [s / 60 for s, run in zip(seconds, runs) if len(run.history) == RunConfig.steps]
-        usual = f"{np.median(whole):.1f} [{min(whole):.1f}, {max(whole):.1f}]" if whole else "–"
-        lines.append(f"| {device} | {len(runs)} | {sum(seconds) / 3600:.1f} | {usual} |")
+        minutes[run.device].append(sum(row["step_time"] for row in run.history) / 60)
+        if len(run.history) == RunConfig.steps:
+            whole[run.device].append(minutes[run.device][-1])
+    for device, values in sorted(minutes.items()):
+        usual = "–"
+        if some := whole[device]:
+            usual = f"{np.median(some):.1f} [{min(some):.1f}, {max(some):.1f}]"
+        lines.append(f"| {device} | {len(values)} | {sum(values) / 60:.1f} | {usual} |")
     return "\n".join(lines)
 
 
-def load_sweep_base(folder: str | Path) -> dict:
-    """What C11 predicts from, by share of legible details; empty if it was not measured."""
-    path = Path(folder) / "sweep-base.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+def seeds_table(runs: Iterable[Path]) -> str:
+    """Several seeds of one run as a Markdown table; the README's is made by it.
+
+    Args:
+        runs: their folders or records.
+    """
+    lines = [
+        "| seed | illegible: base | trained | tool off | blank crops | other crops "
+        "| all: base | trained | call rate | IoU of calls | training |",
+        "|---|---|---|---|---|---|---|---|---|---|---:|",
+    ]
+    for run in sorted(map(Record, runs), key=lambda run: (run.config["seed"], run.folder)):
+        conditions = _read_json(run.folder / "evaluation.json")["conditions"]
+        base, trained = conditions["base"], conditions["trained"]
+        cells = [interval(figures["accuracy_illegible"]) for figures in conditions.values()]
+        cells += [interval(base["accuracy"]), interval(trained["accuracy"])]
+        for key in ("call_rate", "call_iou"):
+            cells.append(f"{base[key]['mean']:.2f} → {trained[key]['mean']:.2f}")
+        minutes = sum(row["step_time"] for row in run.history) / 60
+        lines.append(f"| {run.config['seed']} | {' | '.join(cells)} | {minutes:.1f} min |")
+    return "\n".join(lines)
