@@ -1,1 +1,1 @@
-"""The commands of ``python -m deepeyes_lite``, for the terminal; each imports what it needs when it runs."""
+"""The commands of ``python -m deepeyes_lite``; each imports what it needs when it runs."""
