@@ -329,12 +329,12 @@ def test_rollout_asks_a_judge_what_no_rule_can_tell(faulty, random_eyes, tmp_pat
         "1 of 2 right, 2 with a zoom" in text
     )  # the judge of the test wants the truth in the answer
     assert text.endswith("j judged 1 answers (0 from the cache); 0 undecided, counted wrong\n")
-    verdicts = Path(f"{path}.judge.jsonl").read_text()
+    verdicts = Path(f"{path}.judge.jsonl").read_text(encoding="utf-8")
     assert json.loads(verdicts)["verdict"] is False
     path.unlink()  # episodes anew, verdicts from the cache
     assert main([*arguments, *judge]) == 0
     assert "j judged 1 answers (1 from the cache)" in capsys.readouterr().out
-    assert Path(f"{path}.judge.jsonl").read_text() == verdicts
+    assert Path(f"{path}.judge.jsonl").read_text(encoding="utf-8") == verdicts
     assert main(arguments) == 1  # never half with a judge, half without
     assert "holds another run" in capsys.readouterr().err
     assert main([*arguments, "--judge-model", "j"]) == 1
