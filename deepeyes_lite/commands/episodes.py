@@ -53,8 +53,8 @@ def _add_judge(sub) -> None:
 
 
 def rollout(args) -> None:
-    from deepeyes_lite.realworld.endpoint_policy import rollout_to_file
     from deepeyes_lite.realworld.folder import from_folder
+    from deepeyes_lite.realworld.served import rollout_to_file
     from deepeyes_lite.rollout import rollout as run
     from deepeyes_lite.tinyworld.dataset import held_out
     from deepeyes_lite.training import check_or_write_config
@@ -76,9 +76,7 @@ def rollout(args) -> None:
         settings |= {"frame": policy.frame, "max_pixels": policy.max_pixels}
         settings |= {"extra_tool": args.extra_tool} if args.extra_tool else {}
         check_or_write_config(Path(f"{args.out}.settings"), settings | _judged_by(judge))
-        episodes = rollout_to_file(
-            dataset, policy, args.out, args.tool, args.concurrency, judge=judge
-        )
+        episodes = rollout_to_file(dataset, policy, args.out, args.tool, judge)
     else:
         policy = _local(args, 1.0)
         episodes = run(dataset, policy, tool=args.tool, seed=args.seed, judge=judge)
@@ -145,20 +143,25 @@ def benchmark(args) -> None:
 
 
 def _served(args, temperature: float, tools: bool = True):
-    from deepeyes_lite.realworld.endpoint import Endpoint
-    from deepeyes_lite.realworld.endpoint_policy import MAX_PIXELS, EndpointPolicy
+    from deepeyes_lite.realworld.served import MAX_PIXELS, Endpoint, ServedPolicy
+    from deepeyes_lite.study.extra_tools import extra_tool, with_extra
+    from deepeyes_lite.tools import ViewZoomTool, ZoomTool
 
     if args.run_folder:
         raise ValueError("--run-folder and --endpoint are two models; choose one")
-    endpoint = Endpoint(args.endpoint, args.model, args.timeout, concurrency=args.concurrency)
-    return EndpointPolicy(
-        endpoint,
+    environment = None
+    if args.extra_tool:
+        kind = ViewZoomTool if args.frame == "box_view" else ZoomTool
+        environment = with_extra(kind, extra_tool(args.extra_tool))
+    return ServedPolicy(
+        Endpoint(args.endpoint, args.model, args.timeout),
         args.prompt,
         args.frame,
         temperature,
         max_pixels=args.max_pixels or MAX_PIXELS,
         tools=tools,
-        extra=args.extra_tool,
+        environment=environment,
+        concurrency=args.concurrency,
     )
 
 
@@ -178,8 +181,8 @@ def _local(args, temperature: float, tools: bool = True):
 
 
 def _judge(args, cache: Path):
-    from deepeyes_lite.realworld.endpoint import Endpoint
     from deepeyes_lite.realworld.judge import Judge
+    from deepeyes_lite.realworld.served import Endpoint
 
     if args.judge:
         return Judge(Endpoint(args.judge, args.judge_model), cache)

@@ -330,7 +330,7 @@ def test_rollout_asks_a_judge_what_no_rule_can_tell(faulty, random_eyes, tmp_pat
     )  # the judge of the test wants the truth in the answer
     assert text.endswith("j judged 1 answers (0 from the cache); 0 undecided, counted wrong\n")
     verdicts = Path(f"{path}.judge.jsonl").read_text()
-    assert json.loads(verdicts)["verdict"] is False
+    assert json.loads(verdicts.splitlines()[1])["verdict"] is False
     path.unlink()  # episodes anew, verdicts from the cache
     assert main([*arguments, *judge]) == 0
     assert "j judged 1 answers (1 from the cache)" in capsys.readouterr().out
