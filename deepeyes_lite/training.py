@@ -383,11 +383,11 @@ class ZoomTrainer(FastSteps, GRPOTrainer):
 # --- the record of every step -----------------------------------------------------------------------
 
 COUNTS = ("step", "n_zoom", "n_direct")
-HISTORY_COLUMNS = (
+HISTORY_COLUMNS = (  # noqa: SIM905
     "step accuracy accuracy_legible accuracy_illegible call_rate calls_per_episode valid_call_rate "
     "format_errors best_iou response_length reward p_zoom n_zoom p_direct n_direct least_bonus "
     "loss grad_norm step_time"
-).split()  # noqa: SIM905
+).split()
 
 
 def log_episodes(
