@@ -48,7 +48,8 @@ check: lint ## while you work: ruff, the tests of the method, what notebooks kee
 	$(PYTEST) tests/core tests/course/test_notebooks.py -m "not train and not slow" $(PYTEST_ARGS)
 
 quick: setup ## before a commit: all tests but those that train, no notebooks (3 minutes)
-	$(PYTEST) $(PARALLEL) --doctest-modules deepeyes_lite tests -m "not train and not slow" $(PYTEST_ARGS)
+	$(PYTEST) $(PARALLEL) --doctest-modules deepeyes_lite tests -m "not train and not slow" \
+	  --durations=9 --durations-min=2 $(PYTEST_ARGS)
 
 # One command, so that its last line counts everything: unit tests, doctests, cells of notebooks.
 test: setup ## everything: unit tests, doctests and all notebooks (12 minutes)

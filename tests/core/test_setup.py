@@ -70,7 +70,7 @@ def test_scripts_can_be_run_and_stop_at_the_first_error():
 def test_a_console_that_lacks_a_letter_stops_no_command(monkeypatch):
     console = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
     monkeypatch.setattr(sys, "stderr", console)
-    assert main(["evaluate", "--out", "runs/Zoë→"]) == 1
+    assert main(["evaluate", "runs/Zoë→"]) == 1
     console.flush()
     assert "Zoë?" in console.buffer.getvalue().decode("cp1252")
 
