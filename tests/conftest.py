@@ -69,3 +69,16 @@ def faulty():
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         yield f"http://127.0.0.1:{process.stdout.readline().strip()}"
         process.terminate()
+
+
+@pytest.fixture
+def asked(faulty):
+    """What that server was asked in a mode: for each request the key and the body."""
+    import json
+    import urllib.request
+
+    def read(mode):
+        with urllib.request.urlopen(f"{faulty}/{mode}/log", timeout=10) as response:
+            return json.load(response)
+
+    return read

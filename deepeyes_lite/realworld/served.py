@@ -156,10 +156,8 @@ class Endpoint:
         except (ValueError, RecursionError, TypeError, LookupError):
             message = None
         if not isinstance(message, dict):
-            reason = self._reason(body.decode("utf-8", "replace"))
-            raise EndpointError(
-                f"{self.url} is no OpenAI server: no chat completion, but {reason!r}"
-            )
+            said = self._reason(body.decode("utf-8", "replace"))
+            raise EndpointError(f"{self.url} is no OpenAI server: it sends {said!r}")
         return message
 
     def _reason(self, body: object) -> str:
@@ -171,15 +169,13 @@ class Endpoint:
 
     def _explained(self, status: int, reason: str) -> EndpointError:
         too_long = ("context", "too long", "maximum", "max_model_len")  # vLLM, SGLang, OpenAI
-        if not status:
-            said = (
-                f"cannot be reached ({reason}); is it running, the port right, timeout long enough?"
-            )
-        elif status in (400, 413, 422) and any(word in reason.lower() for word in too_long):
+        if status in (400, 413, 422) and any(word in reason.lower() for word in too_long):
             return ConversationError(
                 f"the conversation is too long for {self.model} ({reason}); "
                 "lower max_pixels, or serve the model with a longer context"
             )
+        if not status:
+            said = f"cannot be reached ({reason}); is it running, and the timeout long enough?"
         elif status in (401, 403):
             said = f"refuses the key ({reason}); put it into the environment variable {KEY}"
         elif status == 404 or (status == 400 and f"{self.model}'" in reason.replace("`", "'")):
@@ -228,11 +224,12 @@ class ServedPolicy(Policy):
         Raises:
             ValueError: for an unknown prompt or frame, or an environment that fits neither.
         """
-        if prompt not in FRAMES:
-            raise ValueError(f"prompt must be one of {', '.join(FRAMES)}, got {prompt!r}")
-        frame = frame or FRAMES[prompt]
-        if frame not in FRAMES.values():
-            raise ValueError(f"frame must be one of {', '.join(FRAMES.values())}, got {frame!r}")
+        frame = frame or FRAMES.get(prompt)
+        if prompt not in FRAMES or frame not in FRAMES.values():
+            raise ValueError(
+                f"prompt must be one of {', '.join(FRAMES)}, and frame must be one of "
+                f"{', '.join(FRAMES.values())}; got {prompt!r} and {frame!r}"
+            )
         if environment and prompt == "deepeyes":
             raise ValueError("the prompt 'deepeyes' knows the zoom alone; offer tools with 'tools'")
         kind = environment or (ViewZoomTool if frame == "box_view" else ZoomTool)
@@ -401,17 +398,11 @@ def rollout_to_file(
             file.write(jsonl_line(episode))
             file.flush()
 
-    bar = tqdm(total=len(places), initial=len(done), desc=f"rollout, tool {tool}")
-    with (
-        path.open("a", encoding="utf-8") as file,
-        bar,
-        ThreadPoolExecutor(policy.concurrency) as pool,
-    ):
+    with path.open("a", encoding="utf-8") as file, ThreadPoolExecutor(policy.concurrency) as pool:
         futures = [pool.submit(play, i) for id, i in places.items() if id not in done]
         try:
-            for future in as_completed(futures):
+            for future in tqdm(as_completed(futures), f"rollout, tool {tool}", len(futures)):
                 future.result()
-                bar.update()
         finally:  # what runs may end and is written; what waits is left for the next time
             pool.shutdown(cancel_futures=True)
     return sorted(read_jsonl(path), key=lambda episode: places[episode.sample["id"]])
