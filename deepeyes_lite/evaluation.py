@@ -155,8 +155,8 @@ def evaluate_run(out: str | Path, dataset: Dataset, seed: int = 0) -> dict:
     conditions = CONDITIONS if tools else CONDITIONS_WITHOUT_TOOL
     for name, (weights, tool) in conditions.items():
         path = folder / f"{name.replace(', ', '-').replace(' ', '-')}.jsonl"
-        found = read_jsonl(path) if path.exists() else []
-        if [t.sample["id"] for t in found] != list(dataset["id"]):
+        kept = read_jsonl(path) if path.exists() else []
+        if [t.sample["id"] for t in kept] != list(dataset["id"]):
             if weights not in models:
                 models[weights] = base_of(config)
             policy = LocalPolicy(
@@ -164,17 +164,17 @@ def evaluate_run(out: str | Path, dataset: Dataset, seed: int = 0) -> dict:
                 tools=tools or weights == "base",
                 environment=environment_named(config.environment),
             )
-            found = rollout(dataset, policy, tool=tool, seed=seed)
+            kept = rollout(dataset, policy, tool=tool, seed=seed)
             with atomic_write(path) as tmp:
-                write_jsonl(found, tmp)
-        episodes[name] = found
+                write_jsonl(kept, tmp)
+        episodes[name] = kept
     report = {
         "samples": len(dataset),
         "seed": seed,
-        "conditions": {name: summarise(found) for name, found in episodes.items()},
+        "conditions": {name: summarise(kept) for name, kept in episodes.items()},
         "paired_accuracy": {
-            f"{name} minus base": paired_difference(episodes["base"], found)
-            for name, found in episodes.items()
+            f"{name} minus base": paired_difference(episodes["base"], kept)
+            for name, kept in episodes.items()
             if name != "base"
         },
     }
@@ -189,8 +189,8 @@ def write_episodes(episodes: dict[str, list[Trajectory]], path: Path) -> None:
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(EPISODE_COLUMNS)
-        for name, found in episodes.items():
-            for t in found:
+        for name, kept in episodes.items():
+            for t in kept:
                 overlap = "" if t.best_iou is None else f"{t.best_iou:.3f}"
                 figures = (t.sample["legible"], int(t.correct), len(t.boxes_px), overlap)
                 writer.writerow([name, t.sample["id"], *figures])
