@@ -54,8 +54,9 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--seconds", type=float, default=60, help="for each exercise")
     sub.add_argument("--memory", type=float, default=4, help="gigabytes for each notebook")
     sub = command("doctor", doctor, "check the machine, one line per requirement")
-    sub.add_argument("--gpu", action="store_true", help="try a preset: a few minutes, no download")
+    sub.add_argument("--gpu", action="store_true", help="train two steps of a preset, and measure")
     sub.add_argument("--preset", default="24GB", help="which one: 8GB … 80GB")
+    sub.add_argument("--model", default="", help="a folder, instead of the preset's model")
     sub.add_argument("--record", type=Path, help="folder to keep its figures in, for the tables")
     return parser
 
@@ -68,13 +69,12 @@ def grade(args) -> int:
 
 def doctor(args) -> int:
     if args.gpu:
-        from deepeyes_lite.realworld.memory import write_record
-        from deepeyes_lite.realworld.smoke import report, smoke
+        from deepeyes_lite.realworld.gpu import check, report, write_record
 
-        found = smoke(args.preset)
-        print(report(found))
+        measured = check(args.preset, args.model)
+        print(report(measured))
         if args.record:
-            print(f"record: {write_record(found, args.record)}")
+            print(f"record: {write_record(measured, args.record)}")
         return 0
     from deepeyes_lite.doctor import main as run
 

@@ -79,7 +79,7 @@ def test_the_step_table_is_made_of_the_record():
 
 
 def test_the_memory_table_is_made_of_presets_and_records():
-    from deepeyes_lite.realworld.memory import table
+    from deepeyes_lite.realworld.gpu import table
 
     assert block(ROOT / "README.md", "memory") == table(ROOT / "data" / "runs" / "gpu")
 
