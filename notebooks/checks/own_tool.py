@@ -100,9 +100,9 @@ def _judge_rotate(attempt) -> tuple[str, str]:
 
 
 def _judge_tool(attempt) -> tuple[str, str]:
+    from deepeyes_lite.study.extra_tools import with_extra
     from transformers.utils import get_json_schema
 
-    from deepeyes_lite.study.extra_tools import with_extra
     from deepeyes_lite.tools import ToolError, ZoomTool, answer_call, tool_names
 
     def turn(picture, degrees):

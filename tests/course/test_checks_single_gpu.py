@@ -107,9 +107,9 @@ def test_right_ways_pass(capsys):
 
 def test_the_figures_it_tells_are_the_presets():
     from deepeyes_lite.models import completion_length, ready
-    from deepeyes_lite.realworld.memory import cache_gb, episode_tokens, weights_gb
-    from deepeyes_lite.realworld.shapes import processor_of
+    from deepeyes_lite.realworld.gpu import cache_gb, episode_tokens, weights_gb
     from deepeyes_lite.training import PRESETS
+    from shapes import processor_of
 
     config = PRESETS["24GB"]
     processor = ready(processor_of(config.model), config.max_pixels)

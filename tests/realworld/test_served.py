@@ -11,6 +11,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from deepeyes_lite.study.extra_tools import ContrastTool, with_extra
 from PIL import Image
 
 from deepeyes_lite import prompts
@@ -20,7 +21,6 @@ from deepeyes_lite.policies import LocalPolicy
 from deepeyes_lite.realworld import served
 from deepeyes_lite.realworld.served import Endpoint, EndpointError, ServedPolicy, written
 from deepeyes_lite.rollout import rollout
-from deepeyes_lite.study.extra_tools import ContrastTool, with_extra
 from deepeyes_lite.tinyworld.dataset import tiny_world
 from deepeyes_lite.tools import MAX_CALLS, ViewZoomTool, ZoomTool, answer_call
 from deepeyes_lite.trajectories import Trajectory, Turn, read_jsonl, write_jsonl

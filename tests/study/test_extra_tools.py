@@ -6,6 +6,7 @@ from dataclasses import asdict
 
 import numpy as np
 import pytest
+from deepeyes_lite.study.extra_tools import EXTRA_TOOLS, ContrastTool, stretched, with_extra
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
@@ -16,7 +17,6 @@ from deepeyes_lite import prompts
 from deepeyes_lite.models import load, offer, tool_of
 from deepeyes_lite.policies import Policy, ScriptedPolicy
 from deepeyes_lite.rollout import rollout
-from deepeyes_lite.study.extra_tools import EXTRA_TOOLS, ContrastTool, stretched, with_extra
 from deepeyes_lite.tools import (
     MAX_CALLS,
     MAX_CROP_SIDE,

@@ -1,10 +1,10 @@
 """tool_use.py: who called what, counted and read back."""
 
+from deepeyes_lite.study.extra_tools import ContrastTool, with_extra
 from PIL import Image
 
 from deepeyes_lite import prompts
 from deepeyes_lite.study import tool_use
-from deepeyes_lite.study.extra_tools import ContrastTool, with_extra
 from deepeyes_lite.tools import ZOOM, ZoomTool
 
 CONTRAST = "image_contrast_tool"

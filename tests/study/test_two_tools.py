@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from deepeyes_lite.study.extra_tools import stretched
 from PIL import Image
 
 from deepeyes_lite.__main__ import main
 from deepeyes_lite.models import load
 from deepeyes_lite.policies import Policy
 from deepeyes_lite.study import low_contrast, tool_use, two_tools
-from deepeyes_lite.study.extra_tools import stretched
 from deepeyes_lite.study.low_contrast import CONTRAST, KINDS, WORDS
 from deepeyes_lite.tools import ZOOM
 from deepeyes_lite.training import read_history
