@@ -4,15 +4,19 @@ PYTHON ?= python3
 VENV ?= .venv
 PIP_ARGS ?=
 PYTEST_ARGS ?=
+WORKERS ?= 2
 RUN ?=
 
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
+# One thread for each worker: two processes that both want all cores wait for each other.
+PYTEST := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(PY) -m pytest -q
+PARALLEL := -n $(WORKERS) --dist loadfile
 # Read off the one list of pins.
 TORCH := $(shell sed -n 's/^ *"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test browser lab app lint format refresh pretrain doctor
+.PHONY: help setup demo check quick test browser lab app lint format refresh pretrain doctor
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,6 +25,7 @@ help: ## show this list
 	@echo "  VENV=DIR             where the environment is (default .venv; one that is there is used)"
 	@echo "  PIP_ARGS='...'       further arguments for pip, such as --index-url for a build of torch"
 	@echo "  PYTEST_ARGS='...'    further arguments for pytest"
+	@echo "  WORKERS=N            processes of make quick and make test (default 2; 0: none beside pytest)"
 	@echo "  RUN=DIR              an evaluated run, for make app"
 
 setup: $(READY) ## make the environment and install the pinned packages
@@ -39,13 +44,20 @@ $(READY): pyproject.toml
 demo: setup ## train tiny-eyes to zoom, evaluate before and after, write a report
 	$(PY) -m deepeyes_lite demo
 
+check: lint ## while you work: ruff, the tests of the method, what notebooks keep to (1 minute)
+	$(PYTEST) tests/core tests/course/test_notebooks.py -m "not train and not slow" $(PYTEST_ARGS)
+
+quick: setup ## before a commit: all tests but those that train, no notebooks (3 minutes)
+	$(PYTEST) $(PARALLEL) --doctest-modules deepeyes_lite tests -m "not train and not slow" \
+	  --durations=9 --durations-min=2 $(PYTEST_ARGS)
+
 # One command, so that its last line counts everything: unit tests, doctests, cells of notebooks.
-test: setup ## unit tests, doctests and all notebooks
-	HF_HUB_OFFLINE=1 $(PY) -m pytest -q --doctest-modules deepeyes_lite tests \
-	  --nbval-lax --nbval-current-env notebooks $(PYTEST_ARGS)
+test: setup ## everything: unit tests, doctests and all notebooks (12 minutes)
+	$(PYTEST) $(PARALLEL) --doctest-modules deepeyes_lite tests --nbval-lax --nbval-current-env notebooks \
+	  $(PYTEST_ARGS)
 
 browser: setup ## drive the widgets in headless Chromium (some minutes)
-	BROWSER=1 $(PY) -m pytest -q tests/test_browser.py
+	BROWSER=1 $(PY) -m pytest -q tests/viz/test_browser.py
 
 lab: setup ## open JupyterLab
 	$(PY) -m jupyter lab --notebook-dir=notebooks
@@ -57,9 +69,10 @@ lint: setup ## ruff on .py and .ipynb
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 
-format: setup ## let ruff rewrite .py and .ipynb
+format: setup ## let ruff rewrite .py and .ipynb, and count the lines for README anew
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
+	$(PY) tests/house.py --write
 
 refresh: setup ## run all notebooks and keep their outputs
 	$(PY) -m jupyter nbconvert --to notebook --execute --inplace \

@@ -1,4 +1,35 @@
-"""deepeyes-lite: thinking with images."""
+"""deepeyes-lite: thinking with images.
+
+The flat files of this package are the method. A folder is something else, and the first line of its
+`__init__.py` says for whom. Flat files import no folder.
+
+Read in this order:
+
+     1 boxes.py          128  frames (box_px, box_view, box_1000), IoU, the size of a view
+     2 tools.py          323  the zoom: a checked function, and TRL's environment class
+     3 prompts.py        225  chat template, response template, reserved tokens
+     4 trajectories.py   135  an episode, token by token; JSONL
+     5 policies.py       236  who replies: a transformers model, or a script
+     6 rollout.py        207  the batched loop: reply, call, crop, until the answer
+     7 verifiers.py      284  correct or incorrect, by rule
+     8 rewards.py        248  reward functions for TRL, variants as weights, advantages
+     9 training.py       747  a run: configuration, LoRA, TRL's trainer, record, resume
+
+These 2,533 lines are one training step, from the scene to the
+gradient. Then which questions it trains on, and what it has learned:
+
+    10 selection.py      279  which questions to train on: pass rate, tool benefit
+    11 evaluation.py     352  what came of it: intervals, controls, paired tests
+
+What the method stands on:
+
+       models.py         389  what differs from one family of models to the next
+       data.py            93  the one schema of a sample
+       files.py          187  atomic write, lock, resumable JSONL
+       doctor.py         212  checks of the machine
+       fast.py           303  to be read last: speed, no result changes
+       __main__.py        85  the commands; the one flat file that imports folders, to hand them in
+"""
 
 from pathlib import Path
 

@@ -1,20 +1,29 @@
-"""The commands: ``python -m deepeyes_lite --help`` lists them."""
+"""The commands of deepeyes-lite: ``deepeyes-lite --help`` lists them.
+
+This file is the caller that hands the folders to the method, so it alone of the flat files imports them,
+and each command imports what it needs when it runs.
+"""
 
 import argparse
+import json
 import os
+import re
 import sys
 import warnings
+from dataclasses import fields
+from importlib import metadata
 from pathlib import Path
 
-from deepeyes_lite.commands import episodes, runs, sets, world
+TOOLS = ("on", "off", "blank", "other")
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command; 0 if it went well."""
-    args = _parser().parse_args(argv)
+    argv = sys.argv[1:] if argv is None else argv
+    args = parser(argv).parse_args(argv)
     _quiet()
     try:
-        return args.run(args) or 0
+        return COMMANDS[args.command][1](args) or 0
     except (ValueError, OSError, ArithmeticError, RuntimeError) as error:
         if args.debug:
             raise
@@ -36,49 +45,637 @@ def _quiet() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m deepeyes_lite", description=__doc__)
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    commands = parser.add_subparsers(dest="command", required=True)
+def parser(argv: list[str]) -> argparse.ArgumentParser:
+    """The parser; options are made for the commands that ``argv`` names, since some need imports."""
+    top = argparse.ArgumentParser(
+        prog="deepeyes-lite",
+        description="Thinking with images: train, roll out, evaluate.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=_overview(),
+    )
+    top.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    top.add_argument(
+        "--version", action="version", version=f"deepeyes-lite {metadata.version('deepeyes-lite')}"
+    )
+    subparsers = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, (add, _, text) in COMMANDS.items():
+        sub = subparsers.add_parser(name, description=text)
+        if name in argv:
+            add(sub)
+    return top
 
-    def command(name: str, run, text: str) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=text, description=text)
-        sub.set_defaults(run=run)
-        return sub
 
-    for room in (runs, episodes, sets, world):
-        room.add(command)
-    sub = command("grade", grade, "marks for learners' notebooks; 0 if every exercise is solved")
-    sub.add_argument("paths", type=Path, nargs="+", metavar="notebook.ipynb", help="or a folder")
-    sub.add_argument("--csv", type=Path, help="file to write, a line for each exercise")
-    sub.add_argument("--seconds", type=float, default=60, help="for each exercise")
-    sub.add_argument("--memory", type=float, default=4, help="gigabytes for each notebook")
-    sub = command("doctor", doctor, "check the machine, one line per requirement")
-    sub.add_argument("--gpu", action="store_true", help="try a preset: a few minutes, no download")
+def _overview() -> str:
+    lines = ["commands (deepeyes-lite COMMAND --help says more):"]
+    for group, names in GROUPS.items():
+        lines += ["", f"  {group}", *(f"    {name:10} {COMMANDS[name][2]}" for name in names)]
+    return "\n".join(lines)
+
+
+# --- train, evaluate, merge -------------------------------------------------------------------------
+
+
+def _add_train(sub) -> None:
+    from deepeyes_lite.rewards import VARIANTS
+    from deepeyes_lite.training import PRESETS, RunConfig
+
+    sub.add_argument("--out", type=Path, help="run folder (default runs/PRESET-REWARD-SEED)")
+    sub.add_argument(
+        "--preset", choices=PRESETS, default="demo", help="where the defaults are from"
+    )
+    sub.add_argument("--config", type=Path, help="YAML file with any of the options below")
+    sub.add_argument(
+        "--trl",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="an option of TRL's GRPOConfig, passed on; may be given many times",
+    )
+    steps = "steps of SFT on traces made of target boxes, before GRPO (default 0)"
+    sub.add_argument("--cold-start", type=int, default=0, metavar="STEPS", help=steps)
+    helps = dict(re.findall(r"^ {8}(\w+): (.+?)$(?= {8}\w|)", RunConfig.__doc__, re.MULTILINE))
+    for field in fields(RunConfig):
+        if field.name == "trl":
+            continue
+        flag, text = "--" + field.name.replace("_", "-"), helps[field.name].rstrip(".")
+        default = RunConfig.__dataclass_fields__[field.name].default
+        kind = {"default": argparse.SUPPRESS, "help": f"{text} (demo: {default})"}
+        if isinstance(default, bool):
+            sub.add_argument(flag, action=argparse.BooleanOptionalAction, **kind)
+        else:
+            choices = tuple(VARIANTS) if field.name == "reward" else None
+            sub.add_argument(
+                flag, type=float if default is None else type(default), choices=choices, **kind
+            )
+
+
+def _add_demo(sub) -> None:
+    _add_train(sub)
+    sub.add_argument("--samples", type=int, default=300, help="held-out scenes")
+
+
+def _add_evaluate(sub) -> None:
+    sub.add_argument("run", type=Path, help="folder of a finished run")
+    sub.add_argument("--samples", type=int, default=300, help="held-out scenes")
+
+
+def _add_merge(sub) -> None:
+    sub.add_argument("run", type=Path, help="folder of a finished run")
+    sub.add_argument("--to", type=Path, required=True, help="folder to write")
+
+
+def config_of(args):
+    """The configuration of a run, and its folder: preset, then YAML file, then options.
+
+    Raises:
+        ValueError: for a YAML file with something else in it.
+    """
+    from deepeyes_lite.training import RunConfig, preset
+
+    names = [field.name for field in fields(RunConfig)]
+    changes = _yaml(args.config, names) if args.config else {}
+    trl = {**changes.pop("trl", {}), **trl_options(args.trl)}
+    changes |= {name: vars(args)[name] for name in names if name in vars(args) and name != "trl"}
+    config = preset(args.preset, **changes, **({"trl": trl} if trl else {}))
+    out = args.out or Path("runs") / f"{args.preset}-{config.reward}-{config.seed}"
+    return config, out
+
+
+def _yaml(path: Path, names: list[str]) -> dict:
+    import yaml
+
+    try:
+        options = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is no YAML: {error}") from None
+    if not isinstance(options, dict) or set(options) - set(names):
+        raise ValueError(f"{path} must hold options of a run ({', '.join(names)}), got {options}")
+    return options
+
+
+def trl_options(given: list[str]) -> dict:
+    """Options for TRL from the command line, values read as JSON where they are JSON.
+
+    Raises:
+        ValueError: for one without a name or a value.
+
+    >>> trl_options(["use_vllm=true", "vllm_mode=colocate", "max_grad_norm=0.5"])
+    {'use_vllm': True, 'vllm_mode': 'colocate', 'max_grad_norm': 0.5}
+    """
+    options = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not name or not equals:
+            raise ValueError(f"an option for TRL is given as NAME=VALUE, got {text!r}")
+        try:
+            options[name] = json.loads(value)
+        except (ValueError, RecursionError):
+            options[name] = value
+    return options
+
+
+def train(args) -> Path:
+    from dataclasses import replace
+
+    from deepeyes_lite.models import device
+    from deepeyes_lite.realworld.cold_start import cold_start
+    from deepeyes_lite.tinyworld.dataset import training_questions
+    from deepeyes_lite.training import train as run
+    from deepeyes_lite.viz.snapshots import snapshots_of
+
+    config, out = config_of(args)
+    if device().type == "cpu" and config.model.startswith("Qwen/"):
+        print("note: no GPU here; weights of this size are out of a CPU's reach")
+    questions = training_questions(config)
+    if args.cold_start:
+        adapter = cold_start(
+            config.model,
+            questions,
+            args.cold_start,
+            out / "cold_start",
+            config.lora_rank,
+            config.quantise,
+            config.max_pixels,
+            seed=config.seed,
+            gradient_checkpointing=config.gradient_checkpointing,
+        )
+        config = replace(config, adapter=str(adapter))
+    run(config, out, questions, [snapshots_of(config, out)])
+    print(f"trained: {out}")
+    return out
+
+
+def _report(out: Path, samples: int) -> None:
+    from deepeyes_lite.evaluation import evaluate_run, table
+    from deepeyes_lite.tinyworld.dataset import held_out
+    from deepeyes_lite.training import read_config
+    from deepeyes_lite.viz.report import write_report
+
+    print(table(evaluate_run(out, held_out(samples, read_config(out).legible_share))))
+    print(f"report: {write_report(out)}")
+
+
+def demo(args) -> None:
+    _report(train(args), args.samples)
+
+
+def evaluate(args) -> None:
+    _report(args.run, args.samples)
+
+
+def merge(args) -> None:
+    from deepeyes_lite.realworld.publishing import merge as run
+
+    print(f"merged: {run(args.run, args.to)}")
+
+
+# --- let a model answer -------------------------------------------------------------------------------
+
+
+def _add_model(sub) -> None:
+    group = sub.add_argument_group("who answers; the base model tiny-eyes, if nothing is named")
+    group.add_argument("--run", type=Path, dest="trained", help="folder of a finished run")
+    group.add_argument("--model", help="a folder, a name of the hub, or a name at the endpoint")
+    group.add_argument("--max-pixels", type=int, default=0, help="greatest area of a view")
+    group.add_argument("--environment", default="", help="dotted path of a class with more tools")
+    group.add_argument("--endpoint", help="address of an OpenAI-compatible server")
+    prompts = "tools, or deepeyes for its own weights (default %(default)s)"
+    group.add_argument("--prompt", choices=("tools", "deepeyes"), default="tools", help=prompts)
+    frame = "of the boxes, if not that of the prompt"
+    group.add_argument("--frame", choices=("box_1000", "box_view"), help=frame)
+    group.add_argument("--timeout", type=float, default=120, help="seconds for one answer")
+    group.add_argument("--concurrency", type=int, default=8, help="requests at a time")
+
+
+def _add_judge(sub) -> None:
+    group = sub.add_argument_group("who judges what no rule can compare; nobody, if not named")
+    group.add_argument("--judge", metavar="URL", help="address of an OpenAI-compatible server")
+    group.add_argument("--judge-model", metavar="NAME", help="the model's name there")
+
+
+def _add_rollout(sub) -> None:
+    from deepeyes_lite.tinyworld.questions import KINDS
+
+    sub.add_argument("--out", type=Path, required=True, help="JSONL file to write")
+    sub.add_argument("--samples", type=int, default=20, help="held-out scenes")
+    sub.add_argument("--kind", choices=KINDS, default="read", help="of the questions")
+    sub.add_argument("--folder", type=Path, help="your own pictures, instead of held-out scenes")
+    sub.add_argument("--tool", choices=TOOLS, default="on", help="a control (default %(default)s)")
+    sub.add_argument("--seed", type=int, default=0, help="of local sampling")
+    _add_model(sub)
+    _add_judge(sub)
+
+
+def _add_ask(sub) -> None:
+    sub.add_argument("photo", type=Path)
+    sub.add_argument("question")
+    sub.add_argument("--out", type=Path, help="page to write (default ask.html, or the next free)")
+    _add_model(sub)
+
+
+def _add_benchmark(sub) -> None:
+    sub.add_argument("--data", type=Path, required=True, help="data set of `data`")
+    sub.add_argument("--out", type=Path, required=True, help="folder of the records")
+    sub.add_argument("--no-tool", action="store_true", help="prompts that offer no tool")
+    sub.add_argument("--k", type=int, default=1, help="episodes of each question: Avg@k")
+    sub.add_argument("--temperature", type=float, help="default 0 for k = 1, else 1")
+    sub.add_argument("--seed", type=int, default=0, help="of the options' order and the sampling")
+    sub.add_argument("--against", type=Path, help="records of another run, for a paired test")
+    _add_model(sub)
+    _add_judge(sub)
+
+
+def rollout(args) -> None:
+    from deepeyes_lite.files import atomic_write, check_or_write_config
+    from deepeyes_lite.realworld.folder import from_folder
+    from deepeyes_lite.realworld.served import rollout_to_file
+    from deepeyes_lite.rollout import rollout as run
+    from deepeyes_lite.tinyworld.dataset import held_out
+    from deepeyes_lite.trajectories import write_jsonl
+
+    if not args.endpoint:
+        _free(args.out)
+    if args.folder:
+        dataset, errors = from_folder(args.folder)
+    else:
+        dataset, errors = held_out(args.samples, kind=args.kind), []
+    for error in errors:
+        print(error)
+    judge = _judge(args, Path(f"{args.out}.judge.jsonl"))
+    policy = _policy(args, temperature=0.0 if args.endpoint else 1.0)
+    if args.endpoint:
+        # Beside the file, so that a stopped batch does not go on with another model or prompt.
+        settings = _settings(args, policy, judge, ("folder", "kind", "tool"))
+        check_or_write_config(Path(f"{args.out}.settings"), settings)
+        episodes = rollout_to_file(dataset, policy, args.out, args.tool, judge)
+    else:
+        episodes = run(dataset, policy, tool=args.tool, seed=args.seed, judge=judge)
+        with atomic_write(args.out) as tmp:
+            write_jsonl(episodes, tmp)
+    correct = sum(episode.correct for episode in episodes)
+    calls = sum(episode.called for episode in episodes)
+    print(f"{correct} of {len(episodes)} correct, {calls} with a zoom: {args.out}")
+    if ended := [t.turns[-1].errors[0] for t in episodes if t.turns[-1].errors]:
+        print(f"{len(ended)} ended by the server and counted wrong: {ended[0]}")
+    if judge:
+        print(judge.summary())
+
+
+def ask(args) -> int:
+    from deepeyes_lite.files import atomic_write
+    from deepeyes_lite.realworld.folder import read_photo
+    from deepeyes_lite.rollout import rollout as run
+    from deepeyes_lite.viz.html import episode_page, episode_text
+
+    out = args.out or next(
+        path
+        for n in range(1, 10_000)
+        if not (path := Path(f"ask-{n}.html" if n > 1 else "ask.html")).exists()
+    )
+    if out.suffix != ".html":
+        raise ValueError(f"--out is a page, so its name ends in .html; got {str(out)!r}")
+    _free(out)
+    sample = {"id": args.photo.name, "image": read_photo(args.photo), "question": args.question}
+    policy = _policy(args, temperature=0.0)
+    (episode,) = run([sample | {"answer": ""}], policy, progress=False)
+    print(episode_text(episode))
+    if not args.endpoint and policy.spec.family == "tiny-eyes":
+        print("tiny-eyes knows only its own world of coloured shapes; larger models: --endpoint")
+    name = policy.endpoint.model if args.endpoint else args.model or args.trained
+    with atomic_write(out) as tmp:
+        tmp.write_text(episode_page({str(name or "tiny-eyes"): episode}), encoding="utf-8")
+    print(f"page: {out}")
+    return int(bool(episode.turns[-1].errors))  # the server ended it
+
+
+def benchmark(args) -> None:
+    from deepeyes_lite.data import load
+    from deepeyes_lite.files import check_or_write_config
+    from deepeyes_lite.realworld import benchmarks
+
+    if args.temperature is None:
+        args.temperature = 0.0 if args.k == 1 else 1.0
+    if args.k > 1 and args.temperature <= 0:
+        raise ValueError("at temperature 0 all k answers are one; set --k 1 or a temperature")
+    dataset = load(args.data)
+    judge = _judge(args, args.out / "judge.jsonl")
+    policy = _policy(args, args.temperature, not args.no_tool)
+    names = ("data", "trained", "no_tool", "k", "temperature", "seed")
+    check_or_write_config(args.out, _settings(args, policy, judge, names))
+    report = benchmarks.benchmark(dataset, policy, args.out, args.k, args.seed, judge)
+    print(benchmarks.table(report))
+    if judge:
+        print(judge.summary())
+    if args.against:
+        print(f"\n{args.out} minus {args.against}")
+        differences = benchmarks.compare(args.out, args.against)
+        print("\n".join(benchmarks.differences_table(differences)))
+
+
+def _settings(args, policy, judge, names: tuple[str, ...]) -> dict:
+    """What decides the answers of a batch, so that it does not go on with something else."""
+    names = (*names, "model", "max_pixels", "environment", "endpoint", "prompt", "frame")
+    settings = {name: str(getattr(args, name)) for name in names}
+    if args.endpoint:
+        settings |= {"model": policy.endpoint.model, "frame": policy.frame}
+    return settings | {"judge": judge.endpoint.model if judge else "none"}
+
+
+def _policy(args, temperature: float, tools: bool = True):
+    """Who answers, as the options of `_add_model` say."""
+    from deepeyes_lite.models import environment_named, load
+    from deepeyes_lite.policies import LocalPolicy
+
+    named = {"--run": args.trained, "--endpoint": args.endpoint, "--model": args.model}
+    if args.trained and (args.endpoint or args.model):
+        given = [flag for flag, value in named.items() if value]
+        raise ValueError(f"{' and '.join(given)} are two models; choose one")
+    environment = environment_named(args.environment)
+    if args.endpoint:
+        from deepeyes_lite.realworld.served import MAX_PIXELS, Endpoint, ServedPolicy
+
+        return ServedPolicy(
+            Endpoint(args.endpoint, args.model, args.timeout),
+            args.prompt,
+            args.frame,
+            temperature,
+            max_pixels=args.max_pixels or MAX_PIXELS,
+            tools=tools,
+            environment=environment,
+            concurrency=args.concurrency,
+        )
+    if args.trained:
+        from deepeyes_lite.training import load_trained, read_config
+
+        model = load_trained(args.trained)
+        environment = environment or environment_named(read_config(args.trained).environment)
+    else:
+        model = load(args.model or "tiny-eyes", max_pixels=args.max_pixels)
+    return LocalPolicy(*model, tools=tools, temperature=temperature, environment=environment)
+
+
+def _judge(args, cache: Path):
+    from deepeyes_lite.realworld.judge import Judge
+    from deepeyes_lite.realworld.served import Endpoint
+
+    if args.judge:
+        return Judge(Endpoint(args.judge, args.judge_model), cache)
+    if args.judge_model:
+        raise ValueError("--judge-model names a model of --judge; give its address, too")
+    return None
+
+
+def _free(path: Path) -> None:
+    if path.exists():
+        raise ValueError(f"{path} is there already; choose another name or delete it")
+
+
+# --- questions ----------------------------------------------------------------------------------------
+
+
+def _add_data(sub) -> None:
+    from deepeyes_lite.realworld.public import SETS
+
+    sub.add_argument("name", choices=SETS)
+    sub.add_argument("--from", dest="source", type=Path, help="its files on this machine")
+    sub.add_argument("--out", type=Path, required=True, help="folder to write")
+    sub.add_argument("--limit", type=int, help="read so many rows at most")
+
+
+def _add_select(sub) -> None:
+    sub.add_argument("--out", type=Path, required=True, help="folder to write")
+    sub.add_argument("--folder", type=Path, help="your own pictures; without it the tiny world")
+    sub.add_argument("--data", type=Path, help="data set of `data`, instead of a folder")
+    sub.add_argument("--samples", type=int, default=200, help="questions of the tiny world")
+    sub.add_argument("--k", type=int, default=8, help="episodes of each question")
+    corrupted = "share of each kind of corrupted row in the tiny world (default %(default)s)"
+    sub.add_argument("--corrupted", type=float, default=0.1, help=corrupted)
+    sub.add_argument("--model", default="tiny-eyes", help="a folder, or a name of the hub")
+    sub.add_argument("--seed", type=int, default=0)
+
+
+def _add_export(sub) -> None:
+    sub.add_argument("--data", type=Path, required=True, help="data set of `data` or `select`")
+    sub.add_argument("--out", type=Path, required=True, help="parquet file to write")
+
+
+def data(args) -> None:
+    from deepeyes_lite.realworld.public import summary, write
+
+    dataset, errors = write(args.name, args.out, args.source, args.limit)
+    for line in summary(errors):
+        print(line)
+    print(f"{len(dataset)} questions, {len(errors)} rows left out: {args.out}")
+
+
+def select(args) -> None:
+    from deepeyes_lite import selection
+    from deepeyes_lite.data import load as load_data
+    from deepeyes_lite.files import atomic_write, check_or_write_config
+    from deepeyes_lite.models import load
+    from deepeyes_lite.policies import LocalPolicy, OracleZoomPolicy
+    from deepeyes_lite.realworld.folder import from_folder
+    from deepeyes_lite.tinyworld.dataset import tiny_world
+    from deepeyes_lite.tinyworld.questions import label_of
+    from deepeyes_lite.viz.plots import pass_rate_bars, png
+
+    names = ("folder", "data", "samples", "k", "corrupted", "model", "seed")
+    check_or_write_config(args.out, {name: str(getattr(args, name)) for name in names})
+    errors = []
+    if args.folder:
+        dataset, errors = from_folder(args.folder)
+    elif args.data:
+        dataset = load_data(args.data)
+    else:
+        corrupted = {"wrong label": args.corrupted, "unanswerable": args.corrupted}
+        dataset = tiny_world("train", args.samples, corrupted=corrupted)
+    for error in errors:
+        print(error)
+    model = load(args.model)
+    dataset = selection.verifiable(selection.open_ended(dataset))
+    dataset = selection.difficulty(
+        dataset, LocalPolicy(*model), args.k, args.seed, args.out / "difficulty.jsonl"
+    )
+    greedy = LocalPolicy(*model, temperature=0.0)
+    record, oracle = args.out / "tool_benefit.jsonl", OracleZoomPolicy(greedy, label_of)
+    dataset = selection.tool_benefit(dataset, greedy, args.seed, record, oracle=oracle)
+    with atomic_write(args.out / "selected") as tmp:
+        selection.kept(dataset).save_to_disk(tmp)
+    report = selection.report(dataset)
+    with atomic_write(args.out / "report.json") as tmp:
+        tmp.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    (args.out / "pass_rates.png").write_bytes(png(pass_rate_bars(dataset["pass_rate"])))
+    print(selection.table(report))
+    print(f"the questions that are kept: {args.out / 'selected'}")
+
+
+def export(args) -> None:
+    from deepeyes_lite.data import load
+    from deepeyes_lite.realworld.verl import export as run
+
+    _free(args.out)
+    print(f"{run(load(args.data), args.out)} rows: {args.out}")
+
+
+# --- this machine -------------------------------------------------------------------------------------
+
+
+def _add_doctor(sub) -> None:
+    sub.add_argument("--gpu", action="store_true", help="two real steps of a preset, measured")
     sub.add_argument("--preset", default="24GB", help="which one: 8GB … 80GB")
+    sub.add_argument("--model", default="", help="weights at hand, instead of the preset's")
     sub.add_argument("--record", type=Path, help="folder to keep its figures in, for the tables")
-    return parser
-
-
-def grade(args) -> int:
-    from deepeyes_lite.grading.marks import main as run
-
-    return run(args.paths, args.csv, args.seconds, args.memory)
 
 
 def doctor(args) -> int:
     if args.gpu:
-        from deepeyes_lite.realworld.memory import write_record
-        from deepeyes_lite.realworld.smoke import report, smoke
+        from deepeyes_lite.realworld.gpu import check, report, write_record
 
-        found = smoke(args.preset)
-        print(report(found))
+        figures = check(args.preset, args.model)
+        print(report(figures))
         if args.record:
-            print(f"record: {write_record(found, args.record)}")
+            print(f"record: {write_record(figures, args.record)}")
         return 0
     from deepeyes_lite.doctor import main as run
 
     return run()
+
+
+# --- for those who make deepeyes-lite -------------------------------------------------------------------
+
+
+def _add_study(sub) -> None:
+    sub.add_argument("--out", type=Path, default=Path("runs/study"), help="folder of the runs")
+    sub.add_argument("--records", type=Path, help="what is kept (default OUT/records)")
+    sub.add_argument("--only", default="*", help="pattern of the runs' names, such as 'none-*'")
+    sub.add_argument("--preset", choices=("demo", "quick"), default="demo", help="of all runs")
+    sub.add_argument("--model", default="tiny-eyes", help="folder of tiny-eyes")
+    sub.add_argument("--seed", type=int, default=0, help="the first one")
+    sub.add_argument("--samples", type=int, default=300, help="held-out scenes")
+
+
+def _add_claims(sub) -> None:
+    from deepeyes_lite import DATA
+
+    sub.add_argument("--records", type=Path, default=DATA / "runs" / "study")
+    ledger = "file to write, with figures beside it (default %(default)s)"
+    sub.add_argument("--out", type=Path, default=Path("runs/claims/claims.json"), help=ledger)
+
+
+def _add_two_tools(sub) -> None:
+    sub.add_argument("--out", type=Path, default=Path("runs/two-tools"), help="folder of the runs")
+    sub.add_argument("--records", type=Path, help="folder for a small record of the run, too")
+    # What is not given is left to `two_tools.run`.
+    sub.set_defaults(reward=None)
+    sub.add_argument("--reward", help="a reward variant")
+    sub.add_argument("--seed", type=int)
+    sub.add_argument("--steps", type=int)
+    sub.add_argument("--samples", type=int, help="held-out questions of each kind")
+    noise = "how far new words start from known ones; 0: copies"
+    sub.add_argument("--init-noise", type=float, help=noise)
+    sub.add_argument("--aimed-fraction", type=float, help="of the warm start's zooms")
+
+
+def _add_pretrain(sub) -> None:
+    sub.add_argument("--out", type=Path, required=True, help="folder to write")
+    sub.add_argument("--quick", action="store_true", help="a smoke run of a minute")
+    sub.add_argument("--seed", type=int, default=0)
+
+
+def _add_card(sub) -> None:
+    sub.add_argument("model", type=Path, help="folder of tiny-eyes; card.json is written into it")
+    sub.add_argument("--samples", type=int, default=600)
+
+
+def _add_animate(sub) -> None:
+    sub.add_argument("run", type=Path, help="folder of a run, or of its record")
+    figures = "folder to write (default %(default)s)"
+    sub.add_argument("--out", type=Path, default=Path("runs/figures"), help=figures)
+
+
+def study(args) -> None:
+    from deepeyes_lite.study.run import study as run
+    from deepeyes_lite.training import preset
+
+    base = preset(args.preset, seed=args.seed, model=args.model)
+    run(args.out, args.records or args.out / "records", base, args.only, args.samples)
+
+
+def claims(args) -> None:
+    from deepeyes_lite.files import atomic_write
+    from deepeyes_lite.study.claims import ledger, table
+    from deepeyes_lite.study.figures import write_figures
+    from deepeyes_lite.study.records import load_records, spent
+
+    rows = ledger(args.records)
+    with atomic_write(args.out) as tmp:
+        tmp.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+    print(f"{table(rows)}\n\n{spent(load_records(args.records))}")
+    for path in write_figures(args.records, rows, args.out.parent / "figures"):
+        print(f"figure: {path}")
+
+
+def two_tools(args) -> None:
+    from deepeyes_lite.study.two_tools import run, table
+
+    names = ("seed", "reward", "steps", "samples", "init_noise", "aimed_fraction")
+    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    print(table(run(args.out, args.records, **given)))
+
+
+def pretrain(args) -> None:
+    from deepeyes_lite.tinyworld.pretraining.pretrain import PLAN, QUICK
+    from deepeyes_lite.tinyworld.pretraining.pretrain import pretrain as run
+
+    print(f"tiny-eyes: {run(args.out, QUICK if args.quick else PLAN, args.seed)}")
+
+
+def card(args) -> None:
+    from deepeyes_lite.tinyworld.pretraining.card import table, write_card
+
+    print(table(write_card(args.model, args.samples)))
+
+
+def animate(args) -> None:
+    from deepeyes_lite.viz.animation import write
+
+    print(f"{write(args.run, args.out)}\nwritten: zoom.gif and zoom.png in {args.out}")
+
+
+# Name: what adds its options, what runs it, what it is for.
+COMMANDS = {
+    "demo": (_add_demo, demo, "train, evaluate and report: the main job"),
+    "train": (_add_train, train, "train one run, or go on with a killed one"),
+    "evaluate": (_add_evaluate, evaluate, "evaluate a finished run and write its report"),
+    "rollout": (_add_rollout, rollout, "let a model answer questions, into a JSONL file"),
+    "ask": (_add_ask, ask, "ask a question about a picture, and see the episode"),
+    "merge": (_add_merge, merge, "write a finished run as a whole model, for serving"),
+    "data": (_add_data, data, "read a public set into a data set for train, select, benchmark"),
+    "select": (_add_select, select, "filter questions by what the base model makes of them"),
+    "export": (_add_export, export, "write a data set as DeepEyes' parquet, for verl or ms-swift"),
+    "benchmark": (_add_benchmark, benchmark, "ask V* Bench, HR-Bench or another data set"),
+    "doctor": (_add_doctor, doctor, "check the machine, one line per requirement"),
+    "study": (_add_study, study, "run the study's plan, or go on with it"),
+    "claims": (_add_claims, claims, "fill the claims ledger from the study's records"),
+    "two-tools": (_add_two_tools, two_tools, "train with the zoom and a second tool, and evaluate"),
+    "pretrain": (_add_pretrain, pretrain, "make tiny-eyes from scratch (about three hours)"),
+    "card": (_add_card, card, "measure tiny-eyes and write card.json beside it"),
+    "animate": (_add_animate, animate, "draw a recorded run as a short animation"),
+}
+GROUPS = {
+    "runs": ("demo", "train", "evaluate", "merge"),
+    "episodes": ("rollout", "ask", "benchmark"),
+    "questions": ("data", "select", "export"),
+    "this machine": ("doctor",),
+    "for those who make deepeyes-lite": (
+        "study",
+        "claims",
+        "two-tools",
+        "pretrain",
+        "card",
+        "animate",
+    ),
+}
 
 
 if __name__ == "__main__":

@@ -4,11 +4,12 @@ Both worlds write Qwen's markup: ``<|im_start|>role … <|im_end|>``, ``<tool_ca
 ``<think>``, ``<answer>``. A crop comes back in a user turn inside ``<tool_response>``, as in DeepEyes.
 Qwen2.5-VL's own template has no tool section, so TRL refuses it; this one has.
 
-The template keeps prefixes: a rendered conversation is a prefix of its continuation, which is what
-lets an episode grow token by token without ever being rendered anew.
+The templates are in ``templates/``. They keep prefixes: a rendered conversation is a prefix of its
+continuation, which is what lets an episode grow token by token without ever being rendered anew.
 """
 
 import json
+from pathlib import Path
 
 from deepeyes_lite.tools import ZOOM
 
@@ -16,34 +17,6 @@ IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"
 TURN_END = "<|im_end|>"
 GENERATION_PROMPT = "<|im_start|>assistant\n"
 ZOOM_THOUGHT = "I need to zoom in."  # the thought of a call that a script or a trace writes
-
-_CONTENT = (
-    "{%- macro content(c) -%}{%- if c is string -%}{{ c }}{%- else -%}{%- for part in c -%}"
-    "{%- if part.type == 'image' -%}" + IMAGE + "{%- else -%}{{ part.text }}{%- endif -%}"
-    "{%- endfor -%}{%- endif -%}{%- endmacro -%}"
-)
-# Line breaks are written as {{ "\n" }}: a bare one next to a tag that trims would be lost.
-CHAT_TEMPLATE = (
-    _CONTENT
-    # tiny-eyes knows its tools by name, so its tool section is one line. A large model needs the schema.
-    + '{%- if tools -%}<|im_start|>system{{ "\n" }}'
-    + f"Tools: {ZOOM}."
-    + f"{{%- for tool in tools if tool.function.name != '{ZOOM}' %}} {{{{ tool.function.name }}}}."
-    + '{%- endfor -%}<|im_end|>{{ "\n" }}'
-    + "{%- endif -%}"
-    "{%- for m in messages -%}"
-    "{%- if m.role == 'tool' -%}"
-    '<|im_start|>user{{ "\n" }}<tool_response>{{ content(m.content) }}</tool_response>'
-    "{%- else -%}"
-    '<|im_start|>{{ m.role }}{{ "\n" }}{{ content(m.content) }}'
-    "{%- for call in m.tool_calls or [] -%}"
-    '<tool_call>{"name": "{{ call.function.name }}", "arguments": '
-    "{{ call.function.arguments | tojson }}}</tool_call>"
-    "{%- endfor -%}{%- endif -%}"
-    '<|im_end|>{{ "\n" }}'
-    "{%- endfor -%}"
-    '{%- if add_generation_prompt -%}<|im_start|>assistant{{ "\n" }}{%- endif -%}'
-)
 
 # What DeepEyes asks for, in the user's turn and again after every crop (``USER_PROMPT_V2``).
 FORMAT = (
@@ -54,53 +27,12 @@ FORMAT_WITHOUT_TOOL = (
     "\nThink first, then answer. Format strictly as:  <think>...</think>  <answer>...</answer> "
 )
 
-# DeepEyes' system prompt (``SYSTEM_PROMPT_V2`` of the public code, Apache-2.0), around the tools' schemas.
-_ASSISTANT = "You are a helpful assistant."
-_BEFORE_SCHEMAS = """
-
-# Tools
-You may call one or more functions to assist with the user query.
-You are provided with function signatures within <tools></tools> XML tags:
-<tools>
-"""
-_AFTER_SCHEMAS = f"""
-</tools>
-
-# How to call a tool
-Return a json object with function name and arguments within <tool_call></tool_call> XML tags:
-<tool_call>
-{{"name": <function-name>, "arguments": <args-json-object>}}
-</tool_call>
-
-**Example**:\x20\x20
-<tool_call>\x20\x20
-{{"name": "{ZOOM}", "arguments": {{"bbox_2d": [10, 20, 100, 200], "label": "the apple on the desk"}}}}\x20\x20
-</tool_call>"""
-
-# Qwen2.5-VL's own template has no tool section. This one has DeepEyes', around the schema of our tool.
+_TEMPLATES = Path(__file__).parent / "templates"
+CHAT_TEMPLATE = (_TEMPLATES / "tiny_eyes.jinja").read_text(encoding="utf-8")
 DEEPEYES_TEMPLATE = (
-    _CONTENT + "{%- if messages[0].role == 'system' or messages[0].role == 'user' -%}"
-    '<|im_start|>system{{ "\n" }}'
-    "{%- if messages[0].role == 'system' -%}{{ content(messages[0].content) }}"
-    "{%- else -%}" + _ASSISTANT + "{%- endif -%}"
-    "{%- if tools -%}{{ " + json.dumps(_BEFORE_SCHEMAS) + " }}"
-    '{%- for tool in tools -%}{{ tool | tojson }}{%- if not loop.last -%}{{ "\n" }}{%- endif -%}'
-    "{%- endfor -%}{{ " + json.dumps(_AFTER_SCHEMAS) + " }}"
-    '{%- endif -%}<|im_end|>{{ "\n" }}'
-    "{%- endif -%}"
-    "{%- for m in messages -%}"
-    "{%- if m.role == 'tool' -%}"
-    '<|im_start|>user{{ "\n" }}<tool_response>{{ content(m.content) }}'
-    "{{ " + json.dumps(FORMAT) + ' }}</tool_response><|im_end|>{{ "\n" }}'
-    "{%- elif m.role != 'system' -%}"
-    '<|im_start|>{{ m.role }}{{ "\n" }}{{ content(m.content) }}'
-    "{%- for call in m.tool_calls or [] -%}"
-    '{{ "\n<tool_call>\n" }}{"name": "{{ call.function.name }}", "arguments": '
-    '{{ call.function.arguments | tojson }}}{{ "\n</tool_call>" }}'
-    '{%- endfor -%}<|im_end|>{{ "\n" }}'
-    "{%- endif -%}"
-    "{%- endfor -%}"
-    '{%- if add_generation_prompt -%}<|im_start|>assistant{{ "\n" }}{%- endif -%}'
+    (_TEMPLATES / "deepeyes.jinja")
+    .read_text(encoding="utf-8")
+    .replace("{{- FORMAT }}", "{{- " + json.dumps(FORMAT) + " }}")
 )
 
 # How transformers and TRL read a reply back into a message (``tokenizer.response_template``).

@@ -314,11 +314,12 @@ def trl_options(options: dict) -> dict:
     Raises:
         ValueError: for an option that TRL does not have, or one that a field of `RunConfig` decides.
     """
-    ours = {"output_dir": "out", "max_steps": "steps", "num_generations": "num_generations"}
-    ours |= {"per_device_train_batch_size": "micro_batch", "learning_rate": "learning_rate"}
-    ours |= {"gradient_accumulation_steps": "micro_batch", "seed": "seed"}
-    ours |= {"save_steps": "save_steps", "gradient_checkpointing": "gradient_checkpointing"}
-    ours |= {"reward_weights": "reward"}
+    ours = {name: name for name in ("num_generations", "learning_rate", "seed", "save_steps")}
+    ours |= {"output_dir": "out", "max_steps": "steps", "reward_weights": "reward"}
+    ours |= {
+        "per_device_train_batch_size": "micro_batch",
+        "gradient_accumulation_steps": "micro_batch",
+    }
     for name in options:
         if name in ours:
             flag = "--" + ours[name].replace("_", "-")
@@ -382,27 +383,11 @@ class ZoomTrainer(FastSteps, GRPOTrainer):
 # --- the record of every step -----------------------------------------------------------------------
 
 COUNTS = ("step", "n_zoom", "n_direct")
-HISTORY_COLUMNS = [
-    "step",
-    "accuracy",
-    "accuracy_legible",
-    "accuracy_illegible",
-    "call_rate",
-    "calls_per_episode",
-    "valid_call_rate",
-    "format_errors",
-    "best_iou",
-    "response_length",
-    "reward",
-    "p_zoom",
-    "n_zoom",
-    "p_direct",
-    "n_direct",
-    "least_bonus",
-    "loss",
-    "grad_norm",
-    "step_time",
-]
+HISTORY_COLUMNS = (  # noqa: SIM905
+    "step accuracy accuracy_legible accuracy_illegible call_rate calls_per_episode valid_call_rate "
+    "format_errors best_iou response_length reward p_zoom n_zoom p_direct n_direct least_bonus "
+    "loss grad_norm step_time"
+).split()
 
 
 def log_episodes(

@@ -48,6 +48,7 @@ def finished_run(random_eyes, tmp_path_factory):
     import json
     from dataclasses import asdict
 
+    from deepeyes_lite.tinyworld.dataset import training_questions
     from deepeyes_lite.training import HISTORY_COLUMNS, RunConfig, build_trainer, write_history
 
     out = tmp_path_factory.mktemp("runs") / "finished"
@@ -56,7 +57,7 @@ def finished_run(random_eyes, tmp_path_factory):
     (out / "config.json").write_text(json.dumps(asdict(config)))
     row = {name: 0.5 for name in HISTORY_COLUMNS} | {"n_zoom": 1, "n_direct": 1}
     write_history([{**row, "step": step} for step in (1, 2)], out / "history.csv")
-    build_trainer(config, out).model.save_pretrained(out / "adapter")
+    build_trainer(config, out, training_questions(config)).model.save_pretrained(out / "adapter")
     return out
 
 
@@ -68,3 +69,16 @@ def faulty():
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         yield f"http://127.0.0.1:{process.stdout.readline().strip()}"
         process.terminate()
+
+
+@pytest.fixture
+def asked(faulty):
+    """What that server was asked in a mode: for each request the key and the body."""
+    import json
+    import urllib.request
+
+    def read(mode):
+        with urllib.request.urlopen(f"{faulty}/{mode}/log", timeout=10) as response:
+            return json.load(response)
+
+    return read

@@ -8,15 +8,11 @@ import json
 import sys
 
 from deepeyes_lite import training
-from deepeyes_lite.fast import ZoomTrainer
-from deepeyes_lite.training import History, RunConfig
+from deepeyes_lite.tinyworld.dataset import training_questions
+from deepeyes_lite.training import RunConfig, ZoomTrainer, train
+from killed_run import varied
 
-_reward, _turn, _sampling = History.reward, ZoomTrainer._generate_single_turn, training.sampling
-
-
-def reward(self, completion_ids, **columns):
-    _reward(self, completion_ids, **columns)
-    return [float(sum(ids) % 7) for ids in completion_ids]
+_turn, _sampling = ZoomTrainer._generate_single_turn, training.sampling
 
 
 def turn(self, *args, has_tool_images=False, **kwargs):
@@ -28,7 +24,7 @@ def turn(self, *args, has_tool_images=False, **kwargs):
 
 
 if __name__ == "__main__":
-    History.reward, ZoomTrainer._generate_single_turn = reward, turn
+    ZoomTrainer._generate_single_turn = turn
     training.sampling = lambda *args: {**_sampling(*args), "do_sample": False}
-    training.precision = lambda: ("fp32", "a test")
-    training.train(RunConfig(**json.loads(sys.argv[1])), sys.argv[2])
+    config = RunConfig(**json.loads(sys.argv[1]))
+    train(config, sys.argv[2], training_questions(config), rewards={varied: 1.0})

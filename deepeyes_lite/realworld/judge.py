@@ -12,10 +12,12 @@ import secrets
 from pathlib import Path
 from threading import Lock
 
-from deepeyes_lite.realworld.endpoint import ConversationError, Endpoint
+from deepeyes_lite.files import JsonlLog
+from deepeyes_lite.realworld.served import ConversationError, Endpoint
 from deepeyes_lite.verifiers import MAX_ANSWER_CHARS
 
 MAX_QUESTION_CHARS = 4000  # of a question and of a truth
+MAX_TOKENS = 1024  # of a reply: a model may think first
 
 SYSTEM = """You compare a given answer with the correct answer to a question about an image.
 Three texts follow: the question, the correct answer and the given answer. Each stands between two lines \
@@ -38,31 +40,30 @@ Given answer:
 {fence}
 Is the given answer right?"""
 
-_VERDICT = re.compile(r"\W*(?:(?:judgement|judgment)\W*)?([01])\W*", re.IGNORECASE)
-
 
 class Judge:
-    """Right, wrong or undecided, as a served model sees it.
+    """Correct, incorrect or undecided, as a served model sees it; several threads may ask at a time.
 
     Attributes:
         asked: how many verdicts were asked for.
-        cached: how many of them the cache knew.
-        undecided: how many answers it could call neither right nor wrong, here or, with a cache, before
-            a kill.
+        cached: how many of them were known already.
     """
 
-    def __init__(self, endpoint: Endpoint, cache: str | Path | None = None, max_tokens: int = 1024):
-        """Args: the judging model; JSONL file that remembers verdicts; tokens of a reply, of which a
-        model that thinks first needs many."""
-        self.endpoint, self.max_tokens = endpoint, max_tokens
-        self.cache = Path(cache) if cache else None
-        self.asked = self.cached = 0
-        self._lock = Lock()
-        self._known = _read(self.cache)
+    def __init__(self, endpoint: Endpoint, cache: str | Path | None = None):
+        """Name the judge.
 
-    @property
-    def undecided(self) -> int:
-        return sum(verdict is None for verdict in self._known.values())
+        Args:
+            endpoint: the judging model.
+            cache: JSONL file that remembers verdicts, see `files.JsonlLog`.
+
+        Raises:
+            ValueError: if the file holds something else.
+        """
+        self.endpoint, self._lock = endpoint, Lock()
+        self.asked = self.cached = 0
+        identity = {"verdicts of": endpoint.model, "prompt": _hash(SYSTEM, USER)}
+        self._log = JsonlLog(cache, identity) if cache else None
+        self._verdicts = {row["key"]: row["verdict"] for row in self._log.rows} if cache else {}
 
     def __call__(self, question: str, answer: str | None, truth: str) -> bool | None:
         """Whether the answer says what the truth says; None if the judge cannot decide.
@@ -75,54 +76,44 @@ class Judge:
         """
         if answer is None or not answer.strip() or len(answer) >= MAX_ANSWER_CHARS:
             return False
-        asked = [SYSTEM, USER, self.endpoint.model, question, truth, answer]
-        key = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
+        key = _hash(question, truth, answer)
         with self._lock:
+            verdict = self._verdicts.get(key)
             self.asked += 1
-            verdict = self._known.get(key)
             self.cached += verdict is not None
-        if verdict is None:
-            verdict = self._ask(question, answer, truth)
-            with self._lock:
-                self._remember(key, verdict)
+        if verdict is not None:
+            return verdict
+        try:
+            conversation = messages(question, answer, truth)
+            reply = self.endpoint.complete(conversation, temperature=0.0, max_tokens=MAX_TOKENS)
+            verdict = read_verdict(reply.get("content"))
+        except ConversationError:
+            verdict = None
+        self._verdicts[key] = verdict
+        if self._log:
+            self._log.append({"key": key, "verdict": verdict})
         return verdict
 
     def summary(self) -> str:
-        """The counts in words."""
+        """The counts in words; what is undecided counts over the whole cache."""
+        undecided = sum(verdict is None for verdict in self._verdicts.values())
         return (
             f"{self.endpoint.model} judged {self.asked} answers ({self.cached} from the cache); "
-            f"{self.undecided} undecided, counted wrong"
+            f"{undecided} undecided, counted wrong"
         )
-
-    def _ask(self, question: str, answer: str, truth: str) -> bool | None:
-        try:
-            message = self.endpoint.complete(
-                messages(question, answer, truth), temperature=0.0, max_tokens=self.max_tokens
-            )
-        except ConversationError:
-            return None
-        return read_verdict(message.get("content"))
-
-    def _remember(self, key: str, verdict: bool | None) -> None:
-        self._known[key] = verdict
-        if self.cache:
-            self.cache.parent.mkdir(parents=True, exist_ok=True)
-            line = {"key": key, "model": self.endpoint.model, "verdict": verdict}
-            with self.cache.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
 
 
 def messages(question: str, answer: str, truth: str) -> list[dict]:
     """The conversation that asks for a verdict, with a fence that was never used before."""
-    fence = secrets.token_hex(16)
     texts = {
+        "fence": secrets.token_hex(16),
         "question": _plain(question)[:MAX_QUESTION_CHARS],
         "truth": _plain(truth)[:MAX_QUESTION_CHARS],
         "answer": _plain(answer),
     }
     return [
-        {"role": "system", "content": SYSTEM.format(fence=fence)},
-        {"role": "user", "content": USER.format(fence=fence, **texts)},
+        {"role": "system", "content": SYSTEM.format(**texts)},
+        {"role": "user", "content": USER.format(**texts)},
     ]
 
 
@@ -134,9 +125,9 @@ def read_verdict(content: object) -> bool | None:
     """
     if not isinstance(content, str):
         return None
-    lines = content.rpartition("</think>")[2].strip().splitlines()
-    found = _VERDICT.fullmatch(lines[-1][:100]) if lines else None
-    return found[1] == "1" if found else None
+    last = content.rpartition("</think>")[2].strip().rpartition("\n")[2]
+    verdict = re.fullmatch(r"\W*(?:judge?ment\W*)?([01])\W*", last, re.IGNORECASE)
+    return verdict[1] == "1" if verdict else None
 
 
 def _plain(text: str) -> str:
@@ -149,18 +140,5 @@ def _plain(text: str) -> str:
     return re.sub(r"<(?=[\w/|])", "< ", text)
 
 
-def _read(cache: Path | None) -> dict[str, bool | None]:
-    """The last verdict of every key. What is no line is passed over; one that a kill cut short is ended."""
-    known = {}
-    text = cache.read_text(encoding="utf-8", errors="replace") if cache and cache.exists() else ""
-    for line in text.splitlines():
-        try:
-            row = json.loads(line)
-            if isinstance(row["key"], str) and isinstance(row["verdict"], bool | None):
-                known[row["key"]] = row["verdict"]
-        except (ValueError, RecursionError, TypeError, KeyError):
-            continue
-    if text and not text.endswith("\n"):
-        with cache.open("a", encoding="utf-8") as file:
-            file.write("\n")
-    return known
+def _hash(*texts: str) -> str:
+    return hashlib.sha256(json.dumps(texts).encode()).hexdigest()

@@ -15,7 +15,6 @@ from deepeyes_lite.evaluation import (
     evaluate_run,
     interval,
     paired_difference,
-    seeds_table,
     share,
     summarise,
     table,
@@ -182,7 +181,7 @@ FILES = [
 
 
 def test_every_condition_is_evaluated_on_the_same_scenes(run, scripted):
-    report = evaluate_run(run, n=6)
+    report = evaluate_run(run, held_out(6))
     assert scripted == ["on", "on", "off", "blank", "other"]
     assert json.loads((run / "evaluation.json").read_text()).keys() == report.keys()
     assert list(report["conditions"]) == list(CONDITIONS)
@@ -210,55 +209,55 @@ def test_every_condition_is_evaluated_on_the_same_scenes(run, scripted):
 
 
 def test_a_killed_evaluation_goes_on(run, scripted):
-    whole = evaluate_run(run, n=4)
+    whole = evaluate_run(run, held_out(4))
     (run / "evaluation.json").unlink()
     (run / "trajectories" / "trained-blank-crops.jsonl").unlink()
     (run / "trajectories" / "trained-tool-off.jsonl.tmp").write_text("{half")
-    again = evaluate_run(run, n=4)
+    again = evaluate_run(run, held_out(4))
     assert scripted == ["on", "on", "off", "blank", "other", "blank"]
     assert repr(again) == repr(whole)
-    assert repr(evaluate_run(run, n=4)) == repr(whole) and len(scripted) == 6
+    assert repr(evaluate_run(run, held_out(4))) == repr(whole) and len(scripted) == 6
 
 
 def test_one_scene_is_too_few(run, scripted):
-    with pytest.raises(ValueError, match="n is at least 2.*got 1"):
-        evaluate_run(run, n=1)
+    with pytest.raises(ValueError, match="two questions are the least.*got 1"):
+        evaluate_run(run, held_out(1))
     assert scripted == []
 
 
 def test_trajectories_of_other_scenes_are_made_anew(run, scripted):
-    evaluate_run(run, n=4)
-    report = evaluate_run(run, n=5)
+    evaluate_run(run, held_out(4))
+    report = evaluate_run(run, held_out(5))
     assert len(scripted) == 10 and report["samples"] == 5
     assert report["conditions"]["base"]["accuracy"]["n"] == 5
 
 
 def test_a_broken_file_of_trajectories_is_named(run, scripted):
-    evaluate_run(run, n=2)
+    evaluate_run(run, held_out(2))
     path = run / "trajectories" / "trained.jsonl"
     path.write_text(path.read_text() + "{\n")
     with pytest.raises(ValueError, match="trained.jsonl, line 3: not an episode"):
-        evaluate_run(run, n=2)
+        evaluate_run(run, held_out(2))
 
 
-def test_an_arm_without_a_tool_is_asked_without_one(run, monkeypatch):
+def test_a_variant_without_a_tool_is_asked_without_one(run, monkeypatch):
     config = json.loads((run / "config.json").read_text())
     (run / "config.json").write_text(json.dumps({**config, "reward": "text_only"}))
     asked = []
 
-    def snapshots(rows, policy, tool, seed):
+    def watched(rows, policy, tool, seed):
         asked.append((policy.tools is not None, tool))
         return rollout(rows, policy, tool, seed, progress=False)
 
-    monkeypatch.setattr(evaluation, "rollout", snapshots)
-    report = evaluate_run(run, n=2)
+    monkeypatch.setattr(evaluation, "rollout", watched)
+    report = evaluate_run(run, held_out(2))
     assert asked == [(True, "on"), (False, "off")]
     assert list(report["conditions"]) == ["base", "trained"]
     assert table(report).count("\n") == 3
 
 
 def test_random_weights_go_through_every_condition(run):
-    report = evaluate_run(run, n=2)
+    report = evaluate_run(run, held_out(2))
     assert all(f["accuracy"]["n"] == 2 for f in report["conditions"].values())
     assert table(report).count("\n") == 6
 
@@ -267,10 +266,10 @@ def test_a_folder_without_a_finished_run_is_refused_before_anything_is_rolled_ou
     run, scripted, tmp_path
 ):
     with pytest.raises(FileNotFoundError, match="no config.json in .*start a run with"):
-        evaluate_run(tmp_path, n=2)
+        evaluate_run(tmp_path, held_out(2))
     shutil.rmtree(run / "adapter")
     with pytest.raises(FileNotFoundError, match="no adapter in .*finish the run with"):
-        evaluate_run(run, n=2)
+        evaluate_run(run, held_out(2))
     assert scripted == []
 
 
@@ -284,7 +283,7 @@ def test_held_out_scenes_are_the_first_of_the_test_split():
 
 
 def test_the_table_has_a_line_for_every_condition(run, scripted):
-    lines = table(evaluate_run(run, n=6)).splitlines()
+    lines = table(evaluate_run(run, held_out(6))).splitlines()
     assert len(lines) == 7 and "illegible" in lines[0]
     for line, name in zip(lines[1:6], CONDITIONS):
         assert line.startswith(name)
@@ -292,14 +291,3 @@ def test_the_table_has_a_line_for_every_condition(run, scripted):
     assert "100 % [61, 100]" in lines[2] and "1.00" in lines[2]
     assert lines[6].startswith("6 held-out scenes; 95 % intervals")
     assert len({len(line) for line in lines[:6]}) == 1
-
-
-def test_the_table_of_seeds_has_a_row_for_every_seed(run, scripted, tmp_path):
-    evaluate_run(run, n=6)
-    other = shutil.copytree(run, tmp_path / "other")
-    config = json.loads((other / "config.json").read_text())
-    (other / "config.json").write_text(json.dumps({**config, "seed": 7}))
-    head, rule, *rows = seeds_table([run, other]).splitlines()
-    assert [row[:4] for row in rows] == [f"| {config['seed']} ", "| 7 "]
-    assert head.count("|") == rule.count("|") == rows[0].count("|")
-    assert "0.00 → 1.00" in rows[0] and rows[0].endswith("0.0 min |")

@@ -21,9 +21,9 @@ from deepeyes_lite.models import LORA_TARGETS, QWEN2_5_VL, SPECS, load, load_pro
 from deepeyes_lite.policies import LocalPolicy, OracleZoomPolicy, Policy, ScriptedPolicy
 from deepeyes_lite.realworld.shapes import SHAPES, config_of, tokenizer_of, write_random
 from deepeyes_lite.rollout import rollout
+from deepeyes_lite.tinyworld.dataset import training_questions
 from deepeyes_lite.tools import ZOOM
 from deepeyes_lite.training import (
-    History,
     RunConfig,
     build_trainer,
     load_trained,
@@ -232,24 +232,24 @@ def test_every_image_has_its_own_features(loaded):
 # --- training -----------------------------------------------------------------------------------
 
 
-_reward = History.reward
-
-
-def by_turns(self, completion_ids, **columns):
+def by_turns(outcomes, **_):
     """Random weights never answer: every second rollout of a group gets the reward."""
-    _reward(self, completion_ids, **columns)
-    return [float(i % 2) for i in range(len(completion_ids))]
+    return [float(i % 2) for i in range(len(outcomes))]
+
+
+def run(config, out):
+    return train(config, out, training_questions(config), rewards={by_turns: 1.0})
 
 
 @pytest.fixture
 def varied(monkeypatch):
-    monkeypatch.setattr(History, "reward", by_turns)
     monkeypatch.setattr(doctor, "precision", lambda: ("fp32", "a test"))
     return monkeypatch
 
 
 def test_the_loop_and_trl_make_the_same_episode(folder, samples, varied, tmp_path):
-    trainer = build_trainer(config_for(folder, max_new_tokens=90), tmp_path)
+    config = config_for(folder, max_new_tokens=90)
+    trainer = build_trainer(config, tmp_path, training_questions(config))
     processor = trainer.processing_class
     for script in ([CALL, ANSWER], [ANSWER], [CALL, CALL, ANSWER]):
         (ours,) = rollout([samples[0]], ScriptedPolicy(processor, script), progress=False)
@@ -263,7 +263,7 @@ def test_the_loop_and_trl_make_the_same_episode(folder, samples, varied, tmp_pat
 
 def test_a_run_trains_the_language_model_alone_and_goes_on_after_a_kill(folder, varied, tmp_path):
     config = config_for(folder)
-    whole = train(config, tmp_path / "whole")
+    whole = run(config, tmp_path / "whole")
     adapter = load_file(whole / "adapter" / "adapter_model.safetensors")
     assert len(adapter) == 2 * 2 * 7 and all("language_model" in name for name in adapter)
     assert max(v.abs().max() for n, v in adapter.items() if "lora_B" in n) > 0
@@ -280,8 +280,8 @@ def test_a_run_trains_the_language_model_alone_and_goes_on_after_a_kill(folder, 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training.MarkComplete, "on_step_end", kill)
         with pytest.raises(Killed):
-            train(config, tmp_path / "killed")
-    train(config, tmp_path / "killed")
+            run(config, tmp_path / "killed")
+    run(config, tmp_path / "killed")
     again = load_file(tmp_path / "killed" / "adapter" / "adapter_model.safetensors")
     assert all(torch.allclose(again[n], adapter[n], rtol=0, atol=1e-6) for n in adapter)
 
@@ -294,13 +294,14 @@ def test_a_run_trains_the_language_model_alone_and_goes_on_after_a_kill(folder, 
 
 
 def test_a_step_runs_in_bf16(folder, monkeypatch, tmp_path):
-    monkeypatch.setattr(History, "reward", by_turns)
     monkeypatch.setattr(doctor, "precision", lambda: ("bf16", "a test"))
-    trainer = build_trainer(config_for(folder), tmp_path)
+    config = config_for(folder)
+    questions = training_questions(config)
+    trainer = build_trainer(config, tmp_path, questions, rewards={by_turns: 1.0})
     base = trainer.model.get_base_model()
     assert base.dtype == torch.bfloat16
     trainer.train()
-    _, row = trainer.history.rows
+    row = trainer.state.log_history[1]
     assert row["grad_norm"] > 0 and base.dtype == torch.bfloat16
     weights = [p for n, p in trainer.model.named_parameters() if "lora_B" in n]
     assert all(w.dtype == torch.float32 for w in weights) and any(
@@ -376,7 +377,7 @@ def test_another_family_by_the_recipe(samples, varied, tmp_path):
     assert spec_of(processor).family == "Qwen2-VL"
     (episode,) = rollout([samples[0]], ScriptedPolicy(processor, [CALL, ANSWER]), progress=False)
     assert len(episode.images) == 2 and episode.answer == "K"
-    out = train(config_for(tmp_path / "model", steps=1), tmp_path / "run")
+    out = run(config_for(tmp_path / "model", steps=1), tmp_path / "run")
     assert read_history(out / "history.csv")[0]["grad_norm"] > 0
     assert load_trained(out)[1].image_processor.size["longest_edge"] == 66_000
 

@@ -258,8 +258,8 @@ def test_no_deviation_is_missing_from_the_list(episode):
 
 
 def test_weights_are_those_of_the_public_code():
-    arm = VARIANTS["conditional"]
-    assert (arm.accuracy, arm.format, arm.bonus_if_correct) == (0.8, 0.2, 1.2)
+    weights = {"accuracy_reward": 0.8, "format_reward": 0.2, "tool_bonus": 1.2}
+    assert VARIANTS["conditional"] == weights
     assert (
-        VARIANTS["unconditional"].bonus_always == 0.4
+        VARIANTS["unconditional"]["call_bonus"] == 0.4
     )  # "reward 1" of the public code, commented out

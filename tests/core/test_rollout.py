@@ -9,6 +9,7 @@ import torch
 from deepeyes_lite import prompts
 from deepeyes_lite.policies import ScriptedPolicy
 from deepeyes_lite.rollout import rollout
+from deepeyes_lite.tinyworld.dataset import training_questions
 from deepeyes_lite.tools import zoom
 from deepeyes_lite.training import RunConfig, build_trainer
 
@@ -42,7 +43,7 @@ SCRIPTS = {
 @pytest.fixture(scope="module")
 def trainer(random_eyes, tmp_path_factory):
     config = RunConfig(model=str(random_eyes), steps=1, prompts_per_step=1, num_generations=2)
-    return build_trainer(config, tmp_path_factory.mktemp("run"))
+    return build_trainer(config, tmp_path_factory.mktemp("run"), training_questions(config))
 
 
 def trl_episode(trainer, row, script, monkeypatch, suffix=""):

@@ -1,5 +1,6 @@
 """tools.py: whatever a model writes into a call ends in a bounded crop or in a text."""
 
+import inspect
 import json
 import math
 
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+from transformers.utils import get_json_schema
 
 from deepeyes_lite.boxes import px_from_1000
 from deepeyes_lite.realworld.images import MAX_ASPECT, MIN_SIDE
@@ -17,7 +19,7 @@ from deepeyes_lite.tools import (
     MAX_CROP_SIDE,
     MIN_CROP_SIDE,
     ZOOM,
-    BlankTool,
+    NoTool,
     ToolError,
     ZoomTool,
     answer_call,
@@ -255,7 +257,8 @@ def test_the_seventh_call_is_refused_whatever_the_six_were():
 
 def test_blank_tool_answers_as_the_zoom_does_but_grey():
     image = Image.effect_noise((384, 384), 80).convert("RGB")
-    zoomed, blank = ZoomTool(image), BlankTool(image)
+    zoomed, blank = ZoomTool(image), ZoomTool(image)
+    blank.blank = True
     for box in ([0, 0, 500, 300], [1200, 0, 1300, 9], "nonsense"):
         seen, grey = zoomed.image_zoom_in_tool(box)[0], blank.image_zoom_in_tool(box)[0]
         assert seen["type"] == grey["type"]
@@ -345,3 +348,49 @@ def test_a_refused_call_leaves_no_image_to_zoom_into():
     tool.image_zoom_in_tool([2000, 2000, 3000, 3000])
     (part,) = tool.image_zoom_in_tool([0, 0, 500, 500], image=1)
     assert "from 0 to 0" in part["text"]
+
+
+# --- as TRL's environment -------------------------------------------------------------------------
+
+
+def test_trl_finds_reset_and_one_tool():
+    """TRL takes every public method but `reset` for a tool."""
+    names = [name for name, _ in inspect.getmembers(ZoomTool, inspect.isfunction)]
+    assert [name for name in names if not name.startswith("_")] == [ZOOM, "reset"]
+
+
+def test_the_schema_asks_for_the_box_and_offers_the_label():
+    function = get_json_schema(ZoomTool().image_zoom_in_tool)["function"]
+    assert function["name"] == ZOOM
+    assert set(function["parameters"]["properties"]) == {"bbox_2d", "label", "image"}
+    assert function["parameters"]["required"] == ["bbox_2d"]
+    box = function["parameters"]["properties"]["bbox_2d"]
+    assert (box["type"], box["items"]) == ("array", {"type": "number"})
+
+
+def test_every_episode_starts_anew(samples):
+    environment = ZoomTool()
+    for row in list(samples)[:2]:
+        assert environment.reset(**row) is None  # an observation would be added to the prompt
+        assert environment.image is row["image"]
+        assert (environment.boxes_px, environment.refused) == ([], 0)
+        for _ in range(MAX_CALLS - 1):
+            environment.image_zoom_in_tool([0, 0, 500, 500])
+        environment.image_zoom_in_tool("nonsense")
+        (part,) = environment.image_zoom_in_tool([0, 0, 500, 500])
+        assert "no calls left" in part["text"]
+        assert (len(environment.boxes_px), environment.refused) == (MAX_CALLS - 1, 2)
+
+
+def test_a_crop_is_cut_from_this_episode_s_image():
+    environment = ZoomTool()
+    for color in ((10, 20, 30), (200, 100, 0)):
+        environment.reset(image=Image.new("RGB", (384, 384), color), question="?", prompt=[])
+        (part,) = environment.image_zoom_in_tool([0, 0, 250, 250])
+        assert part["image"].getcolors() == [(96 * 96, color)]
+
+
+def test_an_environment_without_a_tool_offers_none(samples):
+    names = [name for name, _ in inspect.getmembers(NoTool, inspect.isfunction)]
+    assert [name for name in names if not name.startswith("_")] == ["reset"]
+    assert NoTool().reset(**samples[0]) is None and NoTool().boxes_px == []

@@ -1,4 +1,4 @@
-"""trainer.py: what is spared changes neither loss nor gradient, and a blind step stops the run."""
+"""ZoomTrainer: what is spared changes neither loss nor gradient, and a blind step stops the run."""
 
 import pytest
 import torch
@@ -6,9 +6,11 @@ from peft.tuners.lora import LoraLayer
 from trl import GRPOTrainer
 
 from deepeyes_lite import prompts, training
-from deepeyes_lite.fast import ImagesDropped, ZoomTrainer, merged_adapters, select
+from deepeyes_lite.fast import merged_adapters, select
 from deepeyes_lite.policies import ScriptedPolicy
 from deepeyes_lite.rollout import rollout
+from deepeyes_lite.tinyworld.dataset import training_questions
+from deepeyes_lite.training import ImagesDropped, ZoomTrainer, build_trainer
 
 CALL = "<think>?</think>" + prompts.tool_call({"bbox_2d": [100, 200, 300, 400]})
 SCRIPTS = {
@@ -22,13 +24,11 @@ SCRIPTS = {
 
 @pytest.fixture(scope="module")
 def trainer(random_eyes, tmp_path_factory):
-    patch = pytest.MonkeyPatch()
-    patch.setattr(training, "precision", lambda: ("fp32", "a test"))
     config = training.RunConfig(
         model=str(random_eyes), steps=1, prompts_per_step=2, num_generations=2
     )
-    trainer = training.build_trainer(config, tmp_path_factory.mktemp("run"))
-    patch.undo()
+    out = tmp_path_factory.mktemp("run")
+    trainer = build_trainer(config, out, training_questions(config))
     torch.manual_seed(0)
     with torch.no_grad():  # a fresh adapter does nothing, so that nothing could be told apart
         for name, weight in trainer.model.named_parameters():

@@ -1,44 +1,49 @@
-"""training.py: presets, run folders, and a run that a kill does not change."""
+"""training.py: configuration, TRL's terms, the record, run folders, and a run that a kill does not change."""
 
 import json
 import math
-import os
 import random
 import signal
 import subprocess
 import sys
 import time
+import warnings
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
-from transformers import TrainerCallback
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from trl import GRPOTrainer
 
-import killed_run
 from deepeyes_lite import doctor, prompts, training
-from deepeyes_lite.fast import ZoomTrainer
 from deepeyes_lite.files import file_lock
 from deepeyes_lite.models import load
-from deepeyes_lite.tinyworld.dataset import tiny_world
+from deepeyes_lite.tinyworld.dataset import tiny_world, training_questions
 from deepeyes_lite.training import (
     HISTORY_COLUMNS,
     PRESETS,
     History,
     RunConfig,
+    ZoomTrainer,
     build_trainer,
+    collapse_warning,
     last_checkpoint,
     load_trained,
     preset,
     read_config,
     read_history,
     train,
-    training_set,
+    with_prompts,
+    write_history,
 )
+from deepeyes_lite.viz.snapshots import Snapshots
+from killed_run import varied
+
+NAN = math.nan
 
 
 class Killed(BaseException):
@@ -52,17 +57,13 @@ def config(random_eyes):
     )
 
 
-@pytest.fixture(autouse=True, scope="module")
-def varied_rewards():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(History, "reward", killed_run.varied_reward)
-        patch.setattr(training, "precision", lambda: ("fp32", "a test"))
-        yield
+def run(config, out, *callbacks):
+    return train(config, out, training_questions(config), callbacks, rewards={varied: 1.0})
 
 
 @pytest.fixture(scope="module")
-def undisturbed(config, varied_rewards, tmp_path_factory):
-    return train(config, tmp_path_factory.mktemp("runs") / "whole")
+def undisturbed(config, tmp_path_factory):
+    return run(config, tmp_path_factory.mktemp("runs") / "whole")
 
 
 def adapter(out):
@@ -76,9 +77,7 @@ def figures(out):
 
 
 def assert_same_end(out, undisturbed):
-    ours, theirs = figures(out), figures(undisturbed)
-    assert [row["step"] for row in ours] == [row["step"] for row in theirs]
-    for mine, other in zip(ours, theirs):
+    for mine, other in zip(figures(out), figures(undisturbed), strict=True):
         assert mine == pytest.approx(other, rel=1e-4, nan_ok=True)
     ours, theirs = adapter(out), adapter(undisturbed)
     assert ours.keys() == theirs.keys()
@@ -88,6 +87,7 @@ def assert_same_end(out, undisturbed):
 # --- a run --------------------------------------------------------------------------------------
 
 
+@pytest.mark.train
 def test_a_run_leaves_config_history_and_adapter(undisturbed, config):
     assert json.loads((undisturbed / "config.json").read_text()) == asdict(config)
     assert read_config(undisturbed) == config
@@ -95,9 +95,11 @@ def test_a_run_leaves_config_history_and_adapter(undisturbed, config):
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
     assert list(rows[0]) == HISTORY_COLUMNS
     assert all(row["grad_norm"] > 0 and row["step_time"] > 0 for row in rows)
+    assert all(row["n_zoom"] + row["n_direct"] == 8 for row in rows)
     assert not (undisturbed / "adapter.tmp").exists()
 
 
+@pytest.mark.train
 def test_a_run_changes_its_adapter_and_nothing_else(undisturbed, config):
     assert max(v.abs().max() for n, v in adapter(undisturbed).items() if "lora_B" in n) > 1e-4
     base, _ = load(config.model)
@@ -115,37 +117,36 @@ def test_a_run_changes_its_adapter_and_nothing_else(undisturbed, config):
         )
 
 
-class Blind(TrainerCallback):
-    """In the place of `Watch`: records nothing."""
-
-    def __init__(self, *_):
-        pass
-
-
-def test_a_run_records_its_scenes_and_does_not_notice(undisturbed, config, tmp_path, monkeypatch):
-    names = [path.name for path in sorted((undisturbed / "snapshots").iterdir())]
+@pytest.mark.train
+def test_snapshots_are_taken_and_change_nothing(undisturbed, config, tmp_path):
+    watched = Snapshots(tiny_world("validation", 2), tmp_path / "snapshots")
+    out = run(config, tmp_path / "run", watched)
+    names = [path.name for path in sorted((tmp_path / "snapshots").iterdir())]
     assert names == ["0000.jsonl", "0004.jsonl"]
-    monkeypatch.setattr(training, "Watch", Blind)
-    blind = train(config, tmp_path / "blind")
-    assert not (blind / "snapshots").exists()
-    assert str(figures(blind)) == str(figures(undisturbed))  # NaN is not equal to itself
-    ours, theirs = adapter(blind), adapter(undisturbed)
+    assert str(figures(out)) == str(figures(undisturbed))  # NaN is not equal to itself
+    ours, theirs = adapter(out), adapter(undisturbed)
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
+@pytest.mark.train
+def test_a_run_may_start_from_an_adapter(undisturbed, config, tmp_path):
+    trainer = build_trainer(
+        replace(config, adapter=str(undisturbed / "adapter")), tmp_path, training_questions(config)
+    )
+    start = {n: p for n, p in trainer.model.named_parameters() if p.requires_grad}
+    assert len(start) == 2 * 28 and any(p.abs().max() > 1e-4 for n, p in start.items() if "_B" in n)
+
+
+@pytest.mark.train
 def test_a_finished_run_returns_at_once(undisturbed, config, monkeypatch):
     before = (undisturbed / "history.csv").read_bytes()
     monkeypatch.setattr(training, "build_trainer", lambda *a: pytest.fail("started again"))
     assert train(config, str(undisturbed)) == undisturbed
     assert (undisturbed / "history.csv").read_bytes() == before
-
-
-@pytest.mark.parametrize(
-    "change", [{"seed": 1}, {"steps": 5}, {"reward": "none"}, {"model": "other"}]
-)
-def test_another_run_in_the_same_folder_is_refused(undisturbed, config, change):
-    with pytest.raises(ValueError, match="holds another run .*choose another folder or delete it"):
-        train(replace(config, **change), undisturbed)
+    changes = {"seed": 1, "steps": 5, "reward": "none", "model": "other"}
+    for name, value in changes.items():
+        with pytest.raises(ValueError, match=f"holds another run .{name}: .*; choose another fold"):
+            train(replace(config, **{name: value}), undisturbed)
 
 
 def test_a_second_process_in_the_same_folder_is_refused(tmp_path, config):
@@ -158,9 +159,9 @@ def test_a_second_process_in_the_same_folder_is_refused(tmp_path, config):
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"reward": "none"}'])
-def test_a_folder_with_a_broken_config_is_refused(tmp_path, config, text):
+def test_a_folder_with_a_broken_or_another_config_is_refused(tmp_path, config, text):
     (tmp_path / "config.json").write_text(text)
-    with pytest.raises(ValueError, match="holds another run"):
+    with pytest.raises(ValueError, match="choose another folder or delete it"):
         train(config, tmp_path)
     assert (tmp_path / "config.json").read_text() == text
 
@@ -168,6 +169,7 @@ def test_a_folder_with_a_broken_config_is_refused(tmp_path, config, text):
 # --- kills --------------------------------------------------------------------------------------
 
 
+@pytest.mark.train
 def test_a_run_killed_hard_at_any_moment_ends_where_the_undisturbed_run_ends(
     undisturbed, config, tmp_path
 ):
@@ -178,7 +180,6 @@ def test_a_run_killed_hard_at_any_moment_ends_where_the_undisturbed_run_ends(
             [sys.executable, str(Path(__file__).parents[1] / "killed_run.py"), arguments, str(out)],
             stdout=log,
             stderr=log,
-            env={**os.environ, "TRL_EXPERIMENTAL_SILENCE": "1"},
         )
         began = time.monotonic()
         while not (out / "history.csv").exists() or not read_history(out / "history.csv"):
@@ -189,7 +190,7 @@ def test_a_run_killed_hard_at_any_moment_ends_where_the_undisturbed_run_ends(
         time.sleep(random.uniform(0, 1))
         process.send_signal(signal.SIGKILL)
         process.wait()
-    train(config, out)
+    run(config, out)
     assert_same_end(out, undisturbed)
 
 
@@ -208,12 +209,7 @@ def kill_at(patch, owner, name, number, condition=lambda *args: True):
 
 
 MOMENTS = {
-    "before the first checkpoint": (ZoomTrainer, "_compute_loss", 1),
-    "after a checkpoint": (ZoomTrainer, "_compute_loss", 3),
     "while a checkpoint is written": (torch, "save", 4),
-    "before a checkpoint is marked": (training.MarkComplete, "on_save", 2),
-    "while a history line is written": (training.History, "on_log", 3),
-    "before the adapter is saved": (PeftModel, "save_pretrained", 5),
     "before the adapter is renamed": (
         training.os,
         "replace",
@@ -223,6 +219,7 @@ MOMENTS = {
 }
 
 
+@pytest.mark.train
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_a_run_stopped_at_a_weak_moment_ends_where_the_undisturbed_run_ends(
     moment, undisturbed, config, tmp_path
@@ -230,45 +227,30 @@ def test_a_run_stopped_at_a_weak_moment_ends_where_the_undisturbed_run_ends(
     with pytest.MonkeyPatch.context() as patch:
         kill_at(patch, *MOMENTS[moment])
         with pytest.raises(Killed):
-            train(config, tmp_path)
+            run(config, tmp_path)
     assert not (tmp_path / "adapter").exists()
-    train(config, tmp_path)
+    run(config, tmp_path)
     assert_same_end(tmp_path, undisturbed)
 
 
-def checkpoint(out, step, whole):
-    folder = out / "checkpoints" / f"checkpoint-{step}"
-    folder.mkdir(parents=True)
-    if whole:
-        (folder / "complete").touch()
-    return folder
+def test_the_newest_complete_checkpoint_counts(tmp_path):
+    def checkpoint(step, complete):
+        folder = tmp_path / "checkpoints" / f"checkpoint-{step}"
+        folder.mkdir(parents=True)
+        if complete:
+            (folder / "complete").touch()
+        return folder
 
-
-def test_the_newest_whole_checkpoint_counts(tmp_path):
     assert last_checkpoint(tmp_path) is None
-    checkpoint(tmp_path, 9, whole=False)
+    checkpoint(9, complete=False)
     assert last_checkpoint(tmp_path) is None
-    nine = checkpoint(tmp_path, 90, whole=True)
-    checkpoint(tmp_path, 8, whole=True)
-    assert last_checkpoint(tmp_path) == nine
-    hundred = checkpoint(tmp_path, 100, whole=True)
-    checkpoint(tmp_path, 110, whole=False)
-    assert last_checkpoint(tmp_path) == hundred
+    ninety = checkpoint(90, complete=True)
+    checkpoint(8, complete=True)
+    checkpoint(110, complete=False)
+    assert last_checkpoint(tmp_path) == ninety
 
 
-def test_history_beyond_the_checkpoint_is_cut_back(config, undisturbed, tmp_path):
-    with pytest.MonkeyPatch.context() as patch:
-        kill_at(patch, training.MarkComplete, "on_save", 3)
-        with pytest.raises(Killed):
-            train(config, tmp_path)
-    assert len(figures(tmp_path)) == 3 and last_checkpoint(tmp_path).name == "checkpoint-2"
-    with pytest.MonkeyPatch.context() as patch:
-        kill_at(patch, ZoomTrainer, "_compute_loss", 1)
-        with pytest.raises(Killed):
-            train(config, tmp_path)
-    assert repr(figures(tmp_path)) == repr(figures(undisturbed)[:2])
-
-
+@pytest.mark.train
 def test_a_loss_that_is_no_number_stops_the_run_before_its_checkpoint(
     config, undisturbed, tmp_path
 ):
@@ -280,29 +262,105 @@ def test_a_loss_that_is_no_number_stops_the_run_before_its_checkpoint(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ZoomTrainer, "_compute_loss", loss)
-        with pytest.raises(FloatingPointError, match="step 2: loss -?(nan|inf)"):
-            train(config, tmp_path)
+        with pytest.raises(FloatingPointError, match="step 2: loss -?(nan|inf).*lower learning_ra"):
+            run(config, tmp_path)
     assert [row["step"] for row in figures(tmp_path)] == [1]
     assert last_checkpoint(tmp_path).name == "checkpoint-1"
-    train(config, tmp_path)
+    run(config, tmp_path)
     assert_same_end(tmp_path, undisturbed)
 
 
-# --- settings -----------------------------------------------------------------------------------
+# --- the record -----------------------------------------------------------------------------------
 
 
-def test_presets_can_be_changed():
+def row(step=1, **changes):
+    known = {name: 0.5 for name in HISTORY_COLUMNS} | {"n_zoom": 8, "n_direct": 8}
+    return {**known, "step": step, **changes}
+
+
+def test_history_comes_back(tmp_path):
+    path = tmp_path / "history.csv"
+    rows = [row(1), row(2, p_zoom=NAN, n_zoom=0, least_bonus=math.inf), row(3, loss=-1.25e-7)]
+    write_history(rows, path)
+    for read, wrote in zip(read_history(path), rows, strict=True):
+        assert read == pytest.approx(wrote, nan_ok=True)
+        assert all(type(read[name]) is int for name in ("step", "n_zoom", "n_direct"))
+    before = path.read_bytes()
+    write_history(read_history(path), path)
+    assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["history.csv"]
+    write_history([], path)
+    assert read_history(path) == []
+
+
+@pytest.mark.parametrize("loss, norm", [(NAN, 1.0), (math.inf, 1.0), (0.0, NAN), (NAN, 0.0)])
+def test_a_number_that_is_none_is_not_recorded(tmp_path, loss, norm):
+    history = History(tmp_path / "history.csv", RunConfig())
+    state = SimpleNamespace(is_world_process_zero=True, global_step=7, log_history=[])
+    with pytest.raises(FloatingPointError, match="step 7: loss .* gradient norm .*"):
+        history.on_log(None, state, None, logs={"loss": loss, "grad_norm": norm})
+    assert not history.path.exists()
+
+
+def warned(call_rates, bonus=0.0, **changes):
+    rows = [row(i, call_rate=rate, **changes) for i, rate in enumerate(call_rates, 1)]
+    return collapse_warning(rows, bonus, window=5)
+
+
+def test_a_falling_call_rate_is_said_in_words():
+    assert warned([0.4] * 5 + [0.1] * 5, bonus=0.1, p_zoom=0.3, p_direct=0.6) == (
+        "tool use is falling toward zero: call rate 0.40 -> 0.10 over 5 steps; a call pays only with "
+        "a bonus above b* = 0.80, and this run's is 0.10 (p_zoom 0.30, p_direct 0.60)."
+    )
+    dead = warned([0.3] * 5 + [0.0] * 5, p_zoom=NAN, n_zoom=0)
+    assert dead.startswith("tool use has died out: call rate 0.30 -> 0.00 over 5 steps; ")
+    assert "there are no calls left to learn from" in dead
+
+
+@pytest.mark.parametrize(
+    "call_rates",
+    [
+        [],
+        [0.4] * 9,
+        [0.4] * 30,
+        [0.1] * 5 + [0.4] * 5,
+        [0.4] * 5 + [0.25] * 5,  # less, but not yet half
+        [0.4, 0.0] * 10,  # one step says nothing
+        [0.0] * 10 + [0.9] * 5,
+    ],
+)
+def test_no_warning_otherwise(call_rates):
+    assert warned(call_rates) is None
+
+
+def test_the_warning_is_given_once_in_a_window(tmp_path, capsys):
+    history = History(tmp_path / "history.csv", RunConfig())
+    logs = [{"loss": 0.0, "step": i, "call_rate": 0.4 if i <= 10 else 0.0} for i in range(1, 33)]
+    for step in range(20, 33):
+        state = SimpleNamespace(
+            is_world_process_zero=True, global_step=step, log_history=logs[:step]
+        )
+        history.on_log(None, state, None, logs=logs[step - 1])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["step 20", "step 30"]
+    assert len(read_history(history.path)) == 32
+
+
+# --- configuration, questions, TRL's terms -----------------------------------------------------------
+
+
+def test_presets_can_be_changed_and_hold_together():
     assert preset("demo") == RunConfig() == PRESETS["demo"]
     changed = preset("quick", seed=3, reward="none")
     assert (changed.seed, changed.reward, changed.steps) == (3, "none", 2)
-    assert PRESETS["quick"].seed == 0
-
-
-def test_unknown_presets_and_arms_are_refused_with_those_there_are():
     with pytest.raises(ValueError, match="unknown preset 'fast'; there are demo, quick"):
         preset("fast")
-    with pytest.raises(ValueError, match="unknown arm 'bonus'; there are conditional"):
+    with pytest.raises(ValueError, match="unknown reward variant 'bonus'; there are conditional"):
         preset("demo", reward="bonus")
+    for config in PRESETS.values():
+        assert json.loads(json.dumps(asdict(config))) == asdict(config)
+        dealt = training.batches(config)
+        rollouts = dealt["per_device_train_batch_size"] * dealt["gradient_accumulation_steps"]
+        assert rollouts == config.prompts_per_step * config.num_generations
 
 
 def test_folders_without_a_run_say_what_to_do(tmp_path, config):
@@ -310,79 +368,60 @@ def test_folders_without_a_run_say_what_to_do(tmp_path, config):
         read_config(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"no adapter in .*; finish the run with `train"):
         load_trained(tmp_path)
-
-
-def test_a_run_without_its_model_says_what_to_do(tmp_path, config):
     with pytest.raises(ValueError, match="is neither a folder with a model nor"):
         train(replace(config, model=str(tmp_path / "nowhere")), tmp_path / "run")
+    with pytest.raises(ValueError, match="no questions to train on"):
+        build_trainer(config, tmp_path)
 
 
-def test_every_seed_has_scenes_of_its_own():
+def test_every_seed_and_share_has_scenes_of_its_own():
     config = RunConfig(steps=3, prompts_per_step=2)
-    rows = [training_set(replace(config, seed=seed)) for seed in (0, 1)]
+    rows = [training_questions(replace(config, seed=seed)) for seed in (0, 1)]
     assert [len(r) for r in rows] == [6, 6]
     assert rows[0]["id"][0] == "train-0" and rows[1]["id"][0] == "train-1000"
-    for row in rows[0]:
-        assert row["prompt"] == [{"role": "user", "content": row["question"]}]
-
-
-def test_a_long_run_goes_round_its_thousand_scenes(monkeypatch):
-    wanted = []
-
-    def few(split, n, world, start):
-        wanted.append((split, n, start))
-        return tiny_world(split, 2, world, start)
-
-    monkeypatch.setattr(training, "tiny_world", few)
-    training_set(RunConfig(steps=2000, prompts_per_step=8, seed=2))
-    assert wanted == [("train", 1000, 2000)]
+    for share in (0.0, 1.0):
+        assert set(training_questions(replace(config, legible_share=share))["legible"]) == {share}
 
 
 def test_a_run_may_have_a_dataset_of_its_own(tmp_path):
-    rows = tiny_world("train", 5, start=70).add_column("pass_rate", [0.5] * 5)
+    rows = tiny_world("train", 5, start=70)
     rows.save_to_disk(tmp_path / "selected")
     config = RunConfig(steps=3, prompts_per_step=2, data=str(tmp_path / "selected"))
-    found = training_set(config)
-    assert list(found["id"]) == list(rows["id"])
-    assert set(found.column_names) == {*rows.column_names, "prompt"} - {"pass_rate"}
-    with pytest.raises(ValueError, match="has 5 questions .a step takes 6."):
-        training_set(replace(config, prompts_per_step=6))
+    for dataset in (None, training_questions(config)):
+        asked = with_prompts(config, dataset, " Think.")
+        assert list(asked["id"]) == list(rows["id"])
+        text = rows[0]["question"] + " Think."
+        assert asked[0]["prompt"] == [{"role": "user", "content": text}]
+    with pytest.raises(ValueError, match="5 questions are too few: a step takes 6"):
+        with_prompts(replace(config, prompts_per_step=6), None, "")
     rows.remove_columns("answer").save_to_disk(tmp_path / "other")
     with pytest.raises(ValueError, match="lacks the columns .'answer'."):
-        training_set(replace(config, data=str(tmp_path / "other")))
-    with pytest.raises(FileNotFoundError, match="nowhere"):
-        training_set(replace(config, data=str(tmp_path / "nowhere")))
+        with_prompts(replace(config, data=str(tmp_path / "other")), None, "")
 
 
-def test_an_arm_without_a_tool_trains_without_one(config, tmp_path):
+@pytest.mark.train
+def test_a_variant_without_a_tool_trains_without_one(config, tmp_path):
     config = replace(config, reward="text_only", steps=1)
-    trainer = build_trainer(config, tmp_path)
-    shown = []
+    trainer = build_trainer(config, tmp_path, training_questions(config), rewards={varied: 1.0})
+    texts = []
     real = trainer._tokenize_prompts
 
-    def snapshots(prompts):
+    def tokenize(prompts):
         ids, images, fields = real(prompts)
-        shown.extend(trainer.processing_class.tokenizer.batch_decode(ids))
-        assert all(len(its) == 1 for its in images)
+        texts.extend(trainer.processing_class.tokenizer.batch_decode(ids))
+        assert all(len(row) == 1 for row in images)
         return ids, images, fields
 
-    trainer._tokenize_prompts = snapshots
+    trainer._tokenize_prompts = tokenize
     trainer.train()
-    assert len(shown) == 8 and not any("Tools:" in text for text in shown)
-    (row,) = trainer.history.rows
-    assert row["grad_norm"] > 0
-
-
-def test_the_share_of_legible_details_is_the_run_s():
-    for share in (0.0, 1.0):
-        rows = training_set(RunConfig(steps=2, prompts_per_step=4, legible_share=share))
-        assert set(rows["legible"]) == {int(share)}
+    assert len(texts) == 8 and not any("Tools:" in text for text in texts)
+    assert trainer.state.log_history[0]["grad_norm"] > 0
 
 
 @pytest.mark.parametrize("stock", [False, True])
 def test_the_trainer_is_set_up_as_the_configuration_says(config, tmp_path, stock):
-    config = replace(config, learning_rate=3e-4, lora_rank=3, seed=5)
-    trainer = build_trainer(config, tmp_path, stock=stock)
+    config = replace(config, learning_rate=3e-4, lora_rank=3, seed=5, trl={"max_grad_norm": 0.25})
+    trainer = build_trainer(config, tmp_path, training_questions(config), stock=stock)
     assert type(trainer) is (GRPOTrainer if stock else ZoomTrainer)
     visual = trainer.model.get_base_model().model.visual
     assert ("forward" in vars(visual)) != stock
@@ -392,6 +431,9 @@ def test_the_trainer_is_set_up_as_the_configuration_says(config, tmp_path, stock
     assert (args.max_steps, args.learning_rate, args.seed) == (4, 3e-4, 5)
     assert (args.num_generations, args.per_device_train_batch_size) == (4, 8)
     assert (args.beta, args.loss_type, args.scale_rewards) == (0.0, "dapo", "group")
+    assert args.max_grad_norm == 0.25
+    names = ["accuracy_reward", "format_reward", "tool_bonus", "log_episodes"]
+    assert trainer.reward_func_names == names and args.reward_weights == [0.8, 0.2, 1.2, 0.0]
     suppressed = trainer.generation_config.suppress_tokens
     tokens = trainer.processing_class.tokenizer.convert_ids_to_tokens(suppressed)
     assert tokens == list(prompts.RESERVED_TOKENS)
@@ -402,7 +444,7 @@ def test_the_trainer_is_set_up_as_the_configuration_says(config, tmp_path, stock
 
 def test_the_seed_makes_the_adapter(config, tmp_path):
     def fresh(seed):
-        trainer = build_trainer(replace(config, seed=seed), tmp_path)
+        trainer = build_trainer(replace(config, seed=seed), tmp_path, training_questions(config))
         return torch.cat(
             [p.flatten() for n, p in trainer.model.named_parameters() if "lora_A" in n]
         )
@@ -414,5 +456,34 @@ def test_tiny_eyes_trains_in_its_own_precision_on_a_machine_with_bf16(
     config, monkeypatch, tmp_path
 ):
     monkeypatch.setattr(doctor, "precision", lambda: ("bf16", "a test"))
-    trainer = build_trainer(config, tmp_path)
+    trainer = build_trainer(config, tmp_path, training_questions(config))
     assert trainer.model.get_base_model().dtype == torch.float32 and not trainer.args.bf16
+
+
+def test_rollouts_are_dealt_out_to_processes(monkeypatch):
+    config = RunConfig(prompts_per_step=4, num_generations=3)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert training.batches(config)["per_device_train_batch_size"] == 6
+    shares = training.batches(replace(config, micro_batch=2))
+    assert shares == {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 3}
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(ValueError, match="4 prompts a step cannot be dealt out to 3 processes"):
+        training.batches(config)
+
+
+def test_vllm_comes_with_a_warning_and_its_own_words(processor):
+    config = RunConfig(trl={"use_vllm": True}, max_new_tokens=9)
+    with pytest.warns(UserWarning, match="TRL #6294: vLLM may expand the placeholders"):
+        words = training.sampling(config, processor)
+    assert words["max_tokens"] == 9
+    assert set(words["logit_bias"].values()) == {-100.0}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        plain = training.sampling(RunConfig(), processor)
+    assert plain["max_new_tokens"] == 40
+    assert list(words["logit_bias"]) == plain["suppress_tokens"]
+    off = {"use_vllm": True, "vllm_importance_sampling_correction": False}
+    with pytest.raises(ValueError, match="leaves vLLM's rollouts unchecked"):
+        training.trl_options(off)
+    with pytest.raises(ValueError, match="TRL's num_generations follows .*set --num-generations"):
+        training.trl_options({"num_generations": 4})

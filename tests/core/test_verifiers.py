@@ -1,5 +1,6 @@
 """verifiers.py: rules that a long, odd or hostile answer cannot talk round."""
 
+import string
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -14,7 +15,9 @@ from deepeyes_lite.verifiers import (
     extract_answer,
     is_correct,
     normalise,
+    split_options,
     well_formed,
+    with_options,
 )
 
 CALL = "<think>?</think><tool_call>{}</tool_call>"
@@ -308,3 +311,44 @@ def test_a_row_without_verifier_is_checked_as_ever(answer, truth):
 def test_no_answer_raises(answer, truth, name):
     row = sample(truth, name, ["red", "blue"])
     assert check_answer(answer, row) in (True, False)
+
+
+# --- multiple choice, written and read -----------------------------------------------------------
+
+WORDS = st.text(string.ascii_lowercase, min_size=2, max_size=8)
+TEXTS = st.lists(WORDS, min_size=1, max_size=4).map(" ".join)
+
+
+@given(question=TEXTS, options=st.lists(TEXTS, min_size=2, max_size=8))
+def test_what_is_written_is_read_again(question, options):
+    assert split_options(with_options(question + "?", options)) == (question + "?", options)
+
+
+@pytest.mark.parametrize(
+    ("question", "options"),
+    [
+        ("Is it red?\n(A) yes\n(B) no", ["yes", "no"]),
+        ("Is it red? A) yes B) no.", ["yes", "no"]),
+        ("Is it red?\nOptions:\nA. Yes, it is.\nB. No, it is white.", None),
+        ("Is it red? A. yes", []),  # one is none
+        ("Is it red? A. yes C. no", []),  # a letter is missing
+        ("Is it red? B. yes A. no", []),
+        ("", []),
+    ],
+)
+def test_options_are_lettered_in_order(question, options):
+    stem, found = split_options(question)
+    assert found == (["Yes, it is", "No, it is white"] if options is None else options)
+    assert (stem == question) == (not found)
+
+
+@given(st.text(st.sampled_from("AB.) (\nx"), max_size=40))
+def test_no_text_raises(text):
+    assert split_options(text)[1] == [] or len(split_options(text)[1]) >= 2
+
+
+def test_long_options_take_no_long_time():
+    began = time.process_time()
+    for text in ("A. " * 20_000, "x" + " " * 50_000 + "A. y", "A. a B. b " * 5_000):
+        split_options(text)
+    assert time.process_time() - began < 5

@@ -1,4 +1,4 @@
-"""trainer.py: what vLLM generates is held against transformers, through the hook by which TRL calls it.
+"""ZoomTrainer: what vLLM generates is held against transformers, through the hook by which TRL calls it.
 
 vLLM needs a GPU. Here transformers stands in for it, in the place and with the answer that TRL expects,
 and sees what it is given, or something else.
@@ -8,12 +8,15 @@ import pytest
 import torch
 from PIL import Image
 
-from deepeyes_lite import training
-from deepeyes_lite.fast import MOST_LOGP_DIFFERENCE, RolloutsDisagree
 from deepeyes_lite.models import token_ids
 from deepeyes_lite.prompts import RESERVED_TOKENS
-
-EYES = "data/tiny-eyes"
+from deepeyes_lite.tinyworld.dataset import training_questions
+from deepeyes_lite.training import (
+    MOST_LOGP_DIFFERENCE,
+    RolloutsDisagree,
+    RunConfig,
+    build_trainer,
+)
 
 
 class Engine:
@@ -74,10 +77,9 @@ def grey(processor, ids, images):
 
 @pytest.fixture(scope="module")
 def trainer(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "precision", lambda: ("fp32", "a test"))
-        config = training.RunConfig(model=EYES, steps=1, prompts_per_step=4, num_generations=4)
-        trainer = training.build_trainer(config, tmp_path_factory.mktemp("run"))
+    config = RunConfig(steps=1, prompts_per_step=4, num_generations=4)
+    out = tmp_path_factory.mktemp("run")
+    trainer = build_trainer(config, out, training_questions(config))
     trainer.current_gradient_accumulation_steps = 1
     trainer.use_vllm, trainer.vllm_mode, trainer._last_loaded_step = True, "server", -1
     return trainer

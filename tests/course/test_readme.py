@@ -1,38 +1,46 @@
-"""The figures in the READMEs are those of the committed records."""
+"""The figures in the READMEs are those of the committed records and files."""
 
 import html
 import json
 import re
 from pathlib import Path
 
-import pytest
 from PIL import Image
 
 ROOT = Path(__file__).parents[2]
-STUDY = ROOT / "data" / "runs" / "study"
-RUNS = sorted(STUDY.glob("conditional-[0-2]"))
+RUNS = ROOT / "data" / "runs"
+STUDY = RUNS / "study"
+SEEDS = sorted(STUDY.glob("conditional-[0-2]"))
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def block(path: Path, mark: str) -> str:
+def block(mark: str, text: str = README) -> str:
     """What stands between the two marks of a README."""
-    parts = path.read_text(encoding="utf-8").split(f"<!-- {mark} -->")
-    assert len(parts) == 3, f"{path.name} needs two marks <!-- {mark} -->"
+    parts = text.split(f"<!-- {mark} -->")
+    assert len(parts) == 3, f"two marks <!-- {mark} --> are needed"
     return parts[1].strip()
+
+
+def test_the_lines_are_those_of_the_files():
+    """Else: python tests/house.py --write."""
+    from house import table
+
+    assert block("lines") == table()
 
 
 def test_the_demo_table_is_made_of_the_records():
     from deepeyes_lite.evaluation import seeds_table
 
-    assert block(ROOT / "README.md", "demo") == seeds_table(RUNS)
+    assert block("demo") == seeds_table(SEEDS)
+    assert len(SEEDS) == 3 and all((run / "snapshots" / "0100.jsonl").exists() for run in SEEDS)
 
 
 def test_the_picture_is_made_of_the_record_that_is_named():
     """With its description; the pixels are left alone, for they depend on the build of the fonts."""
     from deepeyes_lite.viz.animation import alt, story
 
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    shown = story(ROOT / re.search(r"deepeyes_lite animate --records (\S+?)`", text)[1])
-    picture = block(ROOT / "README.md", "zoom")
+    shown = story(ROOT / re.search(r"deepeyes_lite animate --records (\S+?)`", README)[1])
+    picture = block("zoom")
     assert f'alt="{html.escape(alt(shown))}"' in picture
     moving, still = (ROOT / re.search(rf'{name}="(\S+)"', picture)[1] for name in ("src", "srcset"))
     assert moving.stat().st_size < 1_000_000 and still.stat().st_size < 1_000_000
@@ -40,75 +48,49 @@ def test_the_picture_is_made_of_the_record_that_is_named():
         assert image.n_frames == len(shown.episodes) and image.info["loop"] == 0
 
 
-def test_the_ledger_is_made_of_the_records():
+def test_the_ledger_and_the_cost_of_the_study_are_made_of_the_records():
     from deepeyes_lite.study.claims import ledger, table
-
-    rows = ledger(ROOT / "data" / "runs" / "study")
-    assert block(ROOT / "README.md", "claims") == table(rows)
-    assert json.loads((ROOT / "data" / "claims.json").read_text()) == rows
-
-
-def test_what_the_study_took_is_made_of_the_records():
     from deepeyes_lite.study.records import load_records, spent
 
-    assert block(ROOT / "README.md", "spent") == spent(load_records(STUDY))
+    rows = ledger(STUDY)
+    assert block("claims") == table(rows)
+    assert json.loads((ROOT / "data" / "claims.json").read_text(encoding="utf-8")) == rows
+    assert block("spent") == spent(load_records(STUDY))
 
 
-def test_the_table_of_the_notebooks_is_made_of_the_record():
-    from measure_notebooks import RECORD, table
+def test_the_records_are_those_of_the_plan():
+    from deepeyes_lite.study.run import plan, recorded
+    from deepeyes_lite.training import preset, read_history
 
-    record = json.loads(RECORD.read_text(encoding="utf-8"))
+    questions = Path("runs") / "study" / "data"
+    runs = plan(preset("demo"), questions)
+    assert f"a plan ({len(runs)} runs;" in README
+    runs = plan(preset("demo", seed=5), questions) | runs
+    for folder in (path for path in STUDY.iterdir() if path.is_dir()):
+        run = runs[folder.name]
+        steps = [row["step"] for row in read_history(folder / "history.csv")]
+        assert recorded(folder, run) and steps == [*range(1, run.config.steps + 1)], folder
+        if run.measured != "history":
+            evaluation = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
+            assert evaluation["samples"] == 300, folder
+
+
+def test_the_tables_of_notebooks_steps_and_memory_are_made_of_the_records():
+    import bench_step
+    import measure_notebooks
+    from deepeyes_lite.realworld import memory
+
+    record = json.loads(measure_notebooks.RECORD.read_text(encoding="utf-8"))
     assert set(record) == {path.stem for path in (ROOT / "notebooks").glob("*.ipynb")}
-    assert block(ROOT / "README.md", "notebooks") == table(record)
-
-
-def test_the_size_of_the_plan_is_said():
-    from deepeyes_lite.study.run import plan
-    from deepeyes_lite.training import RunConfig
-
-    assert f"a plan ({len(plan(RunConfig(), Path('data')))} runs;" in (
-        ROOT / "README.md"
-    ).read_text(encoding="utf-8")
-
-
-def test_the_step_table_is_made_of_the_record():
-    from bench_step import table
-
-    record = json.loads((ROOT / "data" / "runs" / "bench.json").read_text())
-    assert block(ROOT / "README.md", "bench") == table(record)
-
-
-def test_the_memory_table_is_made_of_presets_and_records():
-    from deepeyes_lite.realworld.memory import table
-
-    assert block(ROOT / "README.md", "memory") == table(ROOT / "data" / "runs" / "gpu")
+    assert block("notebooks") == measure_notebooks.table(record)
+    bench = json.loads((RUNS / "bench.json").read_text(encoding="utf-8"))
+    assert block("bench") == bench_step.table(bench)
+    assert block("memory") == memory.table(RUNS / "gpu")
 
 
 def test_the_card_is_made_of_its_measurement():
     from deepeyes_lite.tinyworld.pretraining.card import table
 
     folder = ROOT / "data" / "tiny-eyes"
-    assert block(folder / "README.md", "measured") == table(
-        json.loads((folder / "card.json").read_text())
-    )
-
-
-def test_the_first_three_seeds_have_scenes_to_look_at():
-    assert [run.name for run in RUNS] == ["conditional-0", "conditional-1", "conditional-2"]
-    assert all((run / "snapshots" / "0100.jsonl").exists() for run in RUNS)
-
-
-@pytest.mark.parametrize("folder", sorted(STUDY.glob("*/")), ids=lambda folder: folder.name)
-def test_a_record_is_whole_and_one_of_the_plan(folder):
-    from deepeyes_lite.study.run import plan, recorded
-    from deepeyes_lite.training import preset, read_history
-
-    questions = Path("runs") / "study" / "data"
-    runs = {**plan(preset("demo", seed=5), questions), **plan(preset("demo"), questions)}
-    run = runs[folder.name]
-    assert recorded(folder, run)
-    assert [row["step"] for row in read_history(folder / "history.csv")] == [
-        *range(1, run.config.steps + 1)
-    ]
-    if run.measured != "history":
-        assert json.loads((folder / "evaluation.json").read_text())["samples"] == 300
+    card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
+    assert block("measured", (folder / "README.md").read_text(encoding="utf-8")) == table(card)

@@ -13,6 +13,7 @@ from deepeyes_lite import prompts
 from deepeyes_lite.__main__ import main
 from deepeyes_lite.boxes import px_to_1000
 from deepeyes_lite.data import build
+from deepeyes_lite.files import read_log
 from deepeyes_lite.policies import Policy, ScriptedPolicy
 from deepeyes_lite.realworld.benchmarks import (
     CELLS,
@@ -318,7 +319,7 @@ def test_the_command_asks_a_served_model_and_a_judge(faulty, tmp_path, capsys):
     text = capsys.readouterr().out
     assert "3 questions of V* Bench" in text and "0 undecided, counted wrong" in text
     assert json.loads((out / "config.json").read_text())["judge"] == "j"
-    keys = {json.loads(line)["key"] for line in (out / "judge.jsonl").read_text().splitlines()}
+    keys = {row["key"] for row in read_log(out / "judge.jsonl")[1]}
     shown = [asked(row, order, 0) for row in rows for order in ("shuffled", "listed")]
     assert len(keys) == len({(row["question"], row["answer"]) for row in shown})
     assert main([*arguments, *served, *judge]) == 0  # nothing is left to ask
