@@ -12,7 +12,7 @@ import re
 from PIL import Image
 
 from deepeyes_lite.boxes import Box
-from deepeyes_lite.rewards import reward_parts
+from deepeyes_lite.rewards import Outcome, reward_parts
 from deepeyes_lite.tools import ToolError, check_box
 from deepeyes_lite.trajectories import Trajectory, Turn
 from deepeyes_lite.viz.plots import GREEN, ORANGE, plain, token_strip
@@ -27,14 +27,15 @@ details pre{white-space:pre-wrap;background:#f4f4f4;padding:.6rem;overflow-x:aut
 MAX_CHARS = 2000  # of one turn
 MAX_SIDE = 1024  # px of a picture on a page
 VERBS = {"think": "thinks", "tool_call": "calls", "answer": "answers", "": "writes"}
+# Labels of the reward functions.
 PARTS = {
-    "accuracy": "accuracy",
-    "format": "format",
-    "bonus_if_correct": "bonus, right and zoomed",
-    "bonus_always": "bonus, zoomed",
-    "bonus_iou": "bonus, IoU of the box",
-    "curiosity": "curiosity",
-    "excess": "calls beyond the first",
+    "accuracy_reward": "accuracy",
+    "format_reward": "format",
+    "tool_bonus": "bonus, right and zoomed",
+    "call_bonus": "bonus, zoomed",
+    "iou_reward": "bonus, IoU of the box",
+    "curiosity_bonus": "curiosity",
+    "excess_calls": "calls beyond the first",
 }
 
 
@@ -177,10 +178,14 @@ def parts(
     weights: dict[str, float], trajectory: Trajectory, group_call_rate: float = 0.0
 ) -> dict[str, float]:
     """The reward of an episode in its parts."""
-    calls, overlap = len(trajectory.boxes_px), trajectory.best_iou or 0.0
-    return reward_parts(
-        weights, trajectory.correct, trajectory.well_formed, calls, overlap, group_call_rate
+    outcome = Outcome(
+        trajectory.correct,
+        trajectory.well_formed,
+        len(trajectory.boxes_px),
+        trajectory.best_iou or 0.0,
+        group_call_rate,
     )
+    return reward_parts(weights, outcome)
 
 
 def reward_table(found: dict[str, float]) -> str:

@@ -104,8 +104,8 @@ def test_turns_tell_thought_call_answer_and_crop_apart(episode):
 def test_the_reward_is_told_in_parts_that_add_up(episode):
     found = html.parts(VARIANTS["conditional"], episode)
     assert {name: value for name, value in found.items() if value} == {
-        "accuracy": 0.8,
-        "bonus_if_correct": 1.2,
+        "accuracy_reward": 0.8,
+        "tool_bonus": 1.2,
     }
     text = Reader(html.reward_table(found)).text
     assert text == "accuracy+0.80bonus, right and zoomed+1.20reward+2.00"

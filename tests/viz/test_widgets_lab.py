@@ -5,7 +5,7 @@ import torch
 from test_pages import Reader
 
 from deepeyes_lite import rewards
-from deepeyes_lite.rewards import VARIANTS, Arm, advantages
+from deepeyes_lite.rewards import VARIANTS, advantages
 from deepeyes_lite.viz.plots import png
 from deepeyes_lite.viz.widgets import RewardLab
 from deepeyes_lite.viz.widgets.reward_lab import OWN
@@ -41,12 +41,12 @@ def test_an_arm_sets_the_dials_and_pays_as_in_training(lab, group, name):
 
 
 def test_a_dial_makes_weights_of_ones_own(lab):
-    lab.dials["excess"].value = 0.25
-    assert lab.variant.value == OWN and lab.weights.excess == 0.25
-    assert lab.weights.bonus_if_correct == 1.2  # the others stay
+    lab.dials["excess_calls"].value = 0.25
+    assert lab.variant.value == OWN and lab.weights["excess_calls"] == 0.25
+    assert lab.weights["tool_bonus"] == 1.2  # the others stay
     assert "calls beyond the first -0.25" in Reader(lab._table.value.replace("th>", "td>")).text
     lab.variant.value = "none"
-    assert lab.weights == Arm()
+    assert lab.weights == VARIANTS["none"]
 
 
 def test_the_point_moves_with_the_chances(lab):

@@ -3,7 +3,6 @@
 import math
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import asdict, replace
 
 from ipywidgets import HTML, Dropdown, HBox, Layout, VBox
 from matplotlib.figure import Figure
@@ -14,15 +13,15 @@ from deepeyes_lite.viz import html
 from deepeyes_lite.viz.plots import BLUE, GREY, ORANGE, image_tag
 from deepeyes_lite.viz.widgets.controls import Panel, Slider
 
-# The dials: the weight of `rewards.Arm`, the end of its scale.
+# The dials: a reward function, and the greatest weight that its dial gives it.
 DIALS = {
-    "accuracy": 2.0,
-    "format": 1.0,
-    "bonus_if_correct": 2.0,
-    "bonus_always": 2.0,
-    "bonus_iou": 2.0,
-    "curiosity": 1.0,
-    "excess": 0.5,
+    "accuracy_reward": 2.0,
+    "format_reward": 1.0,
+    "tool_bonus": 2.0,
+    "call_bonus": 2.0,
+    "iou_reward": 2.0,
+    "curiosity_bonus": 1.0,
+    "excess_calls": 0.5,
 }
 OWN = "my own weights"
 LIMIT = 2.5  # the axes of the phase diagram; a point beyond stands at the edge
@@ -53,7 +52,7 @@ class RewardLab(Panel):
     def _build(self) -> None:
         wide = Layout(width="330px")
         self.variant = Dropdown(
-            options=[*VARIANTS, OWN], value=None, description="arm", layout=wide
+            options=[*VARIANTS, OWN], value=None, description="variant", layout=wide
         )
         names = [(f"{html.line(name, 30)} ({len(g)})", name) for name, g in self.groups.items()]
         self.group = Dropdown(options=names, description="group", layout=wide)
@@ -91,10 +90,9 @@ class RewardLab(Panel):
     # --- what the dials say -------------------------------------------------------------------------
 
     @property
-    def weights(self) -> Arm:
-        """The weights as they stand."""
-        named = VARIANTS.get(self.variant.value, Arm())
-        return replace(named, **{name: dial.value for name, dial in self.dials.items()})
+    def weights(self) -> dict[str, float]:
+        """The weights as they stand, by the name of the reward function."""
+        return {name: dial.value for name, dial in self.dials.items() if dial.value}
 
     @property
     def parts(self) -> list[dict[str, float]]:
@@ -116,18 +114,17 @@ class RewardLab(Panel):
         """
         p_zoom, p_direct = (self.chances[name].value for name in ("p_zoom", "p_direct"))
         weights = self.weights
-        bonus = weights.bonus_if_correct
-        if weights.bonus_always:
-            bonus += weights.bonus_always / p_zoom if p_zoom else math.inf
-        return least_bonus(p_zoom, p_direct, weights.accuracy), bonus
+        bonus = weights.get("tool_bonus", 0.0)
+        if "call_bonus" in weights:
+            bonus += weights["call_bonus"] / p_zoom if p_zoom else math.inf
+        return least_bonus(p_zoom, p_direct, weights.get("accuracy_reward", 0.0)), bonus
 
     def _set_variant(self, name: str) -> None:
         if name == OWN:
             return
         self._setting = True
-        for weight, value in asdict(VARIANTS[name]).items():
-            if weight in self.dials:
-                self.dials[weight].value = value
+        for reward, dial in self.dials.items():
+            dial.value = VARIANTS[name].get(reward, 0.0)
         self._setting = False
         self._show()
 

@@ -121,7 +121,7 @@ class TrajectoryViewer(Panel):
         self.iou_to = BoundedFloatText(value=1, description="to", **bound)
         self.contains = Text(description="contains", placeholder="text of the model", layout=wide)
         self.sort = Dropdown(options=list(SORTS), description="sort", layout=wide)
-        self._variant = Dropdown(options=list(VARIANTS), description="reward arm", layout=wide)
+        self._variant = Dropdown(options=list(VARIANTS), description="reward", layout=wide)
         self._tokens = Checkbox(description="show tokens and loss mask", value=False)
         self._list = Select(rows=16, description="episodes", layout=Layout(width="400px"))
         self._count, self._step = HTML(), Label()
