@@ -13,6 +13,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
 from deepeyes_lite.boxes import Size
+from deepeyes_lite.data import encode
 
 # The formats that are safe to open: Pillow hands an EPS file, for one, to an external interpreter.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
@@ -119,10 +120,3 @@ def _enlarge(image: Image.Image) -> Image.Image:
     if scale <= 1:
         return image
     return image.resize([max(MIN_SIDE, round(side * scale)) for side in image.size])
-
-
-def encode(image: Image.Image, format: str) -> bytes:
-    """The image as bytes of a file format."""
-    buffer = io.BytesIO()
-    image.save(buffer, format)
-    return buffer.getvalue()

@@ -14,13 +14,15 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from datasets import Dataset, load_dataset
+from datasets import Dataset, load_dataset, load_from_disk
 from huggingface_hub import snapshot_download
 from tqdm.auto import tqdm
 
 from deepeyes_lite.boxes import clamp, rescale
-from deepeyes_lite.data import save
+from deepeyes_lite.data import build
+from deepeyes_lite.files import atomic_write
 from deepeyes_lite.prompts import markup_in
 from deepeyes_lite.realworld.folder import BadRow, RowError, read_text
 from deepeyes_lite.realworld.images import MAX_FILE_BYTES, BadImage, read_image, read_image_file
@@ -98,11 +100,18 @@ def write(
             if limit and len(ids) + len(errors) >= limit:
                 return
 
-    try:
-        return save(samples(), out), errors
-    except ValueError as error:
-        first = "".join(f"\n  {error}" for error in errors[:5])
-        raise ValueError(f"{source or entry.hub}: {error}{first}") from error
+    out = Path(out)
+    if out.exists():
+        raise ValueError(f"{out} is there already; choose another folder or delete it")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=out.parent, prefix=out.name) as folder:
+        dataset = build(samples(), f"{folder}/rows.arrow")  # a set need not fit into memory
+        if not len(dataset):
+            first = "".join(f"\n  {error}" for error in errors[:5])
+            raise ValueError(f"{source or entry.hub}: there is no usable row{first}")
+        with atomic_write(out) as tmp:
+            dataset.save_to_disk(tmp)
+    return load_from_disk(out), errors
 
 
 def _on_disk(entry: PublicSet, source: Path) -> list[str]:

@@ -17,9 +17,8 @@ from transformers import PreTrainedTokenizerBase
 
 from deepeyes_lite import prompts
 from deepeyes_lite.boxes import Box
-from deepeyes_lite.data import build
+from deepeyes_lite.data import build, encode
 from deepeyes_lite.policies import ScriptedPolicy
-from deepeyes_lite.realworld.images import encode
 from deepeyes_lite.rollout import rollout
 from deepeyes_lite.study.tool_use import NONE
 from deepeyes_lite.tinyworld.dataset import tiny_world

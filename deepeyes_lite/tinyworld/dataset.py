@@ -5,8 +5,7 @@ from dataclasses import replace
 
 from datasets import Dataset
 
-from deepeyes_lite.data import build
-from deepeyes_lite.realworld.images import encode
+from deepeyes_lite.data import build, encode
 from deepeyes_lite.tinyworld.questions import CORRUPTIONS, KINDS, NEEDS
 from deepeyes_lite.tinyworld.scenes import SPLIT_LENGTH, SPLIT_STARTS, World, draw_scene
 

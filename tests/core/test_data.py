@@ -231,12 +231,11 @@ def test_small_sides_are_enlarged_with_their_boxes(tmp_path, size, stored):
     assert sample["boxes_px"] == [pytest.approx([0, 0, stored[0], stored[1] / 2])]
 
 
-def test_a_dataset_may_be_larger_than_one_part(tmp_path, monkeypatch):
-    monkeypatch.setattr("deepeyes_lite.data.PART_BYTES", 1)
+def test_a_dataset_may_be_larger_than_one_part(tmp_path):
     save(tmp_path)
-    write_csv(tmp_path, *[GOOD_ROW] * 5)
+    write_csv(tmp_path, *[GOOD_ROW] * 20)
     dataset, _ = from_folder(tmp_path)
-    assert dataset["id"][:] == [f"folder-{row}" for row in range(2, 7)]
+    assert dataset["id"][:] == [f"folder-{row}" for row in range(2, 22)]
 
 
 # --- a folder: rows that are left out ---------------------------------------------------------

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 from deepeyes_lite import prompts
 from deepeyes_lite.__main__ import main
 from deepeyes_lite.boxes import px_to_1000
-from deepeyes_lite.data import build
+from deepeyes_lite.data import build, encode
 from deepeyes_lite.policies import Policy, ScriptedPolicy
 from deepeyes_lite.realworld.benchmarks import (
     CELLS,
@@ -23,7 +23,6 @@ from deepeyes_lite.realworld.benchmarks import (
     summarise,
     table,
 )
-from deepeyes_lite.realworld.images import encode
 from deepeyes_lite.realworld.published import PUBLISHED
 from deepeyes_lite.realworld.published import table as published_table
 from deepeyes_lite.tinyworld.dataset import tiny_world
@@ -217,7 +216,7 @@ def test_records_of_another_benchmark_are_refused(processor, tmp_path):
     policy = Stub(processor, always_a)
     benchmark(questions(4), policy, tmp_path, progress=False)
     for change in ({"seed": 1}, {"k": 2}):
-        with pytest.raises(ValueError, match="holds another measurement"):
+        with pytest.raises(ValueError, match="holds another record"):
             benchmark(questions(4), policy, tmp_path, progress=False, **change)
     with pytest.raises(ValueError, match="k is at least 1"):
         benchmark(questions(4), policy, tmp_path / "b", k=0)

@@ -256,13 +256,12 @@ def test_rows_beyond_the_limit_are_not_read_and_an_index_may_start_again(tmp_pat
     assert dataset["id"][:] == ["hrbench-4k-0", "hrbench-4k-0-row-3"] and errors == []
 
 
-def test_a_set_larger_than_one_part_is_written_whole(tmp_path, monkeypatch):
-    monkeypatch.setattr("deepeyes_lite.data.PART_BYTES", 1)
-    for i in range(3):
+def test_a_set_larger_than_one_part_is_written_whole(tmp_path):
+    for i in range(9):
         vstar(tmp_path / "v", f"sa_{i}")
     dataset, _ = read("vstar", tmp_path, tmp_path / "v")
     assert load_from_disk(tmp_path / "set")["id"][:] == dataset["id"][:]
-    assert len(dataset) == 3 and {p.name for p in tmp_path.iterdir()} == {"v", "set"}
+    assert len(dataset) == 9 and {p.name for p in tmp_path.iterdir()} == {"v", "set"}
 
 
 @pytest.mark.parametrize("name", SETS)
