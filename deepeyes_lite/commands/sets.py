@@ -26,8 +26,7 @@ def add(command) -> None:
 
 
 def data(args) -> None:
-    from deepeyes_lite.realworld.folder import summary
-    from deepeyes_lite.realworld.public import write
+    from deepeyes_lite.realworld.public import summary, write
 
     dataset, errors = write(args.name, args.out, args.source, args.limit)
     for line in summary(errors):
