@@ -11,7 +11,6 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from deepeyes_lite.study.extra_tools import ContrastTool, with_extra
 from PIL import Image
 
 from deepeyes_lite import prompts
