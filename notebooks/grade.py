@@ -25,6 +25,7 @@ import nbformat
 import psutil
 
 COURSE = Path(__file__).resolve().parent
+PATHS = os.pathsep.join(map(str, (COURSE.parent, COURSE)))  # where deepeyes_lite and checks are
 LARGEST = 50e6  # bytes of a notebook that is read
 START, WHOLE = (
     600,
@@ -106,7 +107,7 @@ def run(
 ) -> list[list[str]]:
     """Verdict and message of the first exercises, one at least; ``cells[0]`` imports the libraries."""
     env = {name: value for name, value in os.environ.items() if not SECRET.search(name)}
-    env |= {"PYTHONPATH": f"{COURSE.parent}{os.pathsep}{COURSE}", "HF_HUB_OFFLINE": "1"}
+    env |= {"PYTHONPATH": PATHS, "HF_HUB_OFFLINE": "1"}
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         told, job, work = (
             Path(folder, name) for name in (secrets.token_hex(), "job.ipynb", "work")
