@@ -7,9 +7,9 @@ import numpy as np
 
 from checks import evaluation, own_tool, single_gpu, trajectories
 from deepeyes_lite.models import completion_length, ready
-from deepeyes_lite.realworld.memory import cache_gb, episode_tokens, weights_gb
-from deepeyes_lite.realworld.shapes import processor_of
+from deepeyes_lite.realworld.gpu import cache_gb, episode_tokens, weights_gb
 from deepeyes_lite.training import PRESETS
+from shapes import processor_of
 
 
 def test_the_figures_it_tells_are_the_presets():
@@ -19,11 +19,8 @@ def test_the_figures_it_tells_are_the_presets():
     assert f"{room:,} tokens" in single_gpu.room.praise
     assert episode_tokens(config) == single_gpu.memory.cases[0][2]
     assert episode_tokens(PRESETS["80GB"]) == single_gpu.memory.cases[1][2]
-    weights, cache = (
-        f"{weights_gb(config):.1f} GB of weights",
-        f"{cache_gb(config):.1f} GB of cache",
-    )
-    assert weights in single_gpu.memory.praise and cache in single_gpu.memory.praise
+    assert f"{weights_gb(config):.1f} GB of weights" in single_gpu.memory.praise
+    assert f"{cache_gb(config):.1f} GB of cache" in single_gpu.memory.praise
     share = trajectories.misread_share
     kept = [kind for kind in share.cases[0][0] if kind not in trajectories.WITHOUT]
     assert share.praise.startswith(f"{kept.count('misread')} of {len(kept)}")
