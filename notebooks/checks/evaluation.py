@@ -12,7 +12,7 @@ from deepeyes_lite.evaluation import share
 LETTERS = "ABCD"
 
 
-def found(options, mixed):
+def letter_of(options, mixed):
     return LETTERS[mixed.index(options[0])]
 
 
@@ -20,7 +20,7 @@ def came_from(options, mixed):
     return LETTERS[options.index(mixed[0])]
 
 
-def mixed(letter=found, order=lambda n, seed: random.Random(seed).sample(range(n), n)):
+def mixed(letter=letter_of, order=lambda n, seed: random.Random(seed).sample(range(n), n)):
     """The solution; the settings change the letter and the order."""
 
     def attempt(options, seed):
@@ -37,7 +37,7 @@ def in_place(options, seed):
 
 
 WRITTEN = {
-    "right": found,
+    "right": letter_of,
     "A": lambda options, shuffled: "A",
     "came from": came_from,
     "the option": lambda options, shuffled: options[0],
@@ -59,7 +59,7 @@ def over_seeds(attempt, options):
         for name, rule in WRITTEN.items()
         if all(letter == rule(options, order) for (_, letter), order in zip(pairs, orders))
     )
-    missing = {*LETTERS[: len(options)]} - {found(options, order) for order in orders}
+    missing = {*LETTERS[: len(options)]} - {letter_of(options, order) for order in orders}
     where = f"never at {min(missing)}" if missing else "everywhere"
     if all(order == orders[0] for order in orders):
         where = "nothing moves" if orders[0] == options else "one order"

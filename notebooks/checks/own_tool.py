@@ -98,7 +98,7 @@ def classed(answer=lambda tool, image, turn: tool._changed(image, turn), **chang
     return attempt
 
 
-def told(content):
+def in_short(content):
     """A tool's answer in short: the size of an image, "words", or what else it is."""
     if not isinstance(content, list) or not isinstance(content[0], dict):
         return "no list of blocks"
@@ -122,7 +122,7 @@ def over_calls(attempt):
     facts = {"required": schema.get("required")}
     for degrees, image in ((90, {}), (90, {"image": 1}), (7, {}), (90, {"image": 9})):
         call = {"name": ROTATE, "arguments": {"degrees": degrees, **image}}
-        facts[str(call["arguments"])] = told(answer_call(tool, call))
+        facts[str(call["arguments"])] = in_short(answer_call(tool, call))
     return facts
 
 
