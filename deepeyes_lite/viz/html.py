@@ -110,13 +110,18 @@ def answer_text(trajectory: Trajectory, limit: int = 40) -> str:
     return f"{text} (wrong, it is {line(truth, limit)})" if truth else text
 
 
+def zoom_text(trajectory: Trajectory) -> str:
+    """How often an episode zoomed, and the best IoU of a zoom."""
+    zooms, iou = len(trajectory.boxes_px), trajectory.best_iou
+    return f"{zooms} zoom{'' if zooms == 1 else 's'}" + (
+        "" if iou is None else f", best IoU {iou:.2f}"
+    )
+
+
 def verdict(trajectory: Trajectory) -> str:
     """How an episode ended: answer, zooms, best IoU; plain text that is not escaped yet."""
-    zooms = len(trajectory.boxes_px)
-    overlap = "" if trajectory.best_iou is None else f", best IoU {trajectory.best_iou:.2f}"
-    text = answer_text(trajectory)
-    text = text if trajectory.answer is None else f"answer {text}"
-    return f"{text}, {zooms} zoom{'' if zooms == 1 else 's'}{overlap}"
+    prefix = "" if trajectory.answer is None else "answer "
+    return f"{prefix}{answer_text(trajectory)}, {zoom_text(trajectory)}"
 
 
 def episode_text(trajectory: Trajectory) -> str:
@@ -196,12 +201,7 @@ def reward_table(parts: dict[str, float]) -> Markup:
 
 
 def tokens(trajectory: Trajectory, tokenizer=None) -> Markup:
-    """The completion token by token, white on blue where ``loss_mask`` is 1.
-
-    Args:
-        trajectory: the episode.
-        tokenizer: of the model that wrote it; without one, ids are shown.
-    """
+    """The completion token by token, white on blue where ``loss_mask`` is 1; ids without a tokenizer."""
     ids, mask = trajectory.completion_ids, trajectory.loss_mask
     words = [f"#{i}" if tokenizer is None else tokenizer.decode([i]) for i in ids[:MAX_TOKENS]]
     words += [""] * (len(ids) - len(words))
@@ -238,15 +238,13 @@ def episode_page(
         rates: the group call rate for each name, as in `parts`.
         tokenizer: as in `tokens`.
     """
-    learned = {
-        name: {
-            "reward": reward_table(parts(weights, episode, (rates or {}).get(name, 0.0))),
-            "tokens": tokens(episode, tokenizer),
-        }
-        for name, episode in episodes.items()
-        if weights
-    }
-    columns = [(name, episode, learned.get(name)) for name, episode in episodes.items()]
+    columns = []
+    for name, episode in episodes.items():
+        reward = strip = None
+        if weights:
+            reward = reward_table(parts(weights, episode, (rates or {}).get(name, 0.0)))
+            strip = tokens(episode, tokenizer)
+        columns.append((name, episode, reward, strip))
     return render("episode_page.jinja", sample=columns[0][1].sample, columns=columns)
 
 

@@ -39,25 +39,22 @@ def smooth(values: Sequence[float], window: int = 5) -> np.ndarray:
 
 # --- runs -----------------------------------------------------------------------------------------
 
-# The panels of `curves`: title, unit of the y axis, the label of each column of the history.
+# The panels of `curves`: title, unit of the y axis, columns of the history.
 PANELS = [
-    (
-        "Accuracy",
-        "share of episodes",
-        {
-            "accuracy": "all",
-            "accuracy_legible": "legible in the view",
-            "accuracy_illegible": "illegible in the view",
-        },
-    ),
-    ("Call rate", "share of episodes", {"call_rate": "with a zoom"}),
-    ("Boxes", "best IoU with the target", {"best_iou": "episodes with a call"}),
-    (
-        "Why it zooms",
-        "probability of a correct answer",
-        {"p_zoom": "given a zoom", "p_direct": "given none"},
-    ),
+    ("Accuracy", "share of episodes", ["accuracy", "accuracy_legible", "accuracy_illegible"]),
+    ("Call rate", "share of episodes", ["call_rate"]),
+    ("Boxes", "best IoU with the target", ["best_iou"]),
+    ("Why it zooms", "probability of a correct answer", ["p_zoom", "p_direct"]),
 ]
+LABELS = {
+    "accuracy": "all",
+    "accuracy_legible": "legible in the view",
+    "accuracy_illegible": "illegible in the view",
+    "call_rate": "with a zoom",
+    "best_iou": "episodes with a call",
+    "p_zoom": "given a zoom",
+    "p_direct": "given none",
+}
 
 
 def curves(history: list[dict]) -> Figure:
@@ -70,11 +67,11 @@ def curves(history: list[dict]) -> Figure:
 def draw_curves(figure, history: list[dict], cursor: int | None = None) -> None:
     """`curves` in a figure or a part of one, with a line at the step ``cursor``."""
     steps = [row["step"] for row in history]
-    for axes, (title, unit, labels) in zip(figure.subplots(1, len(PANELS)), PANELS):
-        for (column, label), (color, style) in zip(labels.items(), STYLES):
-            values = [row[column] for row in history]
+    for axes, (title, unit, columns) in zip(figure.subplots(1, len(PANELS)), PANELS):
+        for column, (color, style) in zip(columns, STYLES):
+            values, looks = [row[column] for row in history], {"color": color, "linewidth": 2}
             axes.plot(steps, values, color=color, alpha=0.25, linewidth=1)
-            axes.plot(steps, smooth(values), style, color=color, linewidth=2, label=label)
+            axes.plot(steps, smooth(values), style, label=LABELS[column], **looks)
         axes.set(title=title, xlabel="step", ylabel=unit, ylim=(-0.03, 1.03))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
         axes.grid(alpha=0.3)
@@ -102,7 +99,7 @@ def accuracy_bars(report: dict) -> Figure:
             axes.text(place, top + 0.02, f"{100 * value:.0f} %", ha="center", fontsize=10)
     axes.axhline(1 / 12, color=GREY, linestyle=":", label="a blind guess (1 of 12)")
     axes.set_xticks(range(len(conditions)), [name.replace(", ", ",\n") for name in conditions])
-    axes.set(ylabel="accuracy", ylim=(0, 1.18))
+    axes.set(ylabel="accuracy", ylim=(0, 1.25))
     axes.legend(fontsize=9, loc="upper center", ncols=3)
     return figure
 
@@ -161,15 +158,8 @@ def intervals(figures: dict[str, dict], xlabel: str, line: float = 0.0) -> Figur
     return figure
 
 
-PART_STYLES = [  # colour and hatch
-    ("#DDDDDD", ""),
-    (GREY, ""),
-    ("#E69F00", "//"),
-    (ORANGE, ""),
-    ("#56B4E9", ".."),
-    ("#CC79A7", "xx"),
-    (BLUE, ""),
-]
+PART_COLORS = ["#DDDDDD", GREY, "#E69F00", ORANGE, "#56B4E9", "#CC79A7", BLUE]
+PART_HATCHES = ["", "", "//", "", "..", "xx", ""]
 
 
 def parts(rows: dict[str, dict[str, int]], xlabel: str) -> Figure:
@@ -183,7 +173,7 @@ def parts(rows: dict[str, dict[str, int]], xlabel: str) -> Figure:
     starts = np.zeros(len(rows))
     total = max(sum(counts.values()) for counts in rows.values())
     mark = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none"}
-    for name, (color, hatch) in zip(next(iter(rows.values())), PART_STYLES):
+    for name, color, hatch in zip(next(iter(rows.values())), PART_COLORS, PART_HATCHES):
         widths = [counts[name] for counts in rows.values()]
         looks = {"color": color, "hatch": hatch, "edgecolor": "white", "label": name}
         axes.barh(range(len(rows)), widths, left=starts, **looks)

@@ -13,6 +13,7 @@ from deepeyes_lite.tinyworld.scenes import COLORS, draw_scene
 from deepeyes_lite.training import HISTORY_COLUMNS
 from deepeyes_lite.trajectories import Trajectory, Turn
 from deepeyes_lite.viz.plots import (
+    LABELS,
     PANELS,
     accuracy_bars,
     bonus_lines,
@@ -53,9 +54,9 @@ def texts(artists):
 def test_curves_have_a_panel_for_each_question_and_a_label_for_each_line():
     figure = curves(history(20, accuracy=0.25))
     assert isinstance(figure, Figure) and pixels(figure).size
-    for axes, (title, unit, labels) in zip(figure.axes, PANELS, strict=True):
+    for axes, (title, unit, columns) in zip(figure.axes, PANELS, strict=True):
         assert axes.get_title() == title and axes.get_ylabel() == unit
-        assert texts(axes.get_legend().get_texts()) == list(labels.values())
+        assert texts(axes.get_legend().get_texts()) == [LABELS[column] for column in columns]
         styles = [line.get_linestyle() for line in axes.get_lines()[1::2]]
         assert len(set(styles)) == len(styles)  # lines differ without their colours, too
     thin, thick = figure.axes[0].get_lines()[:2]

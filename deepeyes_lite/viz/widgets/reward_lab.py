@@ -4,7 +4,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable
 
-from ipywidgets import HTML, Dropdown, HBox, Layout, VBox
+from ipywidgets import HTML, Dropdown, Layout, VBox
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
@@ -12,7 +12,7 @@ from deepeyes_lite.rewards import VARIANTS, advantages, least_bonus
 from deepeyes_lite.trajectories import Trajectory
 from deepeyes_lite.viz import BLUE, GREY, ORANGE, html
 from deepeyes_lite.viz.plots import image_tag
-from deepeyes_lite.viz.widgets.controls import Panel, Slider
+from deepeyes_lite.viz.widgets.controls import Panel, Slider, wrapped
 
 # The dials: a reward function, and the greatest weight that its dial gives it.
 DIALS = {
@@ -50,13 +50,12 @@ class RewardLab(Panel):
             )
         self.measured = {"p_zoom": self._measure(True), "p_direct": self._measure(False)}
         wide = {"layout": Layout(width="330px"), "style": {"description_width": "100px"}}
-        variants = [*VARIANTS, OWN]
-        self.variant = Dropdown(options=variants, value=None, description="reward variant", **wide)
+        self.variant = Dropdown(
+            options=[*VARIANTS, OWN], value=None, description="reward variant", **wide
+        )
         names = [(f"{html.line(name, 30)} ({len(g)})", name) for name, g in self.groups.items()]
         self.group = Dropdown(options=names, description="group", **wide)
-        self.dials = {
-            name: Slider(label=name, max=most, step=0.05, value=0.0) for name, most in DIALS.items()
-        }
+        self.dials = {name: Slider(label=name, max=most) for name, most in DIALS.items()}
         self.chances = {
             name: Slider(label=name, step=0.01, value=0.5 if math.isnan(p) else round(p, 2))
             for name, (p, _) in self.measured.items()
@@ -71,8 +70,7 @@ class RewardLab(Panel):
         self.variant.value = "conditional"
         controls = [self.variant, *self.dials.values(), *self.chances.values(), self.group]
         left = VBox(controls, layout=Layout(width="400px"))
-        wrap = Layout(flex_flow="row wrap", grid_gap="20px")
-        super().__init__([HBox([left, self._figure], layout=wrap), self._table])
+        super().__init__([wrapped(left, self._figure), self._table])
 
     def _measure(self, called: bool) -> tuple[float, int]:
         """The share of right answers with a zoom, or without, over all groups; and of how many."""
