@@ -1,1 +1,1 @@
-"""The exercises of the notebooks as data, a module for each notebook, for learners: `exercise.py` says how."""
+"""The exercises of the notebooks as data, a module for each, for learners: `exercise.py` says how."""
