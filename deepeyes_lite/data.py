@@ -4,13 +4,15 @@ A sample is an image, a question and its answer; where they are known also the t
 columns are always those of ``FEATURES``, so that everything downstream knows one kind of dataset.
 """
 
-import os
-from collections.abc import Iterable, Iterator
+import io
+from collections.abc import Iterable
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
-from datasets import Dataset, Features, List, Value, concatenate_datasets, load_from_disk
+import pyarrow as pa
+from datasets import Dataset, Features, List, Value, load_from_disk
 from datasets import Image as ImageFeature
+from datasets.arrow_writer import ArrowWriter
+from PIL import Image
 
 FEATURES = Features(
     {
@@ -27,42 +29,30 @@ FEATURES = Features(
     }
 )
 DEFAULTS = {"options": [], "verifier": "text"}
-PART_BYTES = 128_000_000
+ROWS_AT_ONCE = 8  # a column of bytes ends at 2 GB, and a file of an image at 256 MB
 
 
-def build(samples: Iterable[dict]) -> Dataset:
-    """A dataset of samples with the columns of ``FEATURES``; those in ``DEFAULTS`` may be missing."""
-    return concatenate_datasets(list(_parts(samples)))
+def build(samples: Iterable[dict], path: str | Path | None = None) -> Dataset:
+    """A dataset of samples with the columns of ``FEATURES``.
 
-
-def save(samples: Iterable[dict], out: str | Path) -> Dataset:
-    """`build` on the disk, for sets that do not fit into memory: written part by part, all or nothing.
-
-    Returns:
-        The dataset, which stays on the disk; `load` opens it again.
-
-    Raises:
-        FileExistsError: if there is something at ``out`` already.
-        ValueError: if there is no sample.
+    Args:
+        samples: dicts with these columns; those in ``DEFAULTS`` may be missing, others are left out.
+        path: an Arrow file to write, for samples that do not fit into memory; the dataset reads from
+            it. Without it the dataset is in memory.
     """
-    out = Path(out)
-    if out.exists():
-        raise FileExistsError(f"{out} is there already; choose another folder or delete it")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=out.parent, prefix=out.name) as folder:
-        parts = []
-        for i, part in enumerate(_parts(samples)):
-            part.save_to_disk(f"{folder}/{i}")
-            parts.append(load_from_disk(f"{folder}/{i}"))
-        if not parts:
-            raise ValueError("there is no usable row")
-        concatenate_datasets(parts).save_to_disk(f"{folder}/all")
-        os.replace(f"{folder}/all", out)
-    return load_from_disk(out)
+    stream = None if path else pa.BufferOutputStream()
+    with ArrowWriter(
+        path=path and str(path), stream=stream, features=FEATURES, writer_batch_size=ROWS_AT_ONCE
+    ) as writer:
+        for sample in samples:
+            row = {**DEFAULTS, **sample}
+            writer.write({name: row[name] for name in FEATURES})
+        writer.finalize()
+    return Dataset.from_file(str(path)) if path else Dataset.from_buffer(stream.getvalue())
 
 
 def load(folder: str | Path) -> Dataset:
-    """A dataset that `save` or `select` wrote.
+    """A dataset that the command `data` or `select` wrote.
 
     Raises:
         FileNotFoundError: if the folder holds no dataset.
@@ -74,15 +64,16 @@ def load(folder: str | Path) -> Dataset:
     return dataset
 
 
-def _parts(samples: Iterable[dict]) -> Iterator[Dataset]:
-    # An Arrow byte column ends at 2 GB, so it is built in parts.
-    part, size = [], 0
-    for sample in samples:
-        whole = {**DEFAULTS, **sample}
-        part.append({name: whole[name] for name in FEATURES})
-        size += len(sample["image"]["bytes"])
-        if size > PART_BYTES:
-            yield Dataset.from_list(part, features=FEATURES)
-            part, size = [], 0
-    if part:
-        yield Dataset.from_list(part, features=FEATURES)
+def encode(image: Image.Image, format: str) -> bytes:
+    """An image as the bytes of a file, as the column ``image`` stores it.
+
+    Args:
+        image: any image that the format can hold.
+        format: Pillow's name of the file format, "PNG" or "BMP".
+
+    >>> encode(Image.new("RGB", (8, 8)), "PNG")[1:4]
+    b'PNG'
+    """
+    buffer = io.BytesIO()
+    image.save(buffer, format)
+    return buffer.getvalue()

@@ -97,12 +97,12 @@ def check_pins() -> list[Check]:
         remedy = f"run `pip install {name}=={pin}`"
         try:
             # "2.13.0+cpu" is a build of 2.13.0
-            found = metadata.version(name)
+            installed = metadata.version(name)
         except metadata.PackageNotFoundError:
             checks.append(Check(False, f"{name} is not installed", remedy))
             continue
-        ok = found.split("+")[0] == pin
-        text = f"{name} {found}" if ok else f"{name} {found}, but {pin} is wanted"
+        ok = installed.split("+")[0] == pin
+        text = f"{name} {installed}" if ok else f"{name} {installed}, but {pin} is wanted"
         checks.append(Check(ok, text, remedy))
     return checks
 

@@ -7,7 +7,7 @@ trained policy with the tool switched off, with blank crops and with crops of an
 import csv
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import mpmath
@@ -52,14 +52,27 @@ def share(successes: int, n: int) -> dict:
     return {"mean": p, "low": low, "high": high, "n": n}
 
 
-def average(values: list[float], seed: int = 0) -> dict:
-    """A mean with its 95 % bootstrap interval (2,000 resamples); NaN without values."""
-    if not values:
+def average(values: Sequence[float], seed: int = 0, counts: Sequence[int] | None = None) -> dict:
+    """A mean with its 95 % bootstrap interval (2,000 resamples); NaN without values.
+
+    Args:
+        values: what is averaged; with ``counts``, its sum over each cluster, as over an image.
+        seed: of the bootstrap.
+        counts: how many items each cluster has. The mean is one over items; clusters are resampled.
+
+    >>> {name: round(value, 2) for name, value in average([3, 0], counts=[4, 2]).items()}
+    {'mean': 0.5, 'low': 0.0, 'high': 0.75, 'n': 6}
+    """
+    sums = np.asarray(values, float)
+    sizes = np.ones(len(sums)) if counts is None else np.asarray(counts, float)
+    n = int(sizes.sum())
+    if not n:
         return {"mean": math.nan, "low": math.nan, "high": math.nan, "n": 0}
-    data = np.asarray(values, float)
-    draws = np.random.default_rng(seed).integers(0, len(data), (2000, len(data)))
-    low, high = np.percentile(data[draws].mean(1), [2.5, 97.5])
-    return {"mean": float(data.mean()), "low": float(low), "high": float(high), "n": len(data)}
+    draws = np.random.default_rng(seed).integers(0, len(sums), (2000, len(sums)))
+    drawn = sizes[draws].sum(1)  # (2000,)
+    means = sums[draws].sum(1)[drawn > 0] / drawn[drawn > 0]
+    low, high = np.percentile(means, [2.5, 97.5])
+    return {"mean": float(sums.sum() / n), "low": float(low), "high": float(high), "n": n}
 
 
 def summarise(trajectories: list[Trajectory]) -> dict:
@@ -155,8 +168,8 @@ def evaluate_run(out: str | Path, dataset: Dataset, seed: int = 0) -> dict:
     conditions = CONDITIONS if tools else CONDITIONS_WITHOUT_TOOL
     for name, (weights, tool) in conditions.items():
         path = folder / f"{name.replace(', ', '-').replace(' ', '-')}.jsonl"
-        found = read_jsonl(path) if path.exists() else []
-        if [t.sample["id"] for t in found] != list(dataset["id"]):
+        kept = read_jsonl(path) if path.exists() else []
+        if [t.sample["id"] for t in kept] != list(dataset["id"]):
             if weights not in models:
                 models[weights] = base_of(config)
             policy = LocalPolicy(
@@ -164,17 +177,17 @@ def evaluate_run(out: str | Path, dataset: Dataset, seed: int = 0) -> dict:
                 tools=tools or weights == "base",
                 environment=environment_named(config.environment),
             )
-            found = rollout(dataset, policy, tool=tool, seed=seed)
+            kept = rollout(dataset, policy, tool=tool, seed=seed)
             with atomic_write(path) as tmp:
-                write_jsonl(found, tmp)
-        episodes[name] = found
+                write_jsonl(kept, tmp)
+        episodes[name] = kept
     report = {
         "samples": len(dataset),
         "seed": seed,
-        "conditions": {name: summarise(found) for name, found in episodes.items()},
+        "conditions": {name: summarise(kept) for name, kept in episodes.items()},
         "paired_accuracy": {
-            f"{name} minus base": paired_difference(episodes["base"], found)
-            for name, found in episodes.items()
+            f"{name} minus base": paired_difference(episodes["base"], kept)
+            for name, kept in episodes.items()
             if name != "base"
         },
     }
@@ -189,8 +202,8 @@ def write_episodes(episodes: dict[str, list[Trajectory]], path: Path) -> None:
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(EPISODE_COLUMNS)
-        for name, found in episodes.items():
-            for t in found:
+        for name, kept in episodes.items():
+            for t in kept:
                 overlap = "" if t.best_iou is None else f"{t.best_iou:.3f}"
                 figures = (t.sample["legible"], int(t.correct), len(t.boxes_px), overlap)
                 writer.writerow([name, t.sample["id"], *figures])

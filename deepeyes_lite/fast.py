@@ -216,7 +216,7 @@ class CachedImageProcessor(Qwen2VLImageProcessorPil):
         results = self._patches.get(
             keys, lambda rows: [preprocess([images[i]], return_tensors="np").data for i in rows]
         )
-        data = {name: np.concatenate([one[name] for one in results]) for name in results[0]}
+        data = {name: np.concatenate([result[name] for result in results]) for name in results[0]}
         return BatchFeature(data=data, tensor_type=return_tensors)
 
 

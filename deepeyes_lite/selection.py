@@ -38,8 +38,7 @@ NO_ANSWER = {"n/a", "none of the above", "not sure", "unknown", "cannot be deter
 
 def verifiable(dataset: Dataset) -> Dataset:
     """Drop questions whose answer no rule can check."""
-    found = [_unverifiable(answer) for answer in dataset["answer"]]
-    return _drop(dataset, found)
+    return _drop(dataset, [_unverifiable(answer) for answer in dataset["answer"]])
 
 
 def _unverifiable(answer: str) -> str:
@@ -125,8 +124,8 @@ def tool_benefit(
             ("right_from_view", policy, "off"),
             ("right_with_crop", oracle or OracleZoomPolicy(policy), "on"),
         ):
-            shown = [rows[i] for i in boxed]
-            for i, episode in zip(boxed, rollout(shown, who, tool, seed, progress=False)):
+            asked = [rows[i] for i in boxed]
+            for i, episode in zip(boxed, rollout(asked, who, tool, seed, progress=False)):
                 figures[i][name] = int(episode.correct)
         return figures
 
@@ -145,18 +144,18 @@ def kept(dataset: Dataset) -> Dataset:
 
 
 def report(dataset: Dataset, examples: int = 3) -> dict:
-    """What was dropped and why, and what became of the rows that were spoiled on purpose.
+    """What was dropped and why, and what became of the rows that were corrupted on purpose.
 
     Returns:
         ``questions``, ``kept``; ``dropped``: for each reason its count and the ids of the first
-        ``examples``; ``planted``: for each kind of spoiled row (``data.tiny_world``) how many were caught
+        ``examples``; ``planted``: for each kind of corrupted row how many were caught
         and how many missed; ``innocent_dropped``: how many others were dropped.
     """
     rows = list(zip(dataset["id"], dataset["dropped"], dataset["source"]))
     counts = Counter(reason for _, reason, _ in rows if reason)
     planted = {}
     for source in sorted({source for *_, source in rows if "planted" in source}):
-        reasons = [reason for _, reason, its in rows if its == source]
+        reasons = [reason for _, reason, from_ in rows if from_ == source]
         caught = sum(map(bool, reasons))
         planted[source] = {"caught": caught, "missed": len(reasons) - caught}
     return {
@@ -165,7 +164,7 @@ def report(dataset: Dataset, examples: int = 3) -> dict:
         "dropped": {
             reason: {
                 "count": count,
-                "examples": [id for id, its, _ in rows if its == reason][:examples],
+                "examples": [id for id, why, _ in rows if why == reason][:examples],
             }
             for reason, count in counts.most_common()
         },
@@ -174,15 +173,15 @@ def report(dataset: Dataset, examples: int = 3) -> dict:
     }
 
 
-def table(found: dict) -> str:
+def table(report: dict) -> str:
     """A `report` as text."""
-    lines = [f"{found['kept']} of {found['questions']} questions kept"]
-    for reason, drop in found["dropped"].items():
+    lines = [f"{report['kept']} of {report['questions']} questions kept"]
+    for reason, drop in report["dropped"].items():
         lines.append(f"{drop['count']:6} {reason} (such as {', '.join(drop['examples'])})")
-    for source, counts in found["planted"].items():
+    for source, counts in report["planted"].items():
         lines.append(f"{source}: {counts['caught']} caught, {counts['missed']} missed")
-    if found["planted"]:
-        lines.append(f"dropped without being planted: {found['innocent_dropped']}")
+    if report["planted"]:
+        lines.append(f"dropped without being planted: {report['innocent_dropped']}")
     return "\n".join(lines)
 
 
@@ -274,8 +273,8 @@ def _measure(
         return figures([dataset[i] for i in alive[start:stop]], seed)
 
     ids = [dataset[i]["id"] for i in alive]
-    found = measure(ids, work, chunk, identity, record, progress, identity["filter"])
+    lines = measure(ids, work, chunk, identity, record, progress, identity["filter"])
     values = [dict(unmeasured) for _ in range(len(dataset))]
-    for i, line in zip(alive, found):
+    for i, line in zip(alive, lines):
         values[i] = line
     return _with(dataset, {name: [row[name] for row in values] for name in unmeasured})

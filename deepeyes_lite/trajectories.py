@@ -126,10 +126,10 @@ def read_jsonl(path: str | Path, images: dict[str, Image.Image] | None = None) -
 
 def crops(image: Image.Image, boxes_px: list[Box]) -> list[Image.Image]:
     """The crops of an episode, cut again out of the original image."""
-    found = []
+    images = []
     for box in boxes_px:
         try:
-            found.append(zoom(image, check_box(box))[0])
+            images.append(zoom(image, check_box(box))[0])
         except ToolError:  # a box that was edited by hand: leave the crop out, keep the episode
             continue
-    return found
+    return images

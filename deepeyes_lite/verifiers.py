@@ -40,11 +40,11 @@ def split_options(question: str) -> tuple[str, list[str]]:
     >>> split_options("Is Mr. A. Smith in the picture?")
     ('Is Mr. A. Smith in the picture?', [])
     """
-    found = list(_OPTION.finditer(question))
-    options = [match[2].strip(" .;,\n") for match in found]
-    if len(options) < 2 or [match[1] for match in found] != list(LETTERS[: len(options)]):
+    matches = list(_OPTION.finditer(question))
+    options = [match[2].strip(" .;,\n") for match in matches]
+    if len(options) < 2 or [match[1] for match in matches] != list(LETTERS[: len(options)]):
         return question, []
-    return question[: found[0].start()].strip(), options
+    return question[: matches[0].start()].strip(), options
 
 
 MAX_ANSWER_CHARS = 1000
@@ -65,8 +65,8 @@ def extract_answer(text: str) -> str | None:
     True
     """
     # Cut after the last closing tag: then every opening one finds a partner, in linear time.
-    found = _ANSWER.findall(text[: text.rfind(_CLOSE) + len(_CLOSE)] if _CLOSE in text else "")
-    return found[-1].strip() if found else None
+    answers = _ANSWER.findall(text[: text.rfind(_CLOSE) + len(_CLOSE)] if _CLOSE in text else "")
+    return answers[-1].strip() if answers else None
 
 
 def check_answer(answer: str | None, sample: dict, judge: Judge | None = None) -> bool:

@@ -1,17 +1,77 @@
 """Episodes for the tests of pages and widgets: made by hand, some of them by a hostile model."""
 
 import json
+import re
+from html.parser import HTMLParser
 
 from deepeyes_lite import prompts
-from deepeyes_lite.boxes import px_to_1000
+from deepeyes_lite.boxes import clamp, px_from_1000, px_to_1000
 from deepeyes_lite.tinyworld.dataset import tiny_world
-from deepeyes_lite.tools import ZoomTool
 from deepeyes_lite.training import HISTORY_COLUMNS, write_history
 from deepeyes_lite.trajectories import Trajectory, Turn, crops, write_jsonl
 from deepeyes_lite.viz.snapshots import EVERY, scenes
 
-HOSTILE = '<img src=x onerror="document.title=1">\'"><script>alert(2)</script></svg></div>'
+HOSTILE = '<img src=x onerror="document.title=1">\'"><script>alert(2)</script></svg></div>$x^$'
 LONG = "K" * 100_000
+TEXTS = [
+    "$\\frac{1}{0$",
+    "\\$\\$",
+    "\n" * 1000,
+    "\x00\x1b[31m\u202e",
+    "漢字",
+    "{x} %s",
+    "",
+    HOSTILE,
+    LONG,
+]
+
+EMPTY = {"meta", "img", "image", "rect", "br"}
+TAGS = EMPTY | {"html", "head", "title", "style", "body", "h1", "h2", "h3", "h4", "p", "b", "div"}
+TAGS |= {
+    "figure",
+    "svg",
+    "text",
+    "table",
+    "tr",
+    "th",
+    "td",
+    "code",
+    "span",
+    "details",
+    "summary",
+    "pre",
+}
+
+
+class Reader(HTMLParser):
+    """The tags of a page or a part of one, and its text; fails on markup that is not ours."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.tags, self.text, self.open = [], "", []
+        page.encode()  # no half of a surrogate pair is left
+        self.feed(str(page))
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        assert tag in TAGS, tag
+        self.tags.append((tag, dict(attributes)))
+        if tag not in EMPTY:
+            self.open.append(tag)
+        for name, value in attributes:
+            assert not name.startswith("on"), name
+            if name in ("src", "href"):
+                assert re.fullmatch(r"data:image/(png|jpeg);base64,[\w+/=]+", value)
+
+    def handle_startendtag(self, tag, attributes):
+        self.handle_starttag(tag, attributes)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if "style" not in self.open:
+            self.text += data if data.strip() else ""
 
 
 def made(n=12, right=lambda i: i % 2 == 0, zooms=lambda i: i % 3, scenes=6, text="I look."):
@@ -21,21 +81,21 @@ def made(n=12, right=lambda i: i % 2 == 0, zooms=lambda i: i % 3, scenes=6, text
     for i in range(n):
         row = rows[i % scenes]
         image, target = row["image"], row["boxes_px"][0]
-        tool, turns = ZoomTool(image), []
+        turns = []
         for number in range(zooms(i)):
             x1, y1, x2, y2 = px_to_1000(tuple(target), image.size)
             far = 150 / (number + 1)
             box = [round(min(1000, max(0, v))) for v in (x1 - far, y1 - far, x2 + far, y2)]
-            tool.image_zoom_in_tool(box)
             call = f"<think>{text}</think>" + prompts.tool_call({"bbox_2d": box})
-            turns.append(Turn(call, tool.boxes_px[-1:]))
+            turns.append(Turn(call, [clamp(px_from_1000(box, image.size), image.size)]))
         answer = row["answer"] if right(i) else "?"
         turns.append(Turn(prompts.answer(text, answer)))
         sample = {key: value for key, value in row.items() if key != "image"}
+        boxes_px = [box for turn in turns for box in turn.boxes_px]
         episodes.append(
             Trajectory(
                 sample=sample,
-                images=[image, *crops(image, tool.boxes_px)],
+                images=[image, *crops(image, boxes_px)],
                 prompt_ids=[1, 2],
                 completion_ids=[5, 6, 7, 8],
                 loss_mask=[1, 1, 0, 1],
@@ -52,24 +112,15 @@ def hostile():
     """What a hostile model or a hostile file may hold, one episode each."""
     (row,) = tiny_world("test", 1)
     sample = {key: value for key, value in row.items() if key != "image"}
-    image = row["image"]
+    images = [row["image"]]
+    markup = dict.fromkeys(("id", "question", "answer", "kind"), HOSTILE)
+    turn = Turn(f"<think>{HOSTILE}</think>{HOSTILE}", [], [HOSTILE])
     return [
-        Trajectory(
-            sample={
-                **sample,
-                "id": HOSTILE,
-                "question": HOSTILE,
-                "answer": HOSTILE,
-                "kind": HOSTILE,
-            },
-            images=[image],
-            turns=[Turn(f"<think>{HOSTILE}</think>{HOSTILE}", [], [HOSTILE])],
-            answer=HOSTILE,
-        ),
-        Trajectory(sample=sample, images=[image], turns=[Turn(LONG)], answer=LONG),
+        Trajectory({**sample, **markup}, images, turns=[turn], answer=HOSTILE),
+        Trajectory(sample, images, turns=[Turn(LONG)], answer=LONG),
         Trajectory(
             sample={**sample, "id": "odd", "boxes_px": [[HOSTILE] * 4, [1], None, [1, 2, 9e99, 4]]},
-            images=[image],
+            images=images,
             completion_ids=["<b>", -5, 1.5],
             loss_mask=[1, HOSTILE, 0],
             turns=[
@@ -94,8 +145,8 @@ def recorded_run(folder, steps=12):
     write_history(rows, folder / "history.csv")
     names = list(scenes(config)["id"])
     for step in range(0, steps + 1, EVERY):
-        found = made(6, right=lambda i, step=step: i < step / 2, text=f"Step {step}.")
-        for t, name in zip(found, names):
+        episodes = made(6, right=lambda i, step=step: i < step / 2, text=f"Step {step}.")
+        for t, name in zip(episodes, names):
             t.sample["id"] = name
-        write_jsonl(found, folder / "snapshots" / f"{step:04}.jsonl")
+        write_jsonl(episodes, folder / "snapshots" / f"{step:04}.jsonl")
     return folder

@@ -6,20 +6,21 @@ are shuffled by a seed, the listed order is asked beside it, and so are the cont
 with blank crops. Everything that was answered is kept, question by question, and a killed run goes on.
 """
 
+import csv
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 import xxhash
 from datasets import Dataset
 
+from deepeyes_lite import DATA
 from deepeyes_lite.boxes import iou
-from deepeyes_lite.evaluation import interval, paired, share
+from deepeyes_lite.evaluation import average, interval, paired, share
 from deepeyes_lite.files import atomic_write, measure, read_log
 from deepeyes_lite.policies import Policy
-from deepeyes_lite.realworld import published
 from deepeyes_lite.rollout import rollout
 from deepeyes_lite.trajectories import Trajectory
 from deepeyes_lite.verifiers import LETTERS, Judge, with_options, without_options
@@ -64,54 +65,40 @@ def benchmark(
     """
     if k < 1 or not len(dataset):
         raise ValueError(f"k is at least 1 and so are questions; got {k} and {len(dataset)}")
-    out, chunk = Path(out), max(1, batch_size // k)
-    found = {}
-    for order, tool in _cells(dataset, policy):
+    out, answers = Path(out), {}
+    cells = CELLS if policy.tools else CELLS_WITHOUT_TOOL
+    if not any(dataset["options"]):
+        cells = dict.fromkeys(("listed", tool) for _, tool in cells)
+    for order, tool in cells:
 
         def work(start: int, stop: int, its_seed: int, order=order, tool=tool) -> list[dict]:
-            rows = [asked(dataset[i], order, seed) for i in range(start, stop)]
-            repeated = [row for row in rows for _ in range(k)]
+            questions = (asked(dataset[i], order, seed) for i in range(start, stop))
+            rows = [row for row in questions for _ in range(k)]
             episodes = rollout(
-                repeated, policy, tool, its_seed, batch_size, progress=False, judge=judge
+                rows, policy, tool, its_seed, batch_size, progress=False, judge=judge
             )
-            return [_line(row, episodes[i * k : (i + 1) * k]) for i, row in enumerate(rows)]
+            return [_line(rows[i], episodes[i : i + k]) for i in range(0, len(rows), k)]
 
-        found[order, tool] = measure(
-            list(dataset["id"]),
-            work,
-            chunk,
-            {"order": order, "tool": tool, "k": k, "seed": seed},
-            out / f"{order}-{tool}.jsonl",
-            progress,
-            f"{order}, tool {tool}",
-        )
-    first = next(iter(found))
+        identity = {"order": order, "tool": tool, "k": k, "seed": seed}
+        record, cell = out / f"{order}-{tool}.jsonl", f"{order}, tool {tool}"
+        ids, chunk = list(dataset["id"]), max(1, batch_size // k)
+        answers[cell] = measure(ids, work, chunk, identity, record, progress, cell)
+    first = next(iter(answers))
     report = {
         "sources": sorted(set(dataset["source"])),
         "questions": len(dataset),
         "k": k,
         "seed": seed,
-        "cells": {_name(cell): summarise(lines) for cell, lines in found.items()},
+        "cells": {cell: summarise(lines) for cell, lines in answers.items()},
         "paired_accuracy": {
-            f"{_name(first)} minus {_name(cell)}": difference(lines, found[first])
-            for cell, lines in found.items()
+            f"{first} minus {cell}": _paired(lines, answers[first])
+            for cell, lines in answers.items()
             if cell != first
         },
     }
     with atomic_write(out / "benchmark.json") as tmp:
         tmp.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     return report
-
-
-def _cells(dataset: Dataset, policy: Policy) -> list[tuple[str, str]]:
-    cells = CELLS if policy.tools else CELLS_WITHOUT_TOOL
-    if any(dataset["options"]):
-        return cells
-    return [("listed", tool) for tool in dict.fromkeys(tool for _, tool in cells)]
-
-
-def _name(cell: tuple[str, str]) -> str:
-    return f"{cell[0]}, tool {cell[1]}"
 
 
 def asked(row: dict, order: str, seed: int) -> dict:
@@ -148,9 +135,9 @@ def _line(row: dict, episodes: list[Trajectory]) -> dict:
                 "well_formed": t.well_formed,
                 "attempts": sum(turn.text.count("<tool_call>") for turn in t.turns),
                 "boxes_px": t.boxes_px,
-                "ious": [max(iou(box, target) for target in targets) for box in t.boxes_px]
-                if targets
-                else [],
+                "ious": [
+                    max(iou(box, target) for target in targets) for box in t.boxes_px if targets
+                ],
                 "turns": [turn.text for turn in t.turns],
             }
             for t in episodes
@@ -161,11 +148,14 @@ def _line(row: dict, episodes: list[Trajectory]) -> dict:
 # --- figures ------------------------------------------------------------------------------------
 
 
-def summarise(lines: list[dict], seed: int = 0) -> dict:
+def summarise(lines: list[dict]) -> dict:
     """Figures of one cell, each with a 95 % interval.
 
     Questions about one image are not independent (HR-Bench asks each four times, POPE eighteen), nor are
     k answers to one question: where an image has more than one answer, images are resampled.
+
+    Args:
+        lines: of a record, one a question.
 
     Returns:
         ``accuracy``, of all and by kind; ``call_rate``, share of episodes with an answered call;
@@ -173,60 +163,40 @@ def summarise(lines: list[dict], seed: int = 0) -> dict:
         ``well_formed``; ``call_iou``, of answered calls with the best of the question's own boxes.
     """
 
-    def one(figure: Callable[[dict], float]) -> dict:
-        return _ratio(lines, lambda e: (figure(e), 1), seed)
+    def figure(part: Callable[[dict], tuple[float, int]], lines: list[dict] = lines) -> dict:
+        sums, counts = _by_image(lines, part)
+        if counts.max() <= 1 and set(sums) <= {0, 1}:  # one yes or no for each image
+            return share(int(sums.sum()), int(counts.sum()))
+        return average(sums, counts=counts)
 
-    kinds = sorted({line["kind"] for line in lines})
-    of_kind = {kind: [line for line in lines if line["kind"] == kind] for kind in kinds}
+    accuracy = {"all": figure(_correct)}
+    for kind in sorted({line["kind"] for line in lines}):
+        accuracy[kind] = figure(_correct, [line for line in lines if line["kind"] == kind])
     return {
-        "accuracy": {
-            "all": one(lambda e: e["correct"]),
-            **{k: _ratio(its, lambda e: (e["correct"], 1), seed) for k, its in of_kind.items()},
-        },
-        "call_rate": one(lambda e: bool(e["boxes_px"])),
-        "calls_per_episode": one(lambda e: len(e["boxes_px"])),
-        "valid_calls": _ratio(lines, lambda e: (len(e["boxes_px"]), e["attempts"]), seed),
-        "well_formed": one(lambda e: e["well_formed"]),
-        "call_iou": _ratio(lines, lambda e: (sum(e["ious"]), len(e["ious"])), seed),
+        "accuracy": accuracy,
+        "call_rate": figure(lambda episode: (bool(episode["boxes_px"]), 1)),
+        "calls_per_episode": figure(lambda episode: (len(episode["boxes_px"]), 1)),
+        "valid_calls": figure(lambda episode: (len(episode["boxes_px"]), episode["attempts"])),
+        "well_formed": figure(lambda episode: (episode["well_formed"], 1)),
+        "call_iou": figure(lambda episode: (sum(episode["ious"]), len(episode["ious"]))),
     }
 
 
-def _ratio(lines: list[dict], part: Callable[[dict], tuple[float, int]], seed: int) -> dict:
-    """A ratio of sums over episodes: Wilson's interval where each image has one yes or no at most, else
-    a bootstrap over images (2,000 resamples)."""
-    images: dict[str, list[float]] = {}
+def _correct(episode: dict) -> tuple[bool, int]:
+    return episode["correct"], 1
+
+
+def _by_image(lines: list[dict], part: Callable[[dict], tuple[float, int]]) -> np.ndarray:
+    """Two numbers of an episode, such as correct and 1, summed over each image's episodes: (2, images)."""
+    images: dict[str, list[tuple]] = {}
     for line in lines:
-        sums = images.setdefault(line["image"], [0.0, 0.0])
-        for episode in line["episodes"]:
-            for i, value in enumerate(part(episode)):
-                sums[i] += value
-    sums = np.array(list(images.values())).reshape(-1, 2)
-    above, below = sums.sum(0)
-    if not below or (sums[:, 1].max() <= 1 and set(sums[:, 0]) <= {0.0, 1.0}):
-        return share(int(above), int(below))
-    draws = np.random.default_rng(seed).integers(0, len(sums), (2000, len(sums)))
-    drawn = sums[draws].sum(1)
-    drawn = drawn[drawn[:, 1] > 0]
-    low, high = np.percentile(drawn[:, 0] / drawn[:, 1], [2.5, 97.5])
-    return {"mean": above / below, "low": float(low), "high": float(high), "n": int(below)}
+        images.setdefault(line["image"], []).extend(map(part, line["episodes"]))
+    return np.array([np.sum(parts, axis=0, dtype=float) for parts in images.values()]).T
 
 
-def difference(a: list[dict], b: list[dict]) -> dict:
-    """Accuracy of ``b`` minus that of ``a``, image by image, with interval and sign-flip p.
-
-    Raises:
-        ValueError: if they are not about the same questions.
-    """
-    if [line["id"] for line in a] != [line["id"] for line in b]:
-        raise ValueError("a paired test needs the same questions in the same order")
-    return paired(*(_by_image(lines) for lines in (a, b)))
-
-
-def _by_image(lines: list[dict]) -> list[float]:
-    images: dict[str, list[bool]] = {}
-    for line in lines:
-        images.setdefault(line["image"], []).extend(e["correct"] for e in line["episodes"])
-    return [float(np.mean(correct)) for correct in images.values()]
+def _paired(a: list[dict], b: list[dict]) -> dict:
+    """Accuracy of ``b`` minus that of ``a``, image by image; both are about the same questions."""
+    return paired(*(np.divide(*_by_image(lines, _correct)) for lines in (a, b)))
 
 
 def compare(out: str | Path, against: str | Path) -> dict[str, dict]:
@@ -240,12 +210,11 @@ def compare(out: str | Path, against: str | Path) -> dict[str, dict]:
         other = Path(against) / path.name
         if not other.exists():
             continue
-        (_, b), (_, a) = read_log(path), read_log(other)
-        if [line["question"] for line in a] != [line["question"] for line in b]:
-            raise ValueError(
-                f"{path} and {other} were not asked the same; is the seed another one?"
-            )
-        differences[path.stem.replace("-", ", tool ")] = difference(a, b)
+        (_, ours), (_, theirs) = read_log(path), read_log(other)
+        questions = [[(line["id"], line["question"]) for line in x] for x in (ours, theirs)]
+        if questions[0] != questions[1]:
+            raise ValueError(f"{path} and {other} were not asked the same; do their seeds differ?")
+        differences[path.stem.replace("-", ", tool ")] = _paired(theirs, ours)
     if not differences:
         raise ValueError(f"{out} and {against} have no record in common; run `benchmark` into both")
     return differences
@@ -256,28 +225,46 @@ def compare(out: str | Path, against: str | Path) -> dict[str, dict]:
 
 def table(report: dict) -> str:
     """A report as text; below it, apart, what others published."""
-    cells = report["cells"]
+    cells, sources = report["cells"], report["sources"]
     kinds = list(next(iter(cells.values()))["accuracy"])
     width = max(18, *(len(kind) + 2 for kind in kinds))
+    rates = {"call_rate": 11, "calls_per_episode": 7, "valid_calls": 7, "call_iou": 6}
     head = "".join(f"{kind:>{width}}" for kind in kinds)
     lines = [f"{'':20}{head}{'call rate':>11}{'calls':>7}{'valid':>7}{'IoU':>6}"]
     for name, figures in cells.items():
-        shown = "".join(f"{interval(figures['accuracy'][kind]):>{width}}" for kind in kinds)
-        rates = [
-            f"{figures[key]['mean']:.2f}" if figures[key]["n"] else "-"
-            for key in ("call_rate", "calls_per_episode", "valid_calls", "call_iou")
-        ]
-        lines.append(
-            f"{name:20}{shown}" + "".join(f"{r:>{n}}" for r, n in zip(rates, (11, 7, 7, 6)))
-        )
-    many = f"; Avg@{report['k']}" if report["k"] > 1 else ""
+        line = "".join(f"{interval(figures['accuracy'][kind]):>{width}}" for kind in kinds)
+        for key, columns in rates.items():
+            mean = f"{figures[key]['mean']:.2f}" if figures[key]["n"] else "-"
+            line += f"{mean:>{columns}}"
+        lines.append(f"{name:20}{line}")
+    average_of = f"; Avg@{report['k']}" if report["k"] > 1 else ""
     lines.append(
-        f"{report['questions']} questions of {', '.join(report['sources'])}{many}; "
+        f"{report['questions']} questions of {', '.join(sources)}{average_of}; "
         f"accuracy with 95 % intervals; options shuffled with seed {report['seed']}"
     )
     lines += differences_table(report["paired_accuracy"])
-    theirs = published.table(set(report["sources"]))
-    return "\n".join(lines) + (f"\n\n{theirs}" if theirs else "")
+    theirs = [
+        f"{row['benchmark']:12} {row['model']:18} {row['percent']:>24}  "
+        f"{row['protocol']}; {row['source']} [{row['mark']}]"
+        for row in published(sources)
+    ]
+    if theirs:
+        head = "Published by others. Their protocols are not ours: compare within a protocol only."
+        lines += ["", head, *theirs, "[P] read there, [S] from a summary of the paper."]
+    return "\n".join(lines)
+
+
+def published(benchmarks: Iterable[str]) -> list[dict[str, str]]:
+    """The rows of ``data/published.csv`` about these benchmarks: figures of others, none is ours.
+
+    The same weights score from 83 to 91.6 on V* Bench, depending on who asks and how; so a figure is worth
+    its protocol, and a row of ours may stand beside one of these only if the protocols are the same.
+
+    Args:
+        benchmarks: names as in the column ``source`` of our schema.
+    """
+    with (DATA / "published.csv").open(encoding="utf-8", newline="") as file:
+        return [row for row in csv.DictReader(file) if row["benchmark"] in benchmarks]
 
 
 def differences_table(differences: dict[str, dict]) -> list[str]:

@@ -1,239 +1,242 @@
-"""Samples from a folder of one's own: images and a table of questions and answers.
+"""The door for data from outside: one picture, or a folder with pictures and a table of questions.
 
-A folder is somebody's own data and is not trusted: no path leaves the folder, no image is decoded
-before its size is known, and a bad row costs that row and a clear message, not the rest.
+Nothing from outside is trusted: no path leaves the folder, no image is decoded before its size is known,
+and a bad row costs that row and a clear message.
 """
 
 import csv
 import io
-import itertools
 import json
 import re
 import reprlib
-from dataclasses import dataclass
-from pathlib import Path, PureWindowsPath
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 
 from datasets import Dataset
+from PIL import ExifTags, Image, ImageOps
 
-from deepeyes_lite.boxes import Size, rescale
-from deepeyes_lite.data import build
+from deepeyes_lite.boxes import Box, Size, rescale
+from deepeyes_lite.data import build, encode
 from deepeyes_lite.prompts import markup_in
-from deepeyes_lite.realworld.images import BadImage, read_image_file
 
-REQUIRED = ("image", "question", "answer")
+# `metadata.csv` with a column `file_name` is what users of the `imagefolder` of datasets have.
+TABLES = ("questions.csv", "questions.jsonl", "metadata.csv", "metadata.jsonl")
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")  # Pillow hands EPS to Ghostscript
+MAX_FILE_BYTES = 256_000_000
+MAX_PIXELS = 64_000_000
+MIN_SIDE = 28  # px; Qwen-VL processors refuse an image with a smaller side,
+MAX_ASPECT = 200  # and one that is more than this many times longer than wide
 
-
-@dataclass(frozen=True)
-class RowError:
-    """A row of a table that was left out, and why.
-
-    Attributes:
-        row: number of the row as an editor or a spreadsheet shows it, where a CSV's header is row 1; or
-            the name of the file that holds the row alone.
-        message: what was wrong and what to do.
-    """
-
-    row: int | str
-    message: str
-
-    def __str__(self) -> str:
-        return f"{self.row if isinstance(self.row, str) else f'row {self.row}'}: {self.message}"
+# Number or name of a row for messages, and its columns or what is wrong with it.
+Row = tuple[int | str, dict | str]
 
 
 class BadRow(ValueError):
-    """Ends the reading of one row; its message becomes a `RowError`."""
+    """A row or an image that cannot be used; the message says why, in one sentence."""
 
 
-def summary(errors: list[RowError]) -> list[str]:
-    """The errors, alike ones together: the first of them and how many there are.
-
-    >>> errors = [RowError(row, f"'{row}.png' is not an image") for row in (2, 3, 7)]
-    >>> summary([*errors, RowError(5, "answer is empty")])
-    ["row 2: '2.png' is not an image (3 rows alike)", 'row 5: answer is empty']
-    """
-    alike: dict[str, list[RowError]] = {}
-    for error in errors:
-        shape = re.sub(r"'[^']*'|\"[^\"]*\"|\d+", "…", error.message)
-        alike.setdefault(shape, []).append(error)
-    return [
-        str(found[0]) + (f" ({len(found)} rows alike)" if len(found) > 1 else "")
-        for found in alike.values()
-    ]
-
-
-def from_folder(folder: str | Path, table: str = "questions.csv") -> tuple[Dataset, list[RowError]]:
+def from_folder(folder: str | Path) -> tuple[Dataset, list[str]]:
     """Read one's own samples: a folder with images and a table of questions and answers.
 
-    The table is a CSV with a header (``.csv``) or has one JSON object a line (``.jsonl``), in
-    UTF-8. Its columns are ``image`` (a path inside the folder), ``question``, ``answer``; if wanted
-    also ``boxes_px`` (JSON: ``[[x1, y1, x2, y2], …]`` in pixels of the upright image), ``kind`` and
-    ``id``. Others are ignored.
-
-    Images become upright RGB; transparent parts become white, and sides under 28 px are enlarged
-    (with their boxes), because Qwen-VL processors refuse them.
+    The table is the first of ``TABLES`` in the folder: a CSV with a header, or one JSON object a line, in
+    UTF-8. Its columns are ``image`` or ``file_name`` (a path inside the folder), ``question``, ``answer``; if
+    wanted also ``boxes_px`` (JSON: ``[[x1, y1, x2, y2], …]`` in pixels of the upright image), ``kind`` and
+    ``id``. Others are ignored. `read_image` says what becomes of an image.
 
     Returns:
-        The good rows as a dataset with the columns of ``data.FEATURES``, and one error per bad row.
+        The good rows as a dataset with the columns of ``data.FEATURES``, and a message for each bad row.
 
     Raises:
-        FileNotFoundError: if there is no such table.
-        ValueError: if the table cannot be read, lacks a required column, or has no good row.
+        FileNotFoundError: if there is no table.
+        ValueError: if the table has no good row.
     """
-    root = Path(folder).resolve()
-    samples, errors, ids = [], [], set()
-    for row, record in _records(root / table):
+    root, columns, errors = Path(folder).resolve(), {}, []
+    table = next((root / name for name in TABLES if (root / name).is_file()), None)
+    if table is None:
+        raise FileNotFoundError(f"no table in {root}; it is one of {', '.join(TABLES)}")
+
+    def sample(number: int, row: dict) -> dict:
+        columns.update(row)
+        path = _inside(root, read_text(row, "file_name" if "file_name" in row else "image"))
+        image, data, size = read_image(path)
+        boxes_px = [rescale(box, size, image.size) for box in _boxes(row.get("boxes_px"), size)]
+        id, kind = read_text(row, "id", f"folder-{number}"), read_text(row, "kind", "own")
+        return new_sample(row, id, data, kind, "folder", boxes_px=boxes_px)
+
+    dataset = build(usable(read_rows(table), sample, errors))
+    if not len(dataset):
+        found = ", ".join(map(reprlib.repr, columns)) or "none"
+        problems = [f"{table} has no usable row; columns: {found}", *errors[:5]]
+        raise ValueError("\n  ".join(problems))
+    return dataset, errors
+
+
+def read_rows(path: Path) -> Iterator[Row]:
+    """The rows of a table (.csv, .tsv, .jsonl) with their line numbers; the header of a CSV is line 1."""
+    csv.field_size_limit(2 * MAX_FILE_BYTES)  # an image in base64 is one field
+    # A byte that is not UTF-8 becomes a lone surrogate here, and an error of its own row in read_text.
+    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        if path.suffix == ".jsonl":
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    row = read_json(line)
+                    yield number, row if isinstance(row, dict) else "not a JSON object"
+            return
+        # strict: a quote that is never closed would otherwise swallow the rows after it in silence.
+        delimiter = "\t" if path.suffix == ".tsv" else ","
+        reader = csv.DictReader(file, delimiter=delimiter, skipinitialspace=True, strict=True)
+        while True:
+            try:
+                row = next(reader, None)
+            except csv.Error as error:
+                row = f"not valid CSV ({error}); is a quote missing or not doubled?"
+            if row is None:
+                return
+            if isinstance(row, dict) and any(row.pop(None, [])):
+                row = "more fields than columns; quote a text with a comma"
+            if isinstance(row, str) or any(row.values()):  # spreadsheets leave rows without values
+                yield reader.reader.line_num, row
+
+
+def usable(rows: Iterable[Row], sample: Callable, errors: list[str]) -> Iterator[dict]:
+    """The samples of the rows that can be used.
+
+    Args:
+        rows: the rows of a table.
+        sample: makes a sample of the number and the columns of a row, or raises `BadRow`.
+        errors: gets a message for each row that cannot be used.
+    """
+    ids = set()
+    for number, row in rows:
         try:
-            if isinstance(record, str):
-                raise BadRow(record)
-            sample = _sample(root, row, record)
-            if sample["id"] in ids:
-                raise BadRow(f"id {reprlib.repr(sample['id'])} is taken by an earlier row")
-        except (BadRow, BadImage) as error:
-            errors.append(RowError(row, str(error)))
-        else:
-            ids.add(sample["id"])
-            samples.append(sample)
-    if not samples:
-        first = "".join(f"\n  {error}" for error in errors[:5]) or " it has no rows"
-        raise ValueError(f"{root / table} has no usable row:{first}")
-    return build(samples), errors
-
-
-def _records(path: Path) -> list[tuple[int, dict | str]]:
-    """Row numbers, each with a dict or with the message that says why there is none."""
-    readers = {".csv": _csv_records, ".jsonl": _jsonl_records}
-    if path.suffix.lower() not in readers:
-        raise ValueError(f"{path.name!r} is not a table: its name must end in .csv or .jsonl")
-    if not path.is_file():
-        raise FileNotFoundError(f"no table {path.name!r} in {path.parent}")
-    data = path.read_bytes()
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        raise ValueError(f"{path} is UTF-16; save it as UTF-8")
-    # A byte that is not UTF-8 becomes a lone surrogate here, and an error of its own row in _text.
-    columns, records = readers[path.suffix.lower()](data.decode("utf-8-sig", "surrogateescape"))
-    missing = [name for name in REQUIRED if name not in columns]
-    if missing and records:
-        raise ValueError(
-            f"{path} lacks the column(s) {', '.join(missing)}; "
-            f"found: {', '.join(map(reprlib.repr, columns)) or 'none'}"
-        )
-    return records
-
-
-def _csv_records(text: str) -> tuple[list[str], list[tuple[int, dict | str]]]:
-    # strict: a quote that is never closed would otherwise swallow the rows after it in silence.
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    header, records = None, []
-    for row in itertools.count(1):
-        try:
-            cells = [cell.strip() for cell in next(reader)]
-        except StopIteration:
-            return header or [], records
-        except csv.Error as error:
-            header = header or []
-            records.append((row, f"not valid CSV ({error}); is a quote missing or not doubled?"))
+            if isinstance(row, str):
+                raise BadRow(row)
+            new = sample(number, row)
+        except BadRow as error:
+            errors.append(f"{number if isinstance(number, str) else f'row {number}'}: {error}")
             continue
-        if header is None:
-            header = cells
-        elif any(cells[len(header) :]):
-            message = f"{len(cells)} fields under {len(header)} columns; quote a text with a comma"
-            records.append((row, message))
-        elif any(cells):
-            records.append((row, dict(zip(header, cells))))
+        if new["id"] in ids:  # for example an index that starts again in another part of a set
+            new["id"] += f"-row-{number}"
+        ids.add(new["id"])
+        yield new
 
 
-def _jsonl_records(text: str) -> tuple[list[str], list[tuple[int, dict | str]]]:
-    columns, records = {}, []
-    for row, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            record = f"not valid JSON ({error})"
-        else:
-            if not isinstance(record, dict):
-                record = f'not a JSON object like {{"image": …}}: {reprlib.repr(record)}'
-        if isinstance(record, dict):
-            columns.update(dict.fromkeys(record))
-        records.append((row, record))
-    # Where no line can be read, the lines' own errors say more than three missing columns.
-    return list(columns) or list(REQUIRED), records
+def new_sample(row: dict, id: str, image: bytes, kind: str, source: str, **more) -> dict:
+    """A sample in our schema: question and answer of a row, and what else is known (``more``).
 
-
-def _sample(root: Path, row: int, record: dict) -> dict:
-    question, answer = read_text(record, "question"), read_text(record, "answer")
-    if token := markup_in(question):
+    Raises:
+        BadRow: if question or answer is no text, or the question holds the template's own markup.
+    """
+    sample = {"id": id, "image": {"bytes": image, "path": None}, "boxes_px": [], "legible": -1}
+    sample |= {name: read_text(row, name) for name in ("question", "answer")}
+    sample |= {"kind": kind, "source": source, **more}
+    if token := markup_in(sample["question"]):
         raise BadRow(f"the question contains {token}, which only the template may write")
-    image, size, stored_size = read_image_file(_image_path(root, read_text(record, "image")))
-    boxes_px = [rescale(box, size, stored_size) for box in _boxes(record.get("boxes_px"), size)]
-    return {
-        "id": read_text(record, "id", default=f"folder-{row}"),
-        "image": {"bytes": image, "path": None},
-        "question": question,
-        "answer": answer,
-        "boxes_px": [list(box) for box in boxes_px],
-        "kind": read_text(record, "kind", default="own"),
-        "legible": -1,
-        "source": "folder",
-    }
+    return sample
 
 
-def read_text(record: dict, column: str, default: str | None = None) -> str:
-    """A column of a row as text, stripped; or a `BadRow` that says what is there instead."""
-    value = record.get(column)
-    if value is None:
-        value = ""
+def read_text(row: dict, column: str, default: str = "") -> str:
+    """A column of a row as stripped text; the default where it is empty.
+
+    Raises:
+        BadRow: if it is no text, or empty without a default.
+    """
+    value = "" if row.get(column) is None else row[column]
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise BadRow(f"{column} must be text, got {reprlib.repr(value)}")
     text = str(value).strip() or default
     if not text:
         raise BadRow(f"{column} is empty")
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise BadRow(f"{column} is not UTF-8; save the table as UTF-8") from None
+    if re.search("[\ud800-\udfff]", text):
+        raise BadRow(f"{column} is not UTF-8; save the table as UTF-8")
     return text
 
 
-def _image_path(root: Path, name: str) -> Path:
-    """The image's path, which lies in the folder; a Windows path is checked on every system."""
-    windows, shown = PureWindowsPath(name), reprlib.repr(name)
-    if windows.drive or windows.root or ".." in windows.parts or "\0" in name:
-        raise BadRow(f"image {shown} must be a relative path inside the folder, without '..'")
+def read_json(text: str | bytes) -> object:
+    """The value of a JSON text from outside; None where the text is not JSON."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _inside(root: Path, name: str) -> Path:
     try:
         path = (root / name).resolve()
-        if not path.is_relative_to(root):
-            raise BadRow(f"image {shown} is a link that leads out of the folder; copy the file in")
-        if not path.is_file():
-            raise BadRow(f"image {shown} is not in the folder")
-    except (OSError, RuntimeError) as error:
-        reason = getattr(error, "strerror", "a loop of links")
-        raise BadRow(f"image {shown} cannot be opened: {reason}") from None
-    return path
+        if path.is_relative_to(root) and path.is_file():
+            return path
+    except (OSError, RuntimeError, ValueError):  # a name too long, a loop of links, a null byte
+        pass
+    raise BadRow(f"no file {reprlib.repr(name)} inside the folder")
 
 
-def _boxes(value: object, size: Size) -> list[list[float]]:
+def _boxes(value: object, size: Size) -> list[Box]:
     """Boxes of one row, in pixels of the upright original; an empty cell is an empty list."""
-    if isinstance(value, str):
-        try:
-            value = json.loads(value or "null")
-        except (ValueError, RecursionError):
-            raise BadRow(f"boxes_px is not JSON: {reprlib.repr(value)}") from None
-    if value is None:
-        return []
-    if not isinstance(value, list):
-        raise BadRow(f"boxes_px must be like [[x1, y1, x2, y2]], got {reprlib.repr(value)}")
-    for box in value:
-        shown = reprlib.repr(box)
-        if not isinstance(box, list) or len(box) != 4:
-            raise BadRow(f"boxes_px must be like [[x1, y1, x2, y2]]; {shown} is not a box")
-        # bool is an int in Python; NaN fails every comparison, so ask for what is right.
-        if not all(type(x) in (int, float) and abs(x) < 1e9 for x in box):
-            raise BadRow(f"a box has four finite numbers, got {shown}")
-        x1, y1, x2, y2 = box
-        if x1 >= x2 or y1 >= y2:
-            raise BadRow(f"box {shown} is empty; give x1 < x2 and y1 < y2")
-        if x1 < 0 or y1 < 0 or x2 > size[0] or y2 > size[1]:
-            raise BadRow(f"box {shown} reaches out of the image of {size[0]} x {size[1]} px")
-    return value
+    try:
+        boxes = read_json(value) if isinstance(value, str) and value.strip() else value or []
+        boxes = [tuple(map(float, box)) for box in boxes]
+        good = all(0 <= x1 < x2 <= size[0] and 0 <= y1 < y2 <= size[1] for x1, y1, x2, y2 in boxes)
+    except (TypeError, ValueError, OverflowError):
+        good = False
+    if not good:  # NaN fails every comparison, too
+        raise BadRow(
+            f"boxes_px must be like [[x1, y1, x2, y2]] with x1 < x2 and y1 < y2, inside the image of "
+            f"{size[0]} x {size[1]} px; got {reprlib.repr(value)}"
+        )
+    return boxes
+
+
+def read_image(source: str | Path | bytes, name: str = "") -> tuple[Image.Image, bytes, Size]:
+    """An image from outside, checked: the one door for every picture that was not drawn here.
+
+    Args:
+        source: a file, or the bytes of one.
+        name: what a message calls it; without a name, that of the file.
+
+    Returns:
+        The image, upright and in RGB, white below transparent parts, sides under 28 px enlarged; its
+        bytes for a dataset, which are the file's own if nothing had to change, because a photo takes
+        many times the memory as PNG; and the size of the upright original, in px, for its boxes.
+
+    Raises:
+        BadRow: for what is no regular file, is damaged or too large, or is in none of ``FORMATS``.
+    """
+    from_file = not isinstance(source, bytes)
+    name = reprlib.repr(name or (Path(source).name if from_file else "image"))
+    try:
+        if from_file:
+            if not Path(source).is_file():  # a pipe or a device would be read for ever
+                raise BadRow(f"{name} is no regular file")
+            with open(source, "rb") as file:
+                source = file.read(MAX_FILE_BYTES + 1)
+        if len(source) > MAX_FILE_BYTES:
+            raise BadRow(f"{name} is larger than {MAX_FILE_BYTES // 10**6} MB; reduce it")
+        image = Image.open(io.BytesIO(source), formats=FORMATS)
+        width, height = size = image.size  # from the header; no pixel is decoded yet
+        if (
+            width * height > MAX_PIXELS
+            or max(size) > MAX_ASPECT * min(size)
+            or image.mode in ("I", "F")  # 32 bits, whose range nobody knows
+        ):
+            raise BadRow(
+                f"{name} has {width} x {height} px of mode {image.mode}; an image has 8 bits a channel, at "
+                f"most {MAX_PIXELS // 10**6} million pixels, and no side over {MAX_ASPECT} times the other"
+            )
+        image.load()
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+        image = ImageOps.exif_transpose(image) if turned else image
+    except BadRow:
+        raise
+    except Exception:  # on a broken file Pillow's readers raise whatever they stumble over
+        raise BadRow(f"{name} is damaged, too large, or no image ({', '.join(FORMATS)})") from None
+    size = image.size
+    if image.mode.startswith("I;16"):  # convert would clip at 255
+        image = image.point(lambda value: value / 256, "L")
+    elif image.has_transparency_data:  # what lies under full transparency is often black
+        image = Image.alpha_composite(Image.new("RGBA", size, "white"), image.convert("RGBA"))
+    if image.mode == "RGB" and not turned and min(size) >= MIN_SIDE:
+        return image, source, size
+    scale = max(1, MIN_SIDE / min(size))
+    image = image.convert("RGB").resize([max(MIN_SIDE, round(side * scale)) for side in size])
+    image.info.clear()  # a colour profile of the old mode is wrong for the new one
+    return image, encode(image, "PNG"), size

@@ -6,33 +6,33 @@ stand below the question, as a model is asked, and once more in the column ``opt
 """
 
 import base64
-import binascii
-import csv
 import itertools
-import json
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from datasets import Dataset, load_dataset
+from datasets import Dataset, load_dataset, load_from_disk
 from huggingface_hub import snapshot_download
 from tqdm.auto import tqdm
 
 from deepeyes_lite.boxes import clamp, rescale
-from deepeyes_lite.data import save
-from deepeyes_lite.prompts import markup_in
-from deepeyes_lite.realworld.folder import BadRow, RowError, read_text
-from deepeyes_lite.realworld.images import MAX_FILE_BYTES, BadImage, read_image, read_image_file
+from deepeyes_lite.data import build
+from deepeyes_lite.files import atomic_write
+from deepeyes_lite.realworld.folder import (
+    BadRow,
+    Row,
+    new_sample,
+    read_image,
+    read_json,
+    read_rows,
+    read_text,
+    usable,
+)
 from deepeyes_lite.realworld.verl import from_verl
 from deepeyes_lite.verifiers import LETTERS, with_options
-
-# Number or name for messages, and the columns; or what is wrong with it.
-Row = tuple[int | str, dict | str]
-VSTAR_SPLITS = (
-    "direct_attributes",
-    "relative_position",
-)  # 115 + 76; its two others are not counted
 
 
 @dataclass(frozen=True)
@@ -42,13 +42,11 @@ class PublicSet:
     Attributes:
         hub: its repository of datasets.
         files: patterns of its files in there.
-        rows: reads the rows, given the patterns' files or addresses.
-        sample: makes a sample of a row.
+        sample: makes a sample of the number (or name) of a row and its columns.
     """
 
     hub: str
     files: tuple[str, ...]
-    rows: Callable[[list[str]], Iterable[Row]]
     sample: Callable[[int | str, dict], dict]
 
 
@@ -58,7 +56,7 @@ def write(
     source: str | Path | None = None,
     limit: int | None = None,
     progress: bool = True,
-) -> tuple[Dataset, list[RowError]]:
+) -> tuple[Dataset, list[str]]:
     """Read a public set and write it as a dataset in our schema.
 
     Args:
@@ -69,161 +67,120 @@ def write(
         progress: whether to show a bar.
 
     Returns:
-        The dataset, and one error for each row that was left out.
+        The dataset, and a message for each row that was left out.
 
     Raises:
-        ValueError: for an unknown set, or if no row is usable.
+        ValueError: for an unknown set, a limit below 1, a folder that is there already, or a set
+            without a usable row.
         OSError: if the files are not there, or the hub is out of reach.
     """
+    out = Path(out)
     if name not in SETS:
         raise ValueError(f"unknown set {name!r}; there are {', '.join(SETS)}")
     if limit is not None and limit < 1:
         raise ValueError(f"limit is at least 1, got {limit}")
-    entry, errors, ids = SETS[name], [], set()
-    rows = entry.rows(_on_disk(entry, Path(source)) if source else _on_hub(entry))
-
-    def samples() -> Iterator[dict]:
-        for number, row in tqdm(rows, desc=name, total=limit, disable=not progress):
-            try:
-                if isinstance(row, str):
-                    raise BadRow(row)
-                sample = entry.sample(number, row)
-            except (BadRow, BadImage) as error:
-                errors.append(RowError(number, str(error)))
-            else:
-                if sample["id"] in ids:  # an index that starts again in another part of the set
-                    sample["id"] += f"-row-{number}"
-                ids.add(sample["id"])
-                yield sample
-            if limit and len(ids) + len(errors) >= limit:
-                return
-
+    if out.exists():
+        raise ValueError(f"{out} is there already; choose another folder or delete it")
+    entry, errors = SETS[name], []
     try:
-        return save(samples(), out), errors
-    except ValueError as error:
-        first = "".join(f"\n  {error}" for error in errors[:5])
-        raise ValueError(f"{source or entry.hub}: {error}{first}") from error
+        rows = _rows(entry, source)
+    except Exception as error:  # a broken file, no network, no such repository: each has its own
+        raise OSError(
+            f"{source or entry.hub} could not be read ({error}); copy the files of {entry.hub} to this "
+            "machine and name them with --from"
+        ) from error
+    rows = tqdm(itertools.islice(rows, limit), name, total=limit, disable=not progress)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=out.parent, prefix=out.name) as folder:
+        # In a file, because a set need not fit into memory.
+        dataset = build(usable(rows, entry.sample, errors), f"{folder}/rows.arrow")
+        if not len(dataset):
+            problem = f"{source or entry.hub}: there is no usable row"
+            raise ValueError("\n  ".join([problem, *errors[:5]]))
+        with atomic_write(out) as tmp:
+            dataset.save_to_disk(tmp)
+    return load_from_disk(out), errors
 
 
-def _on_disk(entry: PublicSet, source: Path) -> list[str]:
-    if source.is_file():
-        return [str(source)]
-    if not source.is_dir():
-        raise FileNotFoundError(f"there is no file or folder {source}")
-    found = []
-    for pattern in entry.files:  # as in the repository, or all in one folder
-        found += sorted(source.glob(pattern)) or sorted(source.glob(Path(pattern).name))
-    if not found:
-        raise FileNotFoundError(f"{source} holds none of {', '.join(entry.files)} ({entry.hub})")
-    return [str(path) for path in found]
+def summary(errors: list[str]) -> list[str]:
+    """The messages of `write`, alike ones together: the first of them and how many there are.
 
-
-def _on_hub(entry: PublicSet) -> list[str]:
-    if entry.rows is not _vstar_rows:
-        return [f"hf://datasets/{entry.hub}/{pattern}" for pattern in entry.files]
-    try:
-        folder = snapshot_download(entry.hub, repo_type="dataset", allow_patterns=list(entry.files))
-    except Exception as error:
-        raise _out_of_reach(entry.hub, error) from error
-    return _on_disk(entry, Path(folder))
-
-
-def _out_of_reach(what: str, error: Exception) -> OSError:
-    return OSError(
-        f"{what} could not be read ({error}); copy the files to this machine and name them with --from"
-    )
+    >>> summary(["row 2: 'a.png' is large", "row 5: answer is empty", "row 7: 'b.png' is large"])
+    ["row 2: 'a.png' is large (2 rows alike)", 'row 5: answer is empty']
+    """
+    alike: dict[str, list[str]] = {}
+    for error in errors:
+        alike.setdefault(re.sub(r"'[^']*'|\"[^\"]*\"|\d+", "…", error), []).append(error)
+    return [
+        f"{rows[0]} ({len(rows)} rows alike)" if len(rows) > 1 else rows[0]
+        for rows in alike.values()
+    ]
 
 
 # --- rows ---------------------------------------------------------------------------------------
 
 
-def _table_rows(files: list[str]) -> Iterable[Row]:
-    """Rows of parquet files, or of the tab-separated ones of HR-Bench, one by one."""
-    if all(file.endswith(".tsv") for file in files):
-        return _tsv_rows(files)
-    try:
-        data = load_dataset("parquet", data_files=files, split="train", streaming=True)
-    except Exception as error:  # a broken file, no network, no such repository: each has its own
-        raise _out_of_reach(", ".join(files), error) from error
-    return enumerate(data.decode(False))  # bytes: no image is decoded before its size is known
-
-
-def _tsv_rows(files: list[str]) -> Iterator[Row]:
-    for path in files:
-        with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
-            reader = csv.DictReader(file, delimiter="\t")
-            for number in itertools.count(2):
-                # An image is one field, in base64; the limit is the csv module's, for everybody.
-                before = csv.field_size_limit(MAX_FILE_BYTES * 4 // 3 + 4)
-                try:
-                    row = next(reader)
-                except StopIteration:
-                    break
-                except csv.Error as error:
-                    row = f"not valid TSV ({error})"
-                finally:
-                    csv.field_size_limit(before)
-                yield number, row
+def _rows(entry: PublicSet, source: str | Path | None) -> Iterable[Row]:
+    """The rows of a set one by one, out of its files on this machine or at the hub."""
+    patterns = entry.files
+    if source is None and patterns[0].endswith(".parquet"):
+        files = [f"hf://datasets/{entry.hub}/{pattern}" for pattern in patterns]
+    else:
+        place = Path(
+            source or snapshot_download(entry.hub, repo_type="dataset", allow_patterns=[*patterns])
+        )
+        files = [str(place)] if place.is_file() else []
+        for pattern in patterns:  # as in the repository, or all in one folder
+            found = sorted(place.glob(pattern)) or sorted(place.glob(Path(pattern).name))
+            files += [str(path) for path in found if path.is_file()]
+    if not files:
+        raise FileNotFoundError(f"it holds none of {', '.join(patterns)}")
+    if files[0].endswith(".tsv"):  # HR-Bench has such files beside its parquet
+        return itertools.chain.from_iterable(read_rows(Path(file)) for file in files)
+    if files[0].endswith(".parquet"):
+        rows = load_dataset("parquet", data_files=files, split="train", streaming=True)
+        return enumerate(rows.decode(False))  # bytes: no image is decoded before its size is known
+    return _vstar_rows(files)
 
 
 def _vstar_rows(files: list[str]) -> Iterator[Row]:
     """Images and annotations of V* Bench, paired by name."""
     pairs: dict[Path, dict] = {}
     for path in map(Path, files):
-        if path.is_file():
-            kind = "annotation" if path.suffix == ".json" else "image"
-            pairs.setdefault(path.with_suffix(""), {})[kind] = path
+        column = "annotation" if path.suffix == ".json" else "image"
+        pairs.setdefault(path.with_suffix(""), {})[column] = path
     for stem, row in pairs.items():
-        yield f"{stem.parent.name}/{stem.name}", row
+        missing = {"annotation", "image"} - set(row)
+        name = f"{stem.parent.name}/{stem.name}"
+        yield name, f"has no {missing.pop()} of that name" if missing else row
 
 
 # --- samples ------------------------------------------------------------------------------------
 
 
-def _sample(id: str, image: bytes, question: str, answer: str, kind: str, source: str) -> dict:
-    if token := markup_in(question):
-        raise BadRow(f"the question contains {token}, which only the template may write")
-    return {
-        "id": id,
-        "image": {"bytes": image, "path": None},
-        "question": question,
-        "answer": answer,
-        "boxes_px": [],
-        "kind": kind,
-        "legible": -1,
-        "source": source,
-    }
-
-
 def _vstar_sample(name: str, row: dict) -> dict:
     """V* Bench: JSON beside the image with question, options (the first is right) and bbox (x, y, w, h)."""
-    if set(row) != {"annotation", "image"}:
-        raise BadRow(f"has no {({'annotation', 'image'} - set(row)).pop()} of that name")
-    try:
-        record = json.loads(row["annotation"].read_bytes())
-    except (ValueError, RecursionError, OSError) as error:
-        raise BadRow(f"the annotation cannot be read ({error})") from None
+    record = read_json(row["annotation"].read_bytes())
     options = record.get("options") if isinstance(record, dict) else None
-    if not isinstance(options, list) or not 2 <= len(options) <= len(LETTERS):
-        raise BadRow(f"options must be a list of 2 to {len(LETTERS)} texts")
+    if not isinstance(options, list):
+        raise BadRow("the annotation is no JSON object with a list of options")
     options = [read_text({"options": option}, "options") for option in options]
-    image, size, stored = read_image_file(row["image"])
-    question = with_options(read_text(record, "question"), options)
-    sample = _sample(f"vstar-{name}", image, question, "A", name.split("/")[0], "V* Bench")
-    boxes = record.get("bbox") or []
-    boxes_px = [clamp(_xyxy(box), size) for box in (boxes if isinstance(boxes, list) else [boxes])]
-    sample["boxes_px"] = [
-        list(rescale(box, size, stored)) for box in boxes_px if box[0] < box[2] and box[1] < box[3]
-    ]
-    return {**sample, "options": options, "verifier": "choice"}
-
-
-def _xyxy(box: object) -> tuple[float, float, float, float]:
-    numbers = isinstance(box, list) and [x for x in box if type(x) in (int, float) and abs(x) < 1e9]
-    if not numbers or len(box) != 4 or len(numbers) != 4:
-        raise BadRow("bbox must hold boxes of four numbers [x, y, width, height]")
-    x, y, width, height = box
-    return x, y, x + width, y + height
+    image, data, size = read_image(row["image"])
+    try:
+        boxes = [(x, y, x + width, y + height) for x, y, width, height in record.get("bbox") or []]
+        boxes = [clamp(box, size) for box in boxes]
+    except (TypeError, ValueError):
+        raise BadRow("bbox must hold boxes of four numbers [x, y, width, height]") from None
+    boxes = [rescale(box, size, image.size) for box in boxes if box[0] < box[2] and box[1] < box[3]]
+    return _choice(
+        {**record, "answer": "A"},
+        options,
+        id=f"vstar-{name}",
+        image=data,
+        kind=name.split("/")[0],
+        source="V* Bench",
+        boxes_px=boxes,
+    )
 
 
 def _hrbench_sample(size: str, number: int, row: dict) -> dict:
@@ -231,21 +188,27 @@ def _hrbench_sample(size: str, number: int, row: dict) -> dict:
 
     Each question comes four times, its options moved on by one (``cycle_category``).
     """
-    given = [c for c in "ABCD" if str(row.get(c) or "").strip()]
-    options = [" ".join(read_text(row, c).split()) for c in given]
-    answer = read_text(row, "answer").upper()
-    if len(options) < 2 or answer not in list(LETTERS[: len(options)]):
-        raise BadRow(f"answer {answer[:20]!r} is none of {len(options)} options")
+    given = [letter for letter in "ABCD" if str(row.get(letter) or "").strip()]
+    options = [" ".join(read_text(row, letter).split()) for letter in given]
+    id = f"hrbench-{size}-{read_text(row, 'index', str(number))}"
     try:
-        data = base64.b64decode(read_text(row, "image"))
-    except binascii.Error:
+        image = base64.b64decode(read_text(row, "image"))
+    except ValueError:
         raise BadRow("the image is not base64") from None
-    id = f"hrbench-{size}-{read_text(row, 'index', default=str(number))}"
-    image, *_ = read_image(data, id)
-    question = with_options(read_text(row, "question"), options)
-    kind = read_text(row, "category", default="all")
-    sample = _sample(id, image, question, answer, kind, f"HR-Bench {size.upper()}")
-    return {**sample, "options": options, "verifier": "choice"}
+    _, data, _ = read_image(image, id)
+    kind, source = read_text(row, "category", "all"), f"HR-Bench {size.upper()}"
+    return _choice(row, options, id=id, image=data, kind=kind, source=source)
+
+
+def _choice(row: dict, options: list[str], **columns) -> dict:
+    """A multiple-choice sample, its options below the question."""
+    answer = read_text(row, "answer").upper()
+    if not 2 <= len(options) <= len(LETTERS) or answer not in list(LETTERS[: len(options)]):
+        raise BadRow(
+            f"answer {answer[:20]!r} is none of {len(options)} options (2 to {len(LETTERS)})"
+        )
+    row = {"question": with_options(read_text(row, "question"), options), "answer": answer}
+    return new_sample(row, options=options, verifier="choice", **columns)
 
 
 def _pope_sample(number: int, row: dict) -> dict:
@@ -257,12 +220,11 @@ def _pope_sample(number: int, row: dict) -> dict:
     answer = read_text(row, "answer").lower()
     if answer not in ("yes", "no"):
         raise BadRow(f"answer must be yes or no, got {answer[:20]!r}")
-    kind = read_text(row, "category", default="all")
-    id = read_text(row, "id", default=f"{kind}-{row.get('question_id', number)}")
-    image, *_ = read_image(data, f"image of {id}")
-    question = read_text(row, "question")
-    sample = _sample(f"pope-{id}", image, question, answer, kind, "POPE")
-    return {**sample, "verifier": "yes_no"}
+    kind = read_text(row, "category", "all")
+    id = read_text(row, "id", f"{kind}-{row.get('question_id', number)}")
+    _, data, _ = read_image(data, f"image of {id}")
+    row = {**row, "answer": answer}
+    return new_sample(row, f"pope-{id}", data, kind, "POPE", verifier="yes_no")
 
 
 _DEEPEYES = {
@@ -270,24 +232,17 @@ _DEEPEYES = {
     "chart": "data_v0.8_visual_toolbox_v2.parquet",  # ArxivQA, 13,659 rows, huge images
     "reasoning": "data_thinklite_reasoning_acc.parquet",  # ThinkLite-VL, 11,031 rows, no tool
 }
-
-
-def _deepeyes(*files: str) -> PublicSet:
-    return PublicSet("ChenShawn/DeepEyes-Datasets-47k", files, _table_rows, from_verl)
-
-
-def _hrbench(size: str) -> PublicSet:
-    files = (f"hr_bench_{size}.parquet",)
-    return PublicSet("DreamMr/HR-Bench", files, _table_rows, partial(_hrbench_sample, size))
-
-
+_47K = "ChenShawn/DeepEyes-Datasets-47k"
+_VSTAR = ("direct_attributes/*", "relative_position/*")  # 115 + 76; two other splits do not count
 SETS = {
-    "deepeyes": _deepeyes(*_DEEPEYES.values()),
-    **{f"deepeyes-{part}": _deepeyes(file) for part, file in _DEEPEYES.items()},
-    "vstar": PublicSet(
-        "craigwu/vstar_bench", tuple(f"{s}/*" for s in VSTAR_SPLITS), _vstar_rows, _vstar_sample
-    ),
-    "hrbench-4k": _hrbench("4k"),
-    "hrbench-8k": _hrbench("8k"),
-    "pope": PublicSet("lmms-lab/POPE", ("data/test-*.parquet",), _table_rows, _pope_sample),
+    "deepeyes": PublicSet(_47K, tuple(_DEEPEYES.values()), from_verl),
+    **{f"deepeyes-{part}": PublicSet(_47K, (file,), from_verl) for part, file in _DEEPEYES.items()},
+    "vstar": PublicSet("craigwu/vstar_bench", _VSTAR, _vstar_sample),
+    **{
+        f"hrbench-{size}": PublicSet(
+            "DreamMr/HR-Bench", (f"hr_bench_{size}.parquet",), partial(_hrbench_sample, size)
+        )
+        for size in ("4k", "8k")
+    },
+    "pope": PublicSet("lmms-lab/POPE", ("data/test-*.parquet",), _pope_sample),
 }

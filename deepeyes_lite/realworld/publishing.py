@@ -1,8 +1,7 @@
-"""A finished run as a model to serve: weights merged, files of the base model, a card of its own figures."""
+"""A finished run as a model to serve: weights merged, the base's other files, a card of its own figures."""
 
 import json
 import shutil
-from dataclasses import asdict
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
@@ -10,98 +9,75 @@ from peft import PeftModel
 
 from deepeyes_lite.evaluation import table
 from deepeyes_lite.files import atomic_write
-from deepeyes_lite.models import load, spec_of
-from deepeyes_lite.training import RunConfig, read_config, read_history
+from deepeyes_lite.models import find, load
+from deepeyes_lite.training import read_config
 
-# Of the base model everything but weights goes along: configuration, tokenizer, processor.
-FILES = ["*.json", "*.txt", "*.jinja", "*.model"]
-NOT_FILES = ["*.safetensors.index.json", "chat_template.json", "card.json"]
+CARD = """---
+base_model: {base}
+library_name: transformers
+pipeline_tag: image-text-to-text
+tags: [deepeyes-lite, grpo, tool-use]
+---
+
+# {name}, trained to zoom
+
+`{model}` after {steps} steps of GRPO with LoRA (rank {lora_rank}), reward variant `{reward}`,
+{prompts_per_step} x {num_generations} rollouts a step, seed {seed}; questions: {questions}.
+The model may call `image_zoom_in_tool`.
+
+## Evaluation
+
+{evaluation}
+
+## Licence and citation
+
+The licence is that of the base model. Made with deepeyes-lite; the method is DeepEyes' (Zheng et al.,
+*DeepEyes: Incentivizing "Thinking with Images" via Reinforcement Learning*, arXiv:2505.14362).
+"""
 
 
-def merge(out: str | Path, to: str | Path) -> Path:
+def card(run: str | Path) -> str:
+    """The model card of a run, in Markdown: what it was made of, and what of it was measured."""
+    config, report = vars(read_config(run)), Path(run) / "evaluation.json"
+    evaluation = "Not evaluated."
+    if report.exists():
+        evaluation = f"```\n{table(json.loads(report.read_text(encoding='utf-8')))}\n```"
+    base, name = json.dumps(config["model"]), Path(config["model"]).name
+    questions = config["data"] or "scenes of the tiny world"
+    return CARD.format(**config, base=base, name=name, questions=questions, evaluation=evaluation)
+
+
+def merge(run: str | Path, to: str | Path) -> Path:
     """Write a finished run as a whole model, for ``transformers``, vLLM or SGLang to serve.
 
     An adapter that was trained on 4 bits is added to the weights in full precision, which is close to
-    what was trained and not the same.
+    what was trained and not the same. The run's adapter gets the card as well.
 
     Args:
-        out: run folder.
-        to: folder to write; it must not be there.
+        run: run folder.
+        to: folder to write; it must not exist.
 
     Raises:
         FileNotFoundError: if the run is not done.
-        FileExistsError: if the folder is there.
+        FileExistsError: if the folder exists.
     """
-    out, to = Path(out), Path(to)
-    config = read_config(out)
-    if not (out / "adapter").exists():
-        raise FileNotFoundError(f"no adapter in {out}; finish the run with `train --out {out}`")
+    config, adapter, to = read_config(run), Path(run) / "adapter", Path(to)
+    if not adapter.exists():
+        raise FileNotFoundError(f"no adapter in {run}; finish the run with `train --out {run}`")
     if to.exists():
         raise FileExistsError(f"{to} is there already; choose another folder or delete it")
     model, processor = load(config.model, max_pixels=config.max_pixels)
-    model = PeftModel.from_pretrained(model, out / "adapter").merge_and_unload()
-    base = Path(config.model)
+    base = Path(find(config.model))
     if not base.exists():
-        base = Path(snapshot_download(config.model, allow_patterns=FILES))
+        base = Path(snapshot_download(config.model, allow_patterns=["*.json", "*.txt", "*.jinja"]))
     with atomic_write(to) as tmp:
-        tmp.mkdir()
-        for pattern in FILES:
-            for path in base.glob(pattern):
-                if not any(path.match(name) for name in NOT_FILES):
-                    shutil.copy(path, tmp / path.name)
-        model.save_pretrained(tmp)
+        # A server wants the base's own processor: ours has no video half.
+        weights = shutil.ignore_patterns("*.safetensors*", "*.bin*", "*.csv", "card.json")
+        shutil.copytree(base, tmp, ignore=weights)
+        PeftModel.from_pretrained(model, adapter).merge_and_unload().save_pretrained(tmp)
         # With the family's own template a server offers the tool as the training did.
-        template = spec_of(processor).chat_template or processor.chat_template
-        (tmp / "chat_template.jinja").write_text(template, encoding="utf-8")
-        (tmp / "README.md").write_text(card(out), encoding="utf-8")
+        (tmp / "chat_template.json").unlink(missing_ok=True)
+        (tmp / "chat_template.jinja").write_text(processor.chat_template, encoding="utf-8")
+        for folder in (tmp, adapter):
+            (folder / "README.md").write_text(card(run), encoding="utf-8")
     return to
-
-
-def card(out: str | Path) -> str:
-    """The model card of a run, in Markdown: what it was made of, and what of it was measured."""
-    out = Path(out)
-    config = read_config(out)
-    rows = read_history(out / "history.csv")
-    method = "QLoRA" if config.quantise else "LoRA"
-    changed = {k: v for k, v in asdict(config).items() if v != getattr(RunConfig(), k)}
-    lines = [
-        "---",
-        f"base_model: {json.dumps(config.model)}",
-        "library_name: transformers",
-        "pipeline_tag: image-text-to-text",
-        "tags: [deepeyes-lite, grpo, tool-use]",
-        "---",
-        "",
-        f"# {Path(config.model).name}, trained to zoom",
-        "",
-        f"`{config.model}` after {len(rows)} steps of GRPO with {method} (rank {config.lora_rank}), reward "
-        f"`{config.reward}`, {config.prompts_per_step} x {config.num_generations} rollouts a step, seed {config.seed}; "
-        f"questions: {config.data or 'scenes of the tiny world'}. It may call `image_zoom_in_tool`, as in "
-        "DeepEyes (arXiv 2505.14362). Made with deepeyes-lite; what differs from its defaults:",
-        "",
-        "```json",
-        json.dumps(changed, indent=2),
-        "```",
-        "",
-        "## Training",
-        "",
-        "| step | accuracy | call rate | best IoU | reward |",
-        "|---:|---:|---:|---:|---:|",
-    ]
-    for row in [*rows[:1], *rows[-1:]]:
-        figures = (row[k] for k in ("accuracy", "call_rate", "best_iou", "reward"))
-        lines.append(f"| {row['step']} | " + " | ".join(f"{value:.2f}" for value in figures) + " |")
-    lines += [
-        "",
-        "Of the rollouts of that step, with the prompts of that step.",
-        "",
-        "## Evaluation",
-        "",
-    ]
-    measured = out / "evaluation.json"
-    if measured.exists():
-        report = json.loads(measured.read_text(encoding="utf-8"))
-        lines += ["```", table(report), "```"]
-    else:
-        lines.append("Not evaluated.")
-    return "\n".join(lines) + "\n"

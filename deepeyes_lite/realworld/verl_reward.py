@@ -5,25 +5,14 @@ Needs neither datasets nor transformers, so that it runs in an environment with 
 
 import re
 
+from deepeyes_lite import verifiers
 from deepeyes_lite.prompts import split_turns
 from deepeyes_lite.rewards import reward, variant
-from deepeyes_lite.verifiers import (
-    LETTERS,
-    check_answer,
-    extract_answer,
-    normalise,
-    split_options,
-    well_formed,
-)
 
 # The public reward is chosen by data_source: these three, each one of the set's parquet files. The
-# third has its own reward and no tool.
+# third has its own reward (``compute_score_math`` of the public code) and no tool.
 VISUAL, MATH = ("vstar", "chart"), "thinklite_eureka"
-MATH_REWARD = {
-    "accuracy_reward": 1.2,
-    "format_reward": 0.4,
-}  # compute_score_math of the public code
-
+MATH_REWARD = {"accuracy_reward": 1.2, "format_reward": 0.4}
 # What verl puts between two turns, with or without the special tokens.
 _OBSERVATION = re.compile(
     r"(?:<\|im_end\|>)?\s*(?:<\|im_start\|>|\n)user\n\s*"
@@ -34,9 +23,8 @@ _OBSERVATION = re.compile(
 
 def verifier_of(data_source: str, answer: str, options: list[str]) -> str:
     """Which rule of ``verifiers.VERIFIERS`` checks a row of DeepEyes' data."""
-    plain = normalise(answer)
-    letters = list(LETTERS[: len(options)].casefold())
-    if options and plain in [*letters, *map(normalise, options)]:
+    letters = verifiers.LETTERS[: len(options)].casefold()
+    if verifiers.normalise(answer) in [*letters, *map(verifiers.normalise, options)]:
         return "choice"
     if data_source == MATH:
         return "math"
@@ -61,26 +49,22 @@ def compute_score(
         solution_str: the decoded response, observations included.
         ground_truth: the answer.
         extra_info: its ``question`` holds the options, where there are any.
-        arm_name: a key of ``rewards.ARMS``; by ``custom_reward_function.reward_kwargs``.
+        variant_name: a key of ``rewards.VARIANTS``; by ``custom_reward_function.reward_kwargs``.
 
     >>> compute_score("vstar", "<think>!</think><answer>red</answer>", "red")
     0.8
     """
     question = str((extra_info or {}).get("question") or "")
-    options = split_options(question)[1]
+    options = verifiers.split_options(question)[1]
     sample = {"question": question, "answer": ground_truth, "options": options}
     sample["verifier"] = verifier_of(data_source, ground_truth, options)
     if data_source == MATH:
-        return _math_score(solution_str, sample)
+        # The answer is in the last box after the thought; no box is a format error, as in the public code.
+        _, box, boxed = solution_str.rpartition("</think>")[2].rpartition(r"\boxed{")
+        formed = bool(box) and solution_str.count("<think>") == solution_str.count("</think>")
+        correct = verifiers.check_answer(box + boxed if box else None, sample)
+        return float(reward(MATH_REWARD, correct, formed, calls=0))
     calls = sum(match[1] != "Error" for match in _OBSERVATION.finditer(solution_str))
     turns = split_turns(_OBSERVATION.sub("<|im_start|>assistant\n", solution_str))
-    correct = check_answer(extract_answer(turns[-1]), sample)
-    return float(reward(variant(variant_name), correct, well_formed(turns), calls))
-
-
-def _math_score(text: str, sample: dict) -> float:
-    """The answer is in the last box after the thought; no box is a format error, as in the public code."""
-    after = text.rpartition("</think>")[2]
-    boxed = after[after.rfind(r"\boxed{") :] if r"\boxed{" in after else None
-    formed = boxed is not None and text.count("<think>") == text.count("</think>")
-    return float(reward(MATH_REWARD, check_answer(boxed, sample), formed, calls=0))
+    correct = verifiers.check_answer(verifiers.extract_answer(turns[-1]), sample)
+    return float(reward(variant(variant_name), correct, verifiers.well_formed(turns), calls))

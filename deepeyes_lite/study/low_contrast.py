@@ -9,8 +9,7 @@ import numpy as np
 from datasets import Dataset
 from PIL import Image
 
-from deepeyes_lite.data import build
-from deepeyes_lite.realworld.images import encode
+from deepeyes_lite.data import build, encode
 from deepeyes_lite.tinyworld.dataset import tiny_world
 from deepeyes_lite.tinyworld.scenes import World
 from deepeyes_lite.tools import ZOOM

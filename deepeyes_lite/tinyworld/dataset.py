@@ -1,13 +1,12 @@
 """Data sets of the tiny world, in the schema of `data.py`: the same arguments give the same samples."""
 
-import io
 import random
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from datasets import Dataset
 
-from deepeyes_lite.data import build, load
+from deepeyes_lite.data import build, encode, load
 from deepeyes_lite.tinyworld.questions import CORRUPTIONS, KINDS, NEEDS
 from deepeyes_lite.tinyworld.scenes import SPLIT_LENGTH, SPLIT_STARTS, World, draw_scene
 
@@ -66,8 +65,6 @@ def tiny_world(
     def sample(index: int) -> dict:
         scene = draw_scene(split, index, world)
         question = KINDS[kind](scene, random.Random(f"question {split} {index}"))
-        buffer = io.BytesIO()
-        scene.image.save(buffer, "BMP")
         source, rng = "tiny-world", random.Random(f"spoil {split} {index}")
         how = rng.choices([*corrupted, None], [*corrupted.values(), 1 - sum(corrupted.values())])[0]
         if how:
@@ -75,7 +72,7 @@ def tiny_world(
         return {
             "id": f"{split}-{index}",
             # Every rollout decodes its image, and a noisy PNG takes ten times as long to decode.
-            "image": {"bytes": buffer.getvalue(), "path": None},
+            "image": {"bytes": encode(scene.image, "BMP"), "path": None},
             "question": question.text,
             "answer": question.answer,
             "boxes_px": [list(box) for box in question.boxes_px],

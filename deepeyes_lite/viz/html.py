@@ -1,252 +1,122 @@
-"""One episode as HTML: picture with boxes, turns, reward in parts, tokens; a page of it all; as text.
+"""One episode in words and as HTML: picture with boxes, turns, reward in parts, tokens; a page of it all.
 
-Everything here may be somebody else's text, so it goes through `excerpt` (or `plots.token_strip`):
-escaped, cut, and the rest counted. A page needs nothing beside it and runs no script.
+Everything here may be somebody else's text. It goes through `excerpt` or `line`, which bound it, and the
+one Jinja environment escapes it. A page needs nothing beside it and runs no script.
 """
 
 import base64
-import html
 import io
 import re
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import groupby
+from pathlib import Path
 
+from jinja2 import Environment, FileSystemLoader
+from markupsafe import Markup
 from PIL import Image
 
 from deepeyes_lite.boxes import Box
-from deepeyes_lite.rewards import reward_parts
+from deepeyes_lite.rewards import Outcome, reward_parts
 from deepeyes_lite.tools import ToolError, check_box
 from deepeyes_lite.trajectories import Trajectory, Turn
-from deepeyes_lite.viz.plots import GREEN, ORANGE, plain, token_strip
+from deepeyes_lite.viz import BLUE, GREEN, ORANGE
 
-STYLE = """
-body{font:16px/1.5 system-ui,sans-serif;max-width:75rem;margin:2rem auto;padding:0 1rem;color:#222}
-table{border-collapse:collapse;margin:1rem 0}td,th{padding:.35rem .8rem;border-bottom:1px solid #ccc}
-td{text-align:right}td:first-child,th:first-child{text-align:left}img{max-width:100%}
-.pair{display:flex;flex-wrap:wrap;gap:.5rem}.pair figure{flex:1 1 30rem;margin:.4rem 0}
-details pre{white-space:pre-wrap;background:#f4f4f4;padding:.6rem;overflow-x:auto}
-"""
 MAX_CHARS = 2000  # of one turn
+MAX_TOKENS = 400  # of one strip
 MAX_SIDE = 1024  # px of a picture on a page
 VERBS = {"think": "thinks", "tool_call": "calls", "answer": "answers", "": "writes"}
-PARTS = {
-    "accuracy": "accuracy",
-    "format": "format",
-    "bonus_if_correct": "bonus, right and zoomed",
-    "bonus_always": "bonus, zoomed",
-    "bonus_iou": "bonus, IoU of the box",
-    "curiosity": "curiosity",
-    "excess": "calls beyond the first",
+PARTS = {  # what readers see for the name of a reward function
+    "accuracy_reward": "accuracy",
+    "format_reward": "format",
+    "tool_bonus": "bonus, right and zoomed",
+    "call_bonus": "bonus, zoomed",
+    "iou_reward": "bonus, IoU of the box",
+    "curiosity_bonus": "curiosity",
+    "excess_calls": "calls beyond the first",
 }
 
 
-def excerpt(text: object, limit: int = MAX_CHARS) -> str:
-    """Somebody else's text for a page: escaped, without control characters, cut and counted.
+# --- somebody else's text and boxes ---------------------------------------------------------------
 
-    >>> excerpt("<b>K</b>"), excerpt("KKKK", 2)
-    ('&lt;b&gt;K&lt;/b&gt;', 'KK … (4 characters in all)')
+
+def excerpt(text: object, limit: int = MAX_CHARS) -> str:
+    """Somebody else's text, cut and counted, without control characters; a template escapes it.
+
+    >>> excerpt("KKKK", 2)
+    'KK … (4 characters in all)'
     """
     text = str(text)
     kept = "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text[:limit])
-    more = f" … ({len(text):,} characters in all)" if len(text) > limit else ""
-    return html.escape(kept) + more
+    return kept + (f" … ({len(text):,} characters in all)" if len(text) > limit else "")
 
 
 def line(text: object, limit: int = 200) -> str:
-    """Somebody else's text as one short line, for a label or a description, where markup is no danger."""
-    return plain(str(text), limit).replace(r"\$", "$")
+    """Somebody else's text as one short line, for a label or a description, where markup is no danger.
+
+    >>> line("K" * 30, 5), line("a\\nb")
+    ('KKKKK…', 'a b')
+    """
+    text = str(text)
+    text = text if len(text) <= limit else text[:limit] + "…"
+    return "".join(c if c.isprintable() else " " for c in text)
 
 
 def checked(trajectory: Trajectory) -> Trajectory:
     """An episode out of somebody else's file: what is no box, no text or no token id is left out."""
-    sample = dict(trajectory.sample) if isinstance(trajectory.sample, dict) else {}
-    sample["boxes_px"] = _boxes(sample.get("boxes_px"))
-    turns = [
-        Turn(str(turn.text), _boxes(turn.boxes_px), [str(error) for error in turn.errors or []])
-        for turn in trajectory.turns
-    ]
+    sample = trajectory.sample if isinstance(trajectory.sample, dict) else {}
     ids, mask = trajectory.completion_ids, trajectory.loss_mask
-    whole = all(isinstance(n, int) and 0 <= n < 2**31 for n in [*ids, *mask])
-    return Trajectory(
-        sample=sample,
-        images=trajectory.images,
-        prompt_ids=trajectory.prompt_ids,
-        completion_ids=ids if whole else [],
-        loss_mask=mask if whole else [],
-        turns=turns,
+    valid = all(isinstance(n, int) and 0 <= n < 2**31 for n in [*ids, *mask])
+    return replace(
+        trajectory,
+        sample={**sample, "boxes_px": _boxes(sample.get("boxes_px"))},
+        completion_ids=ids if valid else [],
+        loss_mask=mask if valid else [],
+        turns=[
+            Turn(str(turn.text), _boxes(turn.boxes_px), [str(error) for error in turn.errors or []])
+            for turn in trajectory.turns
+        ],
         answer=None if trajectory.answer is None else str(trajectory.answer),
         correct=bool(trajectory.correct),
         well_formed=bool(trajectory.well_formed),
     )
 
 
-def _boxes(found: object) -> list[Box]:
+def _boxes(values: object) -> list[Box]:
     boxes = []
-    for box in found if isinstance(found, list) else []:
+    for value in values if isinstance(values, list) else []:
         try:
-            boxes.append(check_box(box))
+            boxes.append(check_box(value))
         except ToolError:
             continue
     return boxes
 
 
-def data_uri(image: Image.Image, lossless: bool = False) -> str:
-    """The picture as a data URI, at most ``MAX_SIDE`` px wide; scenes are noisy, so JPEG by default."""
-    image = image.convert("RGB")
-    image.thumbnail((MAX_SIDE, MAX_SIDE))
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG" if lossless else "JPEG", quality=92)
-    kind = "png" if lossless else "jpeg"
-    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+# --- in words -------------------------------------------------------------------------------------
+
+
+def answer_text(trajectory: Trajectory, limit: int = 40) -> str:
+    """The answer, and whether it is right; plain text that is not escaped yet.
+
+    >>> answer_text(Trajectory({"answer": "K"}, answer="K", correct=True))
+    'K (right)'
+    >>> answer_text(Trajectory({"answer": "K"})), answer_text(Trajectory({}, answer="L"))
+    ('no answer (wrong, it is K)', 'L')
+    """
+    answer, truth = trajectory.answer, str(trajectory.sample.get("answer") or "")
+    text = "no answer" if answer is None else line(answer, limit)
+    if trajectory.correct:
+        return f"{text} (right)"
+    return f"{text} (wrong, it is {line(truth, limit)})" if truth else text
 
 
 def verdict(trajectory: Trajectory) -> str:
-    """How an episode ended, in words; plain text that is not escaped yet."""
-    said = "no answer" if trajectory.answer is None else f"answer {trajectory.answer[:40]}"
-    truth = str(trajectory.sample.get("answer") or "")[:40]
-    ending = " (right)" if trajectory.correct else f" (wrong, it is {truth})" if truth else ""
+    """How an episode ended: answer, zooms, best IoU; plain text that is not escaped yet."""
     zooms = len(trajectory.boxes_px)
     overlap = "" if trajectory.best_iou is None else f", best IoU {trajectory.best_iou:.2f}"
-    return f"{said}{ending}, {zooms} zoom{'' if zooms == 1 else 's'}{overlap}"
-
-
-def picture(trajectory: Trajectory, turns: int | None = None, width: int = 420) -> str:
-    """The image with the target (green, dashed) and the numbered boxes of the first ``turns`` turns."""
-    if not trajectory.images:
-        return "<p>The image is not at hand: give the viewer <code>images</code>.</p>"
-    image = trajectory.images[0]
-    boxes_px = [box for turn in trajectory.turns[:turns] for box in turn.boxes_px]
-    targets_px = trajectory.sample.get("boxes_px") or []
-    shapes = [_rectangle(box, GREEN, 'stroke-dasharray="7 5"') for box in targets_px]
-    size = image.width / 24
-    for number, box in enumerate(boxes_px, 1):
-        # Above the box and below it in turn, so that the names of nested boxes do not meet.
-        above, below = max(box[1] - size / 4, size), min(box[3] + size, image.height - size / 4)
-        x, y = box[0] + size / 4, above if number % 2 else below
-        shapes.append(_rectangle(box, ORANGE, ""))
-        shapes.append(
-            f'<text x="{x:.1f}" y="{y:.1f}" font-size="{size:.1f}" font-weight="bold" fill="white" '
-            f'stroke="{ORANGE}" stroke-width="{size / 4:.1f}" paint-order="stroke">zoom {number}</text>'
-        )
-    alt = (
-        f"The image; target boxes: {len(targets_px)}, dashed green; zooms: {len(boxes_px)}, orange."
-    )
-    return (
-        f'<svg viewBox="0 0 {image.width} {image.height}" role="img" aria-label="{alt}" '
-        f'style="display:block;width:100%;max-width:{width}px">'
-        f'<image href="{data_uri(image)}" width="{image.width}" height="{image.height}"/>'
-        f"{''.join(shapes)}</svg>"
-    )
-
-
-def _rectangle(box: Box, color: str, dashes: str) -> str:
-    x1, y1, x2, y2 = box
-    return (
-        f'<rect x="{x1:.1f}" y="{y1:.1f}" width="{x2 - x1:.1f}" height="{y2 - y1:.1f}" fill="none" '
-        f'stroke="{color}" stroke-width="3" vector-effect="non-scaling-stroke" {dashes}/>'
-    )
-
-
-def turns(trajectory: Trajectory, shown: int | None = None) -> str:
-    """The first ``shown`` turns: thought, call and answer apart, and the crop that came back."""
-    parts, zooms = [], 0
-    for number, turn in enumerate(trajectory.turns[:shown], 1):
-        parts.append(f"<h4>Turn {number} of {len(trajectory.turns)}</h4>{_said(turn.text)}")
-        for box in turn.boxes_px:
-            zooms += 1
-            where = ", ".join(f"{value:.0f}" for value in box)
-            parts.append(f"<p><b>gets back</b> zoom {zooms}, box_px ({where})</p>")
-            if zooms < len(trajectory.images):
-                crop = data_uri(trajectory.images[zooms], lossless=True)
-                parts.append(f'<img src="{crop}" alt="The crop of zoom {zooms}." width="160">')
-        parts += [f"<p><b>is told</b> {excerpt(error, 300)}</p>" for error in turn.errors[:10]]
-    return "".join(parts)
-
-
-def _said(text: str) -> str:
-    """A turn, cut into thought, call, answer and what stands outside of tags."""
-    rest = f"<p>… ({len(text):,} characters in all)</p>" if len(text) > MAX_CHARS else ""
-    found, tag = [], ""
-    for piece in re.split(r"(</?(?:think|tool_call|answer)>)", text[:MAX_CHARS]):
-        if re.fullmatch(r"</?(?:think|tool_call|answer)>", piece):
-            tag = "" if piece.startswith("</") else piece[1:-1]
-        elif piece.strip():
-            found.append(f"<p><b>{VERBS[tag]}</b> {excerpt(piece.strip())}</p>")
-    return "".join(found) + rest
-
-
-def parts(
-    weights: dict[str, float], trajectory: Trajectory, group_call_rate: float = 0.0
-) -> dict[str, float]:
-    """The reward of an episode in its parts."""
-    calls, overlap = len(trajectory.boxes_px), trajectory.best_iou or 0.0
-    return reward_parts(
-        weights, trajectory.correct, trajectory.well_formed, calls, overlap, group_call_rate
-    )
-
-
-def reward_table(found: dict[str, float]) -> str:
-    """The parts that are not nothing, and their sum."""
-    rows = [(PARTS[name], value) for name, value in found.items() if value]
-    cells = [
-        f"<tr><td>{name}</td><td>{value + 0.0:+.2f}</td></tr>"
-        for name, value in [*rows, ("<b>reward</b>", sum(found.values()))]
-    ]
-    return f"<table>{''.join(cells)}</table>"
-
-
-def tokens(trajectory: Trajectory, tokenizer=None) -> str:
-    """The completion token by token, white on blue where ``loss_mask`` is 1.
-
-    Args:
-        trajectory: the episode.
-        tokenizer: of the model that wrote it; without one, ids are shown.
-    """
-    ids, mask = trajectory.completion_ids, trajectory.loss_mask
-    if not ids:
-        return "<p>No tokens are recorded.</p>"
-    words = [f"#{i}" if tokenizer is None else tokenizer.decode([i]) for i in ids[:401]]
-    words += [""] * (len(ids) - len(words))
-    ones = sum(mask)
-    return (
-        f"<p>{ones} tokens that the model wrote (blue, bold: mask 1, in the loss), {len(ids) - ones} "
-        f"that it was given (grey: mask 0).</p>{token_strip(list(zip(words, mask)))}"
-    )
-
-
-def _learned_from(trajectory: Trajectory, weights: dict[str, float], rate: float, tokenizer) -> str:
-    return (
-        f"<h3>Reward</h3>{reward_table(parts(weights, trajectory, rate))}"
-        f"<h3>Loss mask</h3>{tokens(trajectory, tokenizer)}"
-    )
-
-
-def episode_page(
-    episodes: dict[str, Trajectory],
-    weights: dict[str, float] | None = None,
-    rates: dict[str, float] | None = None,
-    tokenizer=None,
-) -> str:
-    """One sample and what each policy made of it, as a page that needs nothing beside it.
-
-    Args:
-        episodes: an episode for each policy's name.
-        weights: the reward; without it neither reward nor loss mask is shown.
-        rates: the group call rate for each name, as in `reward_parts`.
-        tokenizer: as in `tokens`.
-    """
-    first = next(iter(episodes.values()))
-    columns = [
-        f"<figure><h2>{excerpt(name, 60)}</h2><p>{excerpt(verdict(t), 200)}</p>{picture(t)}{turns(t)}"
-        + (_learned_from(t, weights, (rates or {}).get(name, 0.0), tokenizer) if weights else "")
-        + "</figure>"
-        for name, t in episodes.items()
-    ]
-    title = excerpt(first.sample.get("question", ""), 200)
-    return (
-        '<!doctype html><html lang="en"><meta charset="utf-8">'
-        f"<title>deepeyes-lite episode</title><style>{STYLE}</style><h1>{title}</h1>"
-        f"<p>Sample {excerpt(first.sample.get('id', '?'), 80)}. Green, dashed: the target. Orange: "
-        f"the zooms.</p><div class=pair>{''.join(columns)}</div></html>"
-    )
+    text = answer_text(trajectory)
+    text = text if trajectory.answer is None else f"answer {text}"
+    return f"{text}, {zooms} zoom{'' if zooms == 1 else 's'}{overlap}"
 
 
 def episode_text(trajectory: Trajectory) -> str:
@@ -271,3 +141,136 @@ def episode_text(trajectory: Trajectory) -> str:
     lines.append("no answer" if answer is None else f"answer: {answer[:MAX_CHARS]}")
     # What a model writes must not steer the terminal.
     return "".join(c if c.isprintable() or c == "\n" else " " for c in "\n".join(lines))
+
+
+# --- as HTML --------------------------------------------------------------------------------------
+
+
+def data_uri(image: Image.Image, lossless: bool = False) -> str:
+    """The picture as a data URI, at most ``MAX_SIDE`` px wide; scenes are noisy, so JPEG by default."""
+    image = image.convert("RGB")
+    image.thumbnail((MAX_SIDE, MAX_SIDE))
+    buffer, kind = io.BytesIO(), "png" if lossless else "jpeg"
+    image.save(buffer, kind, quality=92)
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def picture(trajectory: Trajectory, turns: int | None = None) -> Markup:
+    """The image with the target (green, dashed) and the numbered boxes of the first ``turns`` turns."""
+    boxes_px = [box for turn in trajectory.turns[:turns] for box in turn.boxes_px]
+    image = trajectory.images[0] if trajectory.images else None
+    return _macro("picture", image, trajectory.sample.get("boxes_px") or [], boxes_px)
+
+
+def turns(trajectory: Trajectory, count: int | None = None) -> Markup:
+    """The first ``count`` turns: thought, call and answer apart, and the crop that came back."""
+    return _macro("turns", trajectory, count)
+
+
+def _pieces(text: str) -> list[tuple[str, str]]:
+    """A turn, cut into thought, call, answer and what stands outside of tags; a verb with each."""
+    pieces, tag = [], ""
+    for piece in re.split(r"(</?(?:think|tool_call|answer)>)", text[:MAX_CHARS]):
+        if re.fullmatch(r"</?(?:think|tool_call|answer)>", piece):
+            tag = "" if piece.startswith("</") else piece[1:-1]
+        elif piece.strip():
+            pieces.append((VERBS[tag], piece.strip()))
+    if len(text) > MAX_CHARS:
+        pieces.append(("", f"… ({len(text):,} characters in all)"))
+    return pieces
+
+
+def parts(
+    weights: dict[str, float], trajectory: Trajectory, group_call_rate: float = 0.0
+) -> dict[str, float]:
+    """The reward of an episode in its parts, as `reward_parts` gives them."""
+    t = trajectory
+    overlap = t.best_iou or 0.0
+    outcome = Outcome(t.correct, t.well_formed, len(t.boxes_px), overlap, group_call_rate)
+    return reward_parts(weights, outcome)
+
+
+def reward_table(parts: dict[str, float]) -> Markup:
+    """The parts that are not nothing, and their sum."""
+    return _macro("reward_table", parts)
+
+
+def tokens(trajectory: Trajectory, tokenizer=None) -> Markup:
+    """The completion token by token, white on blue where ``loss_mask`` is 1.
+
+    Args:
+        trajectory: the episode.
+        tokenizer: of the model that wrote it; without one, ids are shown.
+    """
+    ids, mask = trajectory.completion_ids, trajectory.loss_mask
+    words = [f"#{i}" if tokenizer is None else tokenizer.decode([i]) for i in ids[:MAX_TOKENS]]
+    words += [""] * (len(ids) - len(words))
+    return _macro("tokens", mask, token_strip(list(zip(words, mask))))
+
+
+def token_strip(pieces: Sequence[tuple[str, int]]) -> Markup:
+    """Tokens coloured by their loss mask; runs of image placeholders are counted, not shown.
+
+    Args:
+        pieces: (token as text, mask) pairs; mask 1 is written by the model.
+    """
+    shown = []
+    for piece, run in groupby(pieces[:MAX_TOKENS]):
+        text, mask = piece
+        if text == "<|image_pad|>":
+            shown.append((f"{text} × {len(list(run))}", 0))
+        elif text:
+            shown += [(text[:200].replace("\n", "⏎"), mask)] * len(list(run))
+    return _macro("token_strip", shown, max(0, len(pieces) - MAX_TOKENS))
+
+
+def episode_page(
+    episodes: dict[str, Trajectory],
+    weights: dict[str, float] | None = None,
+    rates: dict[str, float] | None = None,
+    tokenizer=None,
+) -> str:
+    """One sample and what each policy made of it, as a page that needs nothing beside it.
+
+    Args:
+        episodes: an episode for each policy's name.
+        weights: the reward; without it neither reward nor loss mask is shown.
+        rates: the group call rate for each name, as in `parts`.
+        tokenizer: as in `tokens`.
+    """
+    learned = {
+        name: {
+            "reward": reward_table(parts(weights, episode, (rates or {}).get(name, 0.0))),
+            "tokens": tokens(episode, tokenizer),
+        }
+        for name, episode in episodes.items()
+        if weights
+    }
+    columns = [(name, episode, learned.get(name)) for name, episode in episodes.items()]
+    return render("episode_page.jinja", sample=columns[0][1].sample, columns=columns)
+
+
+def render(template: str, **values) -> str:
+    """A page of ``templates/``."""
+    return TEMPLATES.get_template(template).render(values)
+
+
+def _macro(name: str, *values) -> Markup:
+    return getattr(TEMPLATES.get_template("episode.jinja").module, name)(*values)
+
+
+TEMPLATES = Environment(
+    loader=FileSystemLoader(Path(__file__).parent / "templates"),
+    autoescape=True,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+TEMPLATES.globals |= {"BLUE": BLUE, "GREEN": GREEN, "ORANGE": ORANGE, "PARTS": PARTS}
+TEMPLATES.filters |= {
+    "excerpt": excerpt,
+    "verdict": verdict,
+    "data_uri": data_uri,
+    "picture": picture,
+    "turns": turns,
+    "pieces": _pieces,
+}

@@ -14,7 +14,7 @@ from deepeyes_lite.trajectories import Trajectory
 
 # Share of a target's area from which on a crop counts as showing it. What is asked for lies in its middle:
 # notebook 07 measures that letters are read from a half on, and guessed below.
-SHOWN = 0.5
+MIN_COVERED = 0.5
 WIDE = 0.05  # IoU below which a crop is too wide: its target fills less than a twentieth of it
 
 
@@ -33,7 +33,7 @@ def covered(box_px: Box, target_px: Box) -> float:
 
 
 def looks(t: Trajectory) -> list[set[int]]:
-    """For each target of the question, the numbers of the calls (from 0) whose crop shows it.
+    """For each target of the question, the numbers of the calls (from 0) whose crop shows the target.
 
     >>> from deepeyes_lite.trajectories import Turn
     >>> turns = [Turn("", [(0, 0, 9, 9)]), Turn("", [(50, 50, 90, 90)])]
@@ -41,15 +41,15 @@ def looks(t: Trajectory) -> list[set[int]]:
     [{1}, set()]
     """
     return [
-        {number for number, box in enumerate(t.boxes_px) if covered(box, target) >= SHOWN}
+        {number for number, box in enumerate(t.boxes_px) if covered(box, target) >= MIN_COVERED}
         for target in t.sample.get("boxes_px") or []
     ]
 
 
 def looked(t: Trajectory) -> bool:
     """Whether every target of the question is shown by some crop; without known targets, False."""
-    shown = looks(t)
-    return bool(shown) and all(shown)
+    calls = looks(t)
+    return bool(calls) and all(calls)
 
 
 # --- the four patterns: an episode, and the answer to the same question without the tool ------------
@@ -61,8 +61,8 @@ def visual_search(t: Trajectory, direct: Trajectory | None = None) -> bool:
     Here: the first crop does not show the target, and a later one does. Only where there is one target: of
     two, nobody can say which one the first zoom was after.
     """
-    shown = looks(t)
-    return len(shown) == 1 and bool(shown[0]) and 0 not in shown[0]
+    calls = looks(t)
+    return len(calls) == 1 and bool(calls[0]) and 0 not in calls[0]
 
 
 def visual_comparison(t: Trajectory, direct: Trajectory | None = None) -> bool:
@@ -123,10 +123,10 @@ def failure(t: Trajectory) -> str | None:
         return "malformed"
     if not t.called:
         return "never called"
-    shown = looks(t)
-    if not any(shown):
+    calls = looks(t)
+    if not any(calls):
         return "wrong place"
-    if not all(shown):
+    if not all(calls):
         return "part of it"
     return "too wide" if (t.best_iou or 0.0) < WIDE else "misread"
 
@@ -152,10 +152,10 @@ def beside(
     return pairs
 
 
-def found(pairs: list[tuple[Trajectory, Trajectory]]) -> dict[str, list[bool]]:
+def matches(pairs: list[tuple[Trajectory, Trajectory]]) -> dict[str, list[bool]]:
     """Which of the pairs of `beside` show which pattern.
 
-    >>> found([])["visual search"]
+    >>> matches([])["visual search"]
     []
     """
     return {name: [pattern(*pair) for pair in pairs] for name, pattern in PATTERNS.items()}

@@ -1,6 +1,5 @@
 """The run's report: one HTML file that needs nothing beside it."""
 
-import html
 import json
 from pathlib import Path
 
@@ -9,12 +8,20 @@ from deepeyes_lite.files import atomic_write
 from deepeyes_lite.tinyworld.dataset import held_out
 from deepeyes_lite.training import read_config, read_history
 from deepeyes_lite.trajectories import Trajectory, read_jsonl
-from deepeyes_lite.viz import plots
-from deepeyes_lite.viz.html import STYLE, excerpt
+from deepeyes_lite.viz import html, plots
+
+EPISODES = 6  # shown before and after
+COLUMNS = ("accuracy", "accuracy_legible", "accuracy_illegible", "call_rate")
 
 
-def write_report(out: str | Path, episodes: int = 6) -> Path:
+def write_report(out: str | Path) -> Path:
     """Write ``report.html`` for an evaluated run: table, curves, and episodes before and after.
+
+    Args:
+        out: the run's folder.
+
+    Returns:
+        The page.
 
     Raises:
         FileNotFoundError: if the run was not evaluated.
@@ -22,88 +29,66 @@ def write_report(out: str | Path, episodes: int = 6) -> Path:
     out = Path(out)
     if not (out / "evaluation.json").exists():
         raise FileNotFoundError(f"no evaluation.json in {out}; run `evaluate --out {out}` first")
-    report = json.loads((out / "evaluation.json").read_text(encoding="utf-8"))
+    evaluation = json.loads((out / "evaluation.json").read_text(encoding="utf-8"))
     config = read_config(out)
     history = read_history(out / "history.csv")
-    dataset = held_out(report["samples"], config.legible_share)
-    before, after = (
-        read_jsonl(out / "trajectories" / f"{name}.jsonl") for name in ("base", "trained")
-    )
-    chosen = _spread(after, episodes)
+    dataset = held_out(evaluation["samples"], config.legible_share)
+    trained = read_jsonl(out / "trajectories" / "trained.jsonl")
+    chosen = spread([episode.sample["legible"] for episode in trained])
     images = {dataset[i]["id"]: dataset[i]["image"] for i in chosen}
-    before = read_jsonl(out / "trajectories" / "base.jsonl", images)
-    after = read_jsonl(out / "trajectories" / "trained.jsonl", images)
-    base, trained = (report["conditions"][name] for name in ("base", "trained"))
-    parts = [
-        "<!doctype html><html lang=en><meta charset=utf-8><title>deepeyes-lite run</title>",
-        f"<style>{STYLE}</style><h1>Did it learn where to look?</h1>",
-        f"<p>Arm <b>{html.escape(config.reward)}</b>, {len(history)} steps of {config.prompts_per_step} × "
-        f"{config.num_generations} rollouts, seed {config.seed}; {report['samples']} held-out scenes, "
-        f"{100 * config.legible_share:.0f} % of the details legible in the view.</p>",
-        "<h2>Before, after, and without the crop</h2>",
-        _table(report),
-        plots.image_tag(
-            plots.accuracy_bars(report),
+    episodes = {
+        title: read_jsonl(out / "trajectories" / f"{name}.jsonl", images)
+        for title, name in (("Before", "base"), ("After", "trained"))
+    }
+    crops = max(len(group[i].boxes_px) for group in episodes.values() for i in chosen)
+    crops = min(3, max(1, crops))
+    base, trained = (evaluation["conditions"][name] for name in ("base", "trained"))
+    page = html.render(
+        "report.jinja",
+        config=config,
+        steps=len(history),
+        samples=evaluation["samples"],
+        rows=[_row(name, figures) for name, figures in evaluation["conditions"].items()],
+        bars=plots.image_tag(
+            plots.accuracy_bars(evaluation),
             "Accuracy by condition. Illegible details: base "
             f"{interval(base['accuracy_illegible'])}, trained {interval(trained['accuracy_illegible'])}.",
         ),
-        "<h2>Training</h2>",
-        plots.image_tag(
+        curves=plots.image_tag(
             plots.curves(history),
             f"Curves over {len(history)} steps: accuracy, call rate, IoU of the boxes, and the "
             "probabilities of a correct answer with and without a zoom.",
         ),
-        "<h2>The same scenes before and after</h2><p>Green, dashed: the detail asked for. Orange: what "
-        "the model zoomed into.</p>",
-    ]
-    shown = [before[i] for i in chosen] + [after[i] for i in chosen]
-    crops = min(3, max(1, *(len(t.boxes_px) for t in shown)))
-    for i in chosen:
-        parts.append(
-            f"<div class=pair>{_figure(before[i], 'Before', crops)}{_figure(after[i], 'After', crops)}</div>"
-        )
-    parts.append(
-        f"<h2>Configuration</h2><pre>{html.escape((out / 'config.json').read_text(encoding='utf-8'))}</pre>"
+        pairs=[[_strip(t, group[i], crops) for t, group in episodes.items()] for i in chosen],
+        configuration=(out / "config.json").read_text(encoding="utf-8"),
     )
     with atomic_write(out / "report.html") as tmp:
-        tmp.write_text("\n".join(parts), encoding="utf-8")
+        tmp.write_text(page, encoding="utf-8")
     return out / "report.html"
 
 
-def _spread(after: list[Trajectory], episodes: int) -> list[int]:
+def spread(legible: list[int], count: int = EPISODES) -> list[int]:
     """Which samples to show: the first of the test set, two illegible ones for each legible one.
 
-    Chosen by what was asked, never by how it went.
+    The choice follows what was asked, never how it went.
+
+    >>> spread([1, 0, 0, 1, 1, 0, 0], count=3)
+    [0, 1, 2]
     """
-    illegible = [i for i, t in enumerate(after) if t.sample["legible"] == 0]
-    legible = [i for i, t in enumerate(after) if t.sample["legible"] == 1]
-    few = episodes // 3
-    return sorted(illegible[: episodes - few] + legible[:few])
+    few = count // 3
+    hidden = [i for i, flag in enumerate(legible) if not flag][: count - few]
+    return sorted(hidden + [i for i, flag in enumerate(legible) if flag][:few])
 
 
-def _table(report: dict) -> str:
-    head = ["", "accuracy", "legible", "illegible", "call rate", "IoU of calls"]
-    rows = []
-    for name, figures in report["conditions"].items():
-        iou = figures["call_iou"]
-        cells = [interval(figures[f"accuracy{half}"]) for half in ("", "_legible", "_illegible")]
-        cells += [interval(figures["call_rate"]), f"{iou['mean']:.2f}" if iou["n"] else "–"]
-        rows.append("".join(f"<td>{html.escape(cell)}</td>" for cell in (name, *cells)))
-    body = "".join(f"<tr>{row}</tr>" for row in rows)
-    return (
-        f"<table><tr>{''.join(f'<th>{cell}</th>' for cell in head)}</tr>{body}</table>"
-        "<p>Accuracy with 95 % intervals. IoU over all answered calls.</p>"
-    )
+def _row(name: str, figures: dict) -> list[str]:
+    iou = figures["call_iou"]
+    cells = [interval(figures[column]) for column in COLUMNS]
+    return [name, *cells, f"{iou['mean']:.2f}" if iou["n"] else "–"]
 
 
-def _figure(trajectory: Trajectory, title: str, crops: int) -> str:
-    alt = (
-        f"{title}: {trajectory.sample['question']} Answer {trajectory.answer}, "
-        f"{'right' if trajectory.correct else 'wrong'}, {len(trajectory.boxes_px)} zooms."
-    )
-    strip = plots.image_tag(plots.episode_strip(trajectory, crops, f"{title}: "), alt[:300], dpi=90)
-    text = excerpt("\n".join(turn.text for turn in trajectory.turns), 5000)
-    return (
-        f"<figure>{strip}<details><summary>What it wrote</summary><pre>{text}</pre>"
-        "</details></figure>"
-    )
+def _strip(title: str, episode: Trajectory, crops: int) -> tuple[str, str]:
+    """The strip of an episode as an image, and what the model wrote."""
+    alt = f"{title}: {html.line(episode.sample['question'])} {html.verdict(episode)}."
+    figure = plots.episode_strip(episode, crops, f"{title}: ")
+    text = "\n".join(turn.text for turn in episode.turns)
+    return plots.image_tag(figure, alt, dpi=90), text

@@ -1,211 +1,233 @@
-"""Checks of notebook 08: shuffled options, an interval, a paired difference, yes and no."""
+"""Exercises of notebook 08: shuffled options, an interval, a paired difference, yes and no."""
 
-import math
+import random
+from functools import partial
+from math import sqrt
 
 import numpy as np
-import torch
 
-from checks import agrees, over
+from checks.exercise import Exercise
+from deepeyes_lite.evaluation import share
 
-
-def shuffle(attempt) -> None:
-    """Notebook 08, exercise 1: shuffle the options of a question.
-
-    Args:
-        attempt: takes ``options`` (the right one first) and ``seed``; gives the shuffled options and
-            the letter of the right one.
-    """
-    print("[{}] {}".format(*_judge_shuffle(attempt)))
+LETTERS = "ABCD"
 
 
-def interval(attempt) -> None:
-    """Notebook 08, exercise 2: Wilson's 95 % interval.
+def letter_of(options, mixed):
+    return LETTERS[mixed.index(options[0])]
 
-    Args:
-        attempt: takes ``successes`` and ``n``, gives (low, high).
-    """
-    cases = [(0, 8), (8, 8), (1, 20), (80, 100), (164, 191)]
 
-    def table(rule):
-        return torch.tensor([rule(k / n, n) for k, n in cases], dtype=torch.float32)
+def came_from(options, mixed):
+    return LETTERS[options.index(mixed[0])]
 
-    def wilson(p, n, z=1.959964, moved=True, within=True, divided=True):
-        d = 1 + z * z / n
-        centre = (p + z * z / (2 * n)) / d if moved else p
-        half = z * math.sqrt(p * (1 - p) / n + within * z * z / (4 * n * n))
-        return [centre - half / (d if divided else 1), centre + half / (d if divided else 1)]
 
-    def plain(p, n, z=1.959964, root=True):
-        half = z * (math.sqrt(p * (1 - p) / n) if root else p * (1 - p) / n)
-        return [p - half, p + half]
+def mixed(letter=letter_of, order=lambda n, seed: random.Random(seed).sample(range(n), n)):
+    """The solution; the settings change the letter and the order."""
 
-    mistakes = {
-        "this is the plain interval: at 0 of 8 it has no width": table(plain),
-        "this is the plain interval, cut at 0 and 1: at 0 of 8 it has no width": table(
-            lambda p, n: [max(0.0, plain(p, n)[0]), min(1.0, plain(p, n)[1])]
-        ),
-        "the square root is missing": table(lambda p, n: plain(p, n, root=False)),
-        "z is 1.96 for 95 %; 1.645 leaves 5 % at each side": table(
-            lambda p, n: wilson(p, n, 1.644854)
-        ),
-        "z is 1.96 for 95 %; with z = 1 it is about 68 %": table(lambda p, n: wilson(p, n, 1.0)),
-        "z is 1.96 for 95 %, not 2": table(lambda p, n: wilson(p, n, 2.0)),
-        "the centre is not p: it is pulled towards one half": table(
-            lambda p, n: wilson(p, n, moved=False)
-        ),
-        "the term z² / 4n² under the root is missing": table(
-            lambda p, n: wilson(p, n, within=False)
-        ),
-        "half the width is divided by 1 + z² / n, too": table(
-            lambda p, n: wilson(p, n, divided=False)
-        ),
-        "turned round: low first, then high": table(lambda p, n: wilson(p, n)[::-1]),
-        "these are percent: give shares between 0 and 1": 100 * table(wilson),
+    def attempt(options, seed):
+        shuffled = [options[i] for i in order(len(options), seed)]
+        return shuffled, letter(options, shuffled)
+
+    return attempt
+
+
+def in_place(options, seed):
+    right = options[0]
+    random.Random(seed).shuffle(options)
+    return options, LETTERS[options.index(right)]
+
+
+WRITTEN = {
+    "right": letter_of,
+    "A": lambda options, shuffled: "A",
+    "came from": came_from,
+    "the option": lambda options, shuffled: options[0],
+    "the place": lambda options, shuffled: shuffled.index(options[0]),
+}
+
+
+def over_seeds(attempt, options):
+    """What an attempt does in 40 shuffles, and where the right option gets to."""
+    given = [list(options) for _ in range(40)]
+    pairs = [attempt(given[seed], seed) for seed in range(40)]
+    if pairs[0] is None:
+        return None
+    orders = [list(shuffled) for shuffled, _ in pairs]
+    if wrong := [order for order in orders if sorted(order) != sorted(options)]:
+        raise ValueError(f"an option was lost or doubled: {options!r} became {wrong[0]!r}")
+    rules = (
+        name
+        for name, rule in WRITTEN.items()
+        if all(letter == rule(options, order) for (_, letter), order in zip(pairs, orders))
+    )
+    missing = {*LETTERS[: len(options)]} - {letter_of(options, order) for order in orders}
+    where = f"never at {min(missing)}" if missing else "everywhere"
+    if all(order == orders[0] for order in orders):
+        where = "nothing moves" if orders[0] == options else "one order"
+    return {
+        "options in place": all(kept == options for kept in given),
+        "same order for a seed": orders == [list(attempt(list(options), s)[0]) for s in range(40)],
+        "letter": next(rules, "another"),
+        "right option": where,
     }
-    hint = "give (low, high), two numbers"
-    if agrees(over(attempt, cases), (), table(wilson), mistakes, hint) is not None:
-        print("[ok] it has a width even at 0 of 8, and stays between 0 and 1")
 
 
-def paired(attempt) -> None:
-    """Notebook 08, exercise 3: a difference on the same scenes, and its standard error.
-
-    Args:
-        attempt: takes ``a`` and ``b``, (N,) of 0.0 and 1.0, gives (difference, standard error).
-    """
-    a = np.repeat([1.0, 1.0, 0.0, 0.0], [22, 2, 10, 6])
-    b = np.repeat([1.0, 0.0, 1.0, 0.0], [22, 2, 10, 6])
-    n, d = len(a), b - a
-    mean, error = d.mean(), d.std(ddof=1) / math.sqrt(n)
-    unpaired = math.sqrt(a.var(ddof=1) / n + b.var(ddof=1) / n)
-    mistakes = {
-        "this error is the unpaired one: take the difference scene by scene first": (
-            mean,
-            unpaired,
+# Exercise 1. attempt(options, seed) -> the shuffled options and the letter of the right one, which was first.
+shuffle = Exercise(
+    cases=[(["K", "H", "F", "M"],), (["a red hat", "a blue hat", "no hat"],)],
+    solution=mixed(),
+    mistakes={
+        "the options were changed in place: shuffle a copy, list(options)": in_place,
+        "one seed gave two orders: use random.Random(seed)": (
+            mixed(order=lambda n, seed: random.sample(range(n), n))
         ),
-        "the sign is turned round: b minus a": (-mean, error),
-        "this is the spread of one scene: divide by the root of N": (mean, d.std(ddof=1)),
-        "divide by the root of N, not by N": (mean, d.std(ddof=1) / n),
-        "this is the variance: take the root": (mean, error**2),
+        "give the letter of the right place, not the option": mixed(lambda o, m: o[0]),
+        "give a letter, not the place": mixed(lambda o, m: m.index(o[0])),
+        "the letter is still A: the right option has moved, find it again": mixed(lambda o, m: "A"),
+        "this is where the first of the shuffled options came from; where did the right one go?": (
+            mixed(came_from)
+        ),
+        "nothing moves: the right option is first for every seed": mixed(
+            order=lambda n, _: range(n)
+        ),
+        "the order is the same for every seed: sorted is not shuffled": (
+            mixed(order=lambda n, seed: range(n)[::-1])
+        ),
+        "the right option is never at A, for none of 40 seeds": (
+            mixed(order=lambda n, seed: [(i + 1 + seed % (n - 1)) % n for i in range(n)])
+        ),
+    },
+    praise="every place holds the right option now and then, and a seed gives one order",
+    hint="give two things: the shuffled options and a letter",
+    run=over_seeds,
+)
+
+
+def wilson(successes, n, z=1.96, moved=True, within=True, divided=True, root=sqrt):
+    """The solution; each setting turns a part of it off."""
+    p, d = successes / n, 1 + z * z / n
+    centre = (p + z * z / (2 * n)) / d if moved else p
+    half = z * root(p * (1 - p) / n + within * z * z / (4 * n * n)) / (d if divided else 1)
+    return centre - half, centre + half
+
+
+plain = partial(wilson, moved=False, within=False, divided=False)
+
+# Exercise 2. attempt(successes, n) -> (low, high), Wilson's 95 % interval.
+interval = Exercise(
+    cases=[(0, 8), (8, 8), (1, 20), (80, 100), (164, 191)],
+    solution=lambda *case: [share(*case)[end] for end in ("low", "high")],
+    mistakes={
+        "this is the plain interval: at 0 of 8 it has no width": plain,
+        "this is the plain interval, cut at 0 and 1: at 0 of 8 it has no width": (
+            lambda *case: np.clip(plain(*case), 0, 1)
+        ),
+        "the square root is missing": partial(plain, root=lambda v: v),
+        "z is 1.96 for 95 %; 1.645 leaves 5 % at each side": partial(wilson, z=1.645),
+        "z is 1.96 for 95 %; with z = 1 it is about 68 %": partial(wilson, z=1),
+        "z is 1.96 for 95 %, not 2": partial(wilson, z=2),
+        "the centre is not p: it is pulled towards one half": partial(wilson, moved=False),
+        "the term z² / 4n² under the root is missing": partial(wilson, within=False),
+        "half the width is divided by 1 + z² / n, too": partial(wilson, divided=False),
+        "turned round: low first, then high": lambda *case: wilson(*case)[::-1],
+        "these are percent: give shares between 0 and 1": lambda *case: (
+            100 * np.array(wilson(*case))
+        ),
+    },
+    praise="it has a width even at 0 of 8, and stays between 0 and 1",
+    hint="give (low, high), two numbers",
+)
+
+
+def standard_error(d):
+    return d.std(ddof=1) / sqrt(len(d))
+
+
+def averaged(error=standard_error, take=lambda a, b: b - a):
+    """The solution; the settings change the error, and what is averaged."""
+    return lambda a, b: (take(a, b).mean(), error(take(a, b)))
+
+
+def unpaired(a, b):
+    return b.mean() - a.mean(), np.hypot(standard_error(a), standard_error(b))
+
+
+A = np.repeat([1.0, 1.0, 0.0, 0.0], [22, 2, 10, 6])
+B = np.repeat([1.0, 0.0, 1.0, 0.0], [22, 2, 10, 6])
+
+# Exercise 3. attempt(a, b) -> (difference, standard error) on the same scenes; a and b are (N,) of 0 and 1.
+paired = Exercise(
+    cases=[(A, B)],
+    solution=averaged(),
+    mistakes={
+        "this error is the unpaired one: take the difference scene by scene first": unpaired,
+        "the sign is turned round: b minus a": averaged(take=lambda a, b: a - b),
+        "this is the spread of one scene: divide by the root of N": (
+            averaged(lambda d: d.std(ddof=1))
+        ),
+        "divide by the root of N, not by N": averaged(lambda d: d.std(ddof=1) / len(d)),
+        "this is the variance: take the root": averaged(lambda d: standard_error(d) ** 2),
         "the sign of a scene is lost: better is 1, worse is -1": (
-            np.abs(d).mean(),
-            np.abs(d).std(ddof=1) / math.sqrt(n),
+            averaged(take=lambda a, b: abs(b - a))
         ),
         "scenes on which both agree count, too: their difference is 0": (
-            d[d != 0].mean(),
-            d[d != 0].std(ddof=1) / math.sqrt((d != 0).sum()),
+            averaged(take=lambda a, b: (b - a)[a != b])
         ),
-        "this is the width to one side, 1.96 times the standard error": (mean, 1.96 * error),
-    }
-    mistakes = {message: torch.tensor(pair).float() for message, pair in mistakes.items()}
-    hint = "give (difference, standard error), two numbers"
-    right = torch.tensor([mean, error]).float()
-    if agrees(attempt, (a.copy(), b.copy()), right, mistakes, hint) is not None:
-        print(f"[ok] the standard error is {error:.3f}; unpaired it would be {unpaired:.3f}")
-
-
-def yes_no(attempt) -> None:
-    """Notebook 08, exercise 4: the figures of POPE.
-
-    Args:
-        attempt: takes ``said`` and ``truth``, lists of text, gives accuracy, precision, recall and the
-            share of yes.
-    """
-    said = ["yes"] * 6 + ["no", "K"] + ["yes"] * 3 + ["no"] * 2 + ["K"] * 2
-    truth = ["yes"] * 8 + ["no"] * 7
-    cases = [(said, truth), (["no", "no", "no"], ["yes", "no", "no"])]
-
-    def figures(said, truth, positive="yes"):
-        pairs = list(zip(said, truth))
-        hits = sum(s == t == positive for s, t in pairs)
-        claimed, there = said.count(positive), truth.count(positive)
-        right = sum(s == t for s, t in pairs) / len(pairs)
-        precision = hits / claimed if claimed else 0.0
-        return [right, precision, hits / there, claimed / len(pairs)]
-
-    def table(rule):
-        return torch.tensor([rule(*map(list, case)) for case in cases], dtype=torch.float32)
-
-    def change(other):
-        return lambda s, t: figures([w if w in ("yes", "no") else other for w in s], t)
-
-    def dropped(s, t):
-        kept = [(a, b) for a, b in zip(s, t) if a in ("yes", "no")]
-        return figures([a for a, _ in kept], [b for _, b in kept])
-
-    def order(*places):
-        return lambda s, t: [figures(s, t)[place] for place in places]
-
-    mistakes = {
-        "precision and recall are swapped: precision is over what was called yes": table(
-            order(0, 2, 1, 3)
+        "this is the width to one side, 1.96 times the standard error": (
+            averaged(lambda d: 1.96 * standard_error(d))
         ),
-        "no was taken for the positive answer: precision and recall are about yes": table(
-            lambda s, t: figures(s, t, "no")
+    },
+    praise=f"the standard error is {standard_error(B - A):.3f}; unpaired it would be {unpaired(A, B)[1]:.3f}",
+    hint="give (difference, standard error), two numbers",
+)
+
+SAID = ["yes"] * 6 + ["no", "K"] + ["yes"] * 3 + ["no"] * 2 + ["K"] * 2
+TRUTH = ["yes"] * 8 + ["no"] * 7
+
+
+def figures(said, truth, positive="yes"):
+    """The solution, or the same for another positive answer."""
+    hits = sum(s == t == positive for s, t in zip(said, truth))
+    claimed = said.count(positive)
+    precision = hits / claimed if claimed else 0.0
+    recall = hits / truth.count(positive)
+    return [np.equal(said, truth).mean(), precision, recall, claimed / len(said)]
+
+
+def in_order(*places):
+    return lambda *case: [figures(*case)[place] for place in places]
+
+
+def read_as(word):
+    return lambda said, truth: figures([s if s in ("yes", "no") else word for s in said], truth)
+
+
+def left_out(said, truth):
+    return figures(*zip(*(pair for pair in zip(said, truth) if pair[0] in ("yes", "no"))))
+
+
+# Exercise 4. attempt(said, truth) -> POPE's accuracy, precision, recall and share of yes, from lists of text.
+yes_no = Exercise(
+    cases=[(SAID, TRUTH), (["no", "no", "no"], ["yes", "no", "no"])],
+    solution=figures,
+    mistakes={
+        "precision and recall are swapped: precision is over what was called yes": (
+            in_order(0, 2, 1, 3)
         ),
-        "an answer that is neither was left out: it is wrong, and it counts": table(dropped),
-        "an answer that is neither was read as yes": table(change("yes")),
-        "an answer that is neither was read as no": table(change("no")),
-        "the share of yes is of what was said, not of what is true": table(
-            lambda s, t: [*figures(s, t)[:3], t.count("yes") / len(t)]
+        "no was taken for the positive answer: precision and recall are about yes": (
+            partial(figures, positive="no")
         ),
-        "accuracy counts a right no, too": table(
-            lambda s, t: [
-                sum(a == b == "yes" for a, b in zip(s, t)) / len(s),
-                *figures(s, t)[1:],
-            ]
+        "an answer that is neither was left out: it is wrong, and it counts": left_out,
+        "an answer that is neither was read as yes": read_as("yes"),
+        "an answer that is neither was read as no": read_as("no"),
+        "the share of yes is of what was said, not of what is true": (
+            lambda said, truth: [*figures(said, truth)[:3], truth.count("yes") / len(truth)]
         ),
-        "the order is accuracy, precision, recall, share of yes": table(order(1, 2, 0, 3)),
-    }
-    hint = "a policy that never says yes has precision 0; give four numbers"
-    if agrees(over(attempt, cases), (), table(figures), mistakes, hint) is not None:
-        print("[ok] every question counts, and an answer that is neither is wrong")
-
-
-def _judge_shuffle(attempt) -> tuple[str, str]:
-    for options in (["K", "H", "F", "M"], ["a red hat", "a blue hat", "no hat"]):
-        places, orders = [], set()
-        for seed in range(40):
-            given = list(options)
-            try:
-                found, again = attempt(given, seed), attempt(list(options), seed)
-            except Exception as error:  # a learner's code: anything may go wrong in it
-                return "not yet", f"{type(error).__name__}: {error}"
-            if found is None:
-                return "todo", f"{attempt.__name__} returns nothing so far"
-            if not isinstance(found, tuple | list) or len(found) != 2:
-                return "not yet", "give two things: the shuffled options and a letter"
-            if given != options:
-                return "not yet", "the options were changed in place: shuffle a copy, list(options)"
-            shuffled, letter = found
-            if not isinstance(shuffled, list | tuple) or sorted(shuffled) != sorted(options):
-                return "not yet", f"an option was lost or doubled: {options!r} became {shuffled!r}"
-            if again is None or list(again[0]) != list(shuffled):
-                return "not yet", "one seed gave two orders: use random.Random(seed)"
-            right = "ABCD"[list(shuffled).index(options[0])]
-            if letter in options:
-                return "not yet", f"give the letter of the right place, not the option {letter!r}"
-            if letter != right:
-                return "not yet", _letter_mistake(options, list(shuffled), letter, right)
-            places.append(right)
-            orders.add(tuple(shuffled))
-        if orders == {tuple(options)}:
-            return "not yet", "nothing moves: the right option is first for every seed"
-        if len(orders) == 1:
-            return "not yet", "the order is the same for every seed: sorted is not shuffled"
-        missing = sorted(set("ABCD"[: len(options)]) - set(places))
-        if missing:
-            return "not yet", f"the right option is never at {missing[0]}, for none of 40 seeds"
-    return "ok", "every place holds the right option now and then, and a seed gives one order"
-
-
-def _letter_mistake(options: list, shuffled: list, letter: object, right: str) -> str:
-    if letter == "A":
-        return "the letter is still A: the right option has moved, find it again"
-    if isinstance(letter, int):
-        return f"give a letter, not the place {letter}"
-    if letter in tuple("ABCD") and letter == "ABCD"[options.index(shuffled[0])]:
-        return (
-            "this is where the first of the shuffled options came from; where did the right one go?"
-        )
-    return f"{options[0]!r} is right; in {shuffled!r} it is {right}, not {letter!r}"
+        "accuracy counts a right no, too": lambda said, truth: [
+            sum(s == t == "yes" for s, t in zip(said, truth)) / len(said),
+            *figures(said, truth)[1:],
+        ],
+        "the order is accuracy, precision, recall, share of yes": in_order(1, 2, 0, 3),
+    },
+    praise="every question counts, and an answer that is neither is wrong",
+    hint="a policy that never says yes has precision 0; give four numbers",
+)

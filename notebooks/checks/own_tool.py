@@ -1,263 +1,243 @@
-"""Checks of notebook 10: a tool's function, its class, the draw of a warm start, who called what."""
+"""Exercises of notebook 10: a tool's function, its class, the draw of a warm start, who called what."""
 
 import math
 import random
 from collections import Counter
+from functools import partial
 
 import numpy as np
 from PIL import Image
+from transformers.utils import get_json_schema
 
+from checks.exercise import Exercise
+from deepeyes_lite.study.low_contrast import CONTRAST
+from deepeyes_lite.tools import ZOOM, ToolError, ZoomTool, answer_call, tool_names
 
-def rotate(attempt) -> None:
-    """Notebook 10, exercise 1: turn a picture, and refuse what is no quarter turn.
-
-    Args:
-        attempt: takes a picture and ``degrees``, gives the picture turned clockwise.
-    """
-    print("[{}] {}".format(*_judge_rotate(attempt)))
-
-
-def tool(attempt) -> None:
-    """Notebook 10, exercise 2: the class around the function.
-
-    Args:
-        attempt: takes the function of exercise 1, gives a class with the method ``image_rotate_tool``.
-    """
-    print("[{}] {}".format(*_judge_tool(attempt)))
-
-
-def draw(attempt) -> None:
-    """Notebook 10, exercise 3: the tool of an episode of the warm start.
-
-    Args:
-        attempt: takes a sample and a ``random.Random``, gives "none" or the name of a tool.
-    """
-    print("[{}] {}".format(*_judge_draw(attempt)))
-
-
-def shares(attempt) -> None:
-    """Notebook 10, exercise 4: which tool was called on which kind, over the last steps of a record.
-
-    Args:
-        attempt: takes rows of ``tools.csv`` and a number of steps, gives {(kind, tool): share}.
-    """
-    print("[{}] {}".format(*_judge_shares(attempt)))
-
-
+ROTATE = "image_rotate_tool"
+TOOLS = ("none", ZOOM, CONTRAST)
 # Four colours in the corners, wider than high: every turn looks different.
-_PIXELS = np.array([[[255, 0, 0], [9, 9, 9], [0, 255, 0]], [[0, 0, 255], [9, 9, 9], [255, 255, 0]]])
-_NO_TURNS = [45, 90.5, "90", None, True, math.nan, [90], 10**400]
+CORNERS = [[[255, 0, 0], [9, 9, 9], [0, 255, 0]], [[0, 0, 255], [9, 9, 9], [255, 255, 0]]]
+PIXELS = np.array(CORNERS, np.uint8)
 
 
-def _judge_rotate(attempt) -> tuple[str, str]:
-    from deepeyes_lite.tools import ToolError
+def turned(
+    turn=lambda picture, degrees: picture.rotate(-degrees, expand=True),
+    refuse=lambda degrees: type(degrees) is not int or degrees not in (90, 180, 270),
+    message="degrees must be 90, 180 or 270",
+):
+    """The solution; each setting changes a part of it."""
 
-    pixels = _PIXELS.astype(np.uint8)
-    for degrees, turns in ((90, 1), (180, 2), (270, 3)):
-        picture = Image.fromarray(pixels)
-        try:
-            found = attempt(picture, degrees)
-        except Exception as error:
-            return "not yet", f"degrees = {degrees}: {type(error).__name__}: {error}"
-        if found is None:
-            if degrees == 90:
-                return "todo", f"{attempt.__name__} returns nothing so far"
-            return "not yet", f"degrees = {degrees}: it returns nothing"
-        if not isinstance(found, Image.Image):
-            return "not yet", f"return the picture, an image, not a {type(found).__name__}"
-        if found is picture:
-            return "not yet", "return a new picture; the one that came in stays as it is"
-        got, wanted = np.asarray(found.convert("RGB")), np.rot90(pixels, -turns)
-        if got.shape == wanted.shape and (got == wanted).all():
-            continue
-        if got.shape == wanted.shape and (got == np.rot90(pixels, turns)).all():
-            return "not yet", "that is counter-clockwise, which is how Pillow counts; turn the sign"
-        if got.shape[:2] == pixels.shape[:2] and turns != 2:
-            return (
-                "not yet",
-                f"a picture of 3 x 2 px turned by {degrees} is 2 x 3 px, and yours kept its size: "
-                "corners are cut off (expand=True)",
-            )
-        return "not yet", f"degrees = {degrees}: the pixels are not where they should be"
-    for degrees in _NO_TURNS:
-        told = str(degrees)[:20]
-        try:
-            attempt(Image.fromarray(pixels), degrees)
-        except ToolError as error:
-            if not str(error):
-                return "not yet", "the ToolError is empty; it is all that the model will read"
-            continue
-        except Exception as error:
-            return (
-                "not yet",
-                f"degrees = {told} ends in {type(error).__name__}; a model can write anything, so "
-                "check first and raise a ToolError that says what is allowed",
-            )
-        if degrees is True:
-            return "not yet", "True counts as the number 1 in Python; refuse it"
-        return "not yet", f"degrees = {told} was accepted; allow 90, 180 and 270, refuse the rest"
-    return "ok", "three quarter turns, and a message for everything else"
+    def attempt(picture, degrees):
+        if refuse(degrees):
+            raise ToolError(message)
+        return turn(picture, degrees)
+
+    return attempt
 
 
-def _judge_tool(attempt) -> tuple[str, str]:
-    from transformers.utils import get_json_schema
-
-    from deepeyes_lite.study.extra_tools import with_extra
-    from deepeyes_lite.tools import ToolError, ZoomTool, answer_call, tool_names
-
-    def turn(picture, degrees):
-        if type(degrees) is not int or degrees not in (90, 180, 270):
-            raise ToolError("degrees must be 90, 180 or 270")
-        return picture.rotate(-degrees, expand=True)
-
-    name = "image_rotate_tool"
+def tried(attempt, degrees):
+    """How far the picture is turned, or what was raised."""
+    picture = Image.fromarray(PIXELS)
     try:
-        kind = attempt(turn)
-        if kind is None:
-            return "todo", f"{attempt.__name__} returns nothing so far"
-        if not isinstance(kind, type):
-            return "not yet", f"return the class itself, not a {type(kind).__name__}"
-        if issubclass(kind, ZoomTool):
-            return "not yet", "the class stands beside ZoomTool, not under it: no base class"
-        if tool_names(kind) != [name]:
-            return "not yet", f"its public methods are {tool_names(kind)}; it needs one, {name}"
-        both = with_extra(ZoomTool, kind)
-        schema = get_json_schema(getattr(both(), name))["function"]["parameters"]
-    except Exception as error:
-        return "not yet", f"the schema cannot be made: {type(error).__name__}: {error}"
-    if set(schema["properties"]) != {"degrees", "image"}:
-        return (
-            "not yet",
-            f"the model may give {sorted(schema['properties'])}, not degrees and image",
-        )
-    if schema.get("required") != ["degrees"]:
-        return "not yet", "image has no default: with image: int = 0 a call without it is fine"
-    pixels = _PIXELS.repeat(40, 0).repeat(40, 1).astype(np.uint8)
-    bound = both(Image.fromarray(pixels))
-    calls = [
-        {"name": name, "arguments": {"degrees": 90}},
-        {"name": name, "arguments": {"degrees": 90, "image": 1}},
-        {"name": name, "arguments": {"degrees": 7}},
-        {"name": name, "arguments": {"degrees": 90, "image": 9}},
-    ]
-    found = [answer_call(bound, call) for call in calls]
-    for call, content in zip(calls, found):
-        if isinstance(content, str):
-            return "not yet", f"{call['arguments']} ends in {content[:150]}"
-        if not isinstance(content, list) or not isinstance(content[0], dict):
-            return (
-                "not yet",
-                "a tool answers with what self._changed(image, …) gives: a list of blocks",
-            )
-    first, second, seven, ninth = (content[0] for content in found)
-    if first["type"] != "image" or first["image"].size != (80, 120):
-        return "not yet", "a call with 90 degrees does not bring back the turned picture"
-    if second["type"] != "image" or second["image"].size != (120, 80):
-        return "not yet", "image = 1 is the first answer: pass image on, do not take the original"
-    if seven["type"] != "text" or ninth["type"] != "text" or len(bound.boxes_px) != 2:
-        return "not yet", "7 degrees and image 9 must come back as an error, in words"
-    return "ok", "a schema, a picture, and an error in words"
+        answer = attempt(picture, degrees)
+    except ToolError as error:
+        return "a ToolError" if str(error) else "an empty ToolError"
+    if answer is None or answer is picture:
+        return answer and "the same picture"
+    if not isinstance(answer, Image.Image):
+        raise TypeError(f"return the picture, an image, not a {type(answer).__name__}")
+    for turns in range(4):
+        if np.array_equal(answer.convert("RGB"), np.rot90(PIXELS, -turns)):
+            return f"turned by {90 * turns}"
+    return f"other pixels, {answer.width} x {answer.height}"
 
 
-_KINDS = ("plain", "small", "faint")
+# Exercise 1. attempt(picture, degrees) -> the picture turned clockwise, or a ToolError.
+rotate = Exercise(
+    cases=[(degrees,) for degrees in (90, 180, 270, 45, 90.5, True, None, "90", math.nan, [90])],
+    solution=turned(),
+    mistakes={
+        "return a new picture; the one that came in stays as it is": turned(lambda p, d: p),
+        "that is counter-clockwise, which is how Pillow counts; turn the sign": (
+            turned(lambda p, d: p.rotate(d, expand=True))
+        ),
+        "a picture of 3 x 2 px turned by 90 is 2 x 3 px, and yours kept its size: corners are cut off "
+        "(expand=True)": turned(lambda p, d: p.rotate(-d)),
+        "any number of degrees was accepted; allow 90, 180 and 270, refuse the rest": (
+            turned(refuse=lambda d: type(d) not in (int, float) or d != d)
+        ),
+        "the ToolError is empty; it is all that the model will read": turned(message=""),
+        "True counts as the number 1 in Python; refuse it": (
+            turned(refuse=lambda d: d not in (True, 90, 180, 270))
+        ),
+    },
+    praise="three quarter turns, and a message for everything else",
+    hint="a model can write anything, so check first and raise a ToolError that says what is allowed",
+    run=tried,
+)
 
 
-def _judge_draw(attempt) -> tuple[str, str]:
-    from deepeyes_lite.study.low_contrast import CONTRAST
-    from deepeyes_lite.tools import ZOOM
+def classed(answer=lambda tool, image, turn: tool._changed(image, turn), **changes):
+    """The solution with another ``answer``, or with ``changes`` of the method's attributes."""
 
-    known, drawn = ("none", ZOOM, CONTRAST), {kind: Counter() for kind in _KINDS}
-    rng = random.Random(0)
+    def attempt(rotate):
+        class RotateTool(ZoomTool):
+            def image_rotate_tool(self, degrees: int, image: int = 0) -> list:
+                """Turn an image clockwise.
+
+                Args:
+                    degrees: 90, 180 or 270.
+                    image: Which image: 0 is the original, 1 the first answer of a tool, and so on.
+                """
+                return answer(self, image, lambda picture: rotate(picture, degrees))
+
+        for name, value in changes.items():
+            setattr(RotateTool.image_rotate_tool, name, value)
+        return RotateTool
+
+    return attempt
+
+
+def in_short(content):
+    """A tool's answer in short: the size of an image, "words", or what else it is."""
+    if not isinstance(content, list) or not isinstance(content[0], dict):
+        return "no list of blocks"
+    return content[0]["image"].size if content[0]["type"] == "image" else "words"
+
+
+def over_calls(attempt):
+    """What the model may give to the tool of a class, and the answers to four calls."""
+    kind = attempt(turned())
+    if kind is None:
+        return None
+    if not isinstance(kind, type):
+        raise TypeError(f"return the class itself, not a {type(kind).__name__}")
+    if (names := [name for name in tool_names(kind) if name != ZOOM]) != [ROTATE]:
+        raise ValueError(f"its public methods are {names}; it needs one, {ROTATE}")
+    both = kind if issubclass(kind, ZoomTool) else type(kind.__name__, (kind, ZoomTool), {})
+    tool = both(Image.fromarray(PIXELS.repeat(40, 0).repeat(40, 1)))
+    schema = get_json_schema(getattr(tool, ROTATE))["function"]["parameters"]
+    if (names := sorted(schema["properties"])) != ["degrees", "image"]:
+        raise ValueError(f"the model may give {names}, not degrees and image")
+    facts = {"required": schema.get("required")}
+    for degrees, image in ((90, {}), (90, {"image": 1}), (7, {}), (90, {"image": 9})):
+        call = {"name": ROTATE, "arguments": {"degrees": degrees, **image}}
+        facts[str(call["arguments"])] = in_short(answer_call(tool, call))
+    return facts
+
+
+# Exercise 2. attempt(the function of exercise 1) -> a class with the method image_rotate_tool.
+tool = Exercise(
+    cases=[()],
+    solution=classed(),
+    mistakes={
+        "image has no default: with image: int = 0 a call without it is fine": (
+            classed(__defaults__=None)
+        ),
+        "a tool answers with what self._changed(image, …) gives: a list of blocks": (
+            classed(lambda tool, image, turn: turn(tool.image))
+        ),
+        "a call with 90 degrees does not bring back the turned picture": (
+            classed(lambda tool, image, turn: tool._changed(image, lambda picture: picture))
+        ),
+        "image = 1 is the first answer: pass image on, do not take the original": (
+            classed(lambda tool, image, turn: tool._changed(0, turn))
+        ),
+        "7 degrees and image 9 must come back as an error, in words": (
+            classed(lambda tool, image, turn: tool._changed(min(image, 1), turn))
+        ),
+    },
+    praise="a schema, a picture, and an error in words",
+    hint="the schema is made of the types and of the docstring, with its Args",
+    run=over_calls,
+)
+
+KINDS = ("plain", "small", "faint")
+
+
+def over_scenes(attempt):
+    """The tools that a tenth of 1,800 draws or more has, or what is wrong with the draw."""
+    drawn, rng = {kind: Counter() for kind in KINDS}, random.Random(0)
     for i in range(600):
-        for kind in _KINDS:
+        for kind in KINDS:
             sample = {"id": f"{kind}-{i}", "kind": kind, "legible": int(kind == "plain")}
             sample |= {"question": "What letter is on the red circle?", "answer": "K"}
-            try:
-                found = attempt(sample, rng)
-            except Exception as error:
-                return "not yet", f"{type(error).__name__}: {error}"
-            if found is None:
-                return "todo", f"{attempt.__name__} returns nothing so far"
-            if found not in known:
-                return "not yet", f"{found!r} is none of {', '.join(known)}"
-            drawn[kind][found] += 1
+            drawn[kind][attempt(sample, rng)] += 1
     total = sum(drawn.values(), Counter())
     if len(total) == 1:
-        return (
-            "not yet",
-            f"always {next(iter(total))}: what never varies, reward cannot choose from",
-        )
-    widest = max(abs(drawn[a][t] - drawn[b][t]) for a in _KINDS for b in _KINDS for t in known)
-    if widest > 120:
-        return (
-            "not yet",
-            "the draw depends on the kind of question: then it is the teacher who chose the tool, and "
-            "reward has nothing to find",
-        )
-    if not total["none"]:
-        return "not yet", "never none: the policy could not find out that plain scenes need no tool"
-    if min(total[tool] for tool in known) < 0.1 * sum(total.values()):
-        rare = min(known, key=total.get)
-        return "not yet", f"{rare} in less than a tenth: groups of eight would hardly ever see it"
-    return "ok", "all three, whatever the scene"
+        return "always the same" if None not in total else None
+    if any(abs(drawn[a][t] - drawn[b][t]) > 120 for a in KINDS for b in KINDS for t in total):
+        return "by kind"
+    return sorted(str(tool) for tool, n in total.items() if n >= 180)
 
+
+# Exercise 3. attempt(sample, rng) -> "none" or the name of a tool, for an episode of the warm start.
+draw = Exercise(
+    cases=[()],
+    solution=lambda sample, rng: rng.choice(TOOLS),
+    mistakes={
+        "always the same: what never varies, reward cannot choose from": lambda sample, rng: ZOOM,
+        "the draw depends on the kind of question: then it is the teacher who chose the tool, and "
+        "reward has nothing to find": lambda sample, rng: TOOLS[KINDS.index(sample["kind"])],
+        "never none: the policy could not find out that plain scenes need no tool": (
+            lambda sample, rng: rng.choice(TOOLS[1:])
+        ),
+        f"{CONTRAST} in less than a tenth: groups of eight would hardly ever see it": (
+            lambda sample, rng: rng.choices(TOOLS, [10, 10, 1])[0]
+        ),
+    },
+    praise="all three, whatever the scene",
+    run=over_scenes,
+)
 
 # Step 1 is far from the end; step 3 has twice as many episodes as step 2.
-_ROWS = [
+EPISODES = [(1, "small", "none", 8), (1, "faint", "none", 8), (2, "small", "zoom", 2)]
+EPISODES += [(2, "small", "none", 6), (2, "faint", "contrast", 8), (3, "small", "zoom", 16)]
+EPISODES += [(3, "faint", "contrast", 12), (3, "faint", "none", 4)]
+ROWS = [
     {"step": step, "kind": kind, "tool": tool, "episodes": n, "correct": n // 4}
-    for step, kind, tool, n in [
-        (1, "small", "none", 8),
-        (1, "faint", "none", 8),
-        (2, "small", "zoom", 2),
-        (2, "small", "none", 6),
-        (2, "faint", "contrast", 8),
-        (3, "small", "zoom", 16),
-        (3, "faint", "contrast", 12),
-        (3, "faint", "none", 4),
-    ]
+    for step, kind, tool, n in EPISODES
 ]
 
 
-def _judge_shares(attempt) -> tuple[str, str]:
-    def table(last, per_kind=True, field="episodes"):
-        some = [row for row in _ROWS if row["step"] > 3 - last]
-        found, totals = Counter(), Counter()
-        for row in some:
-            found[row["kind"], row["tool"]] += row[field]
-            totals[row["kind"] if per_kind else ""] += row["episodes"]
-        return {key: n / totals[key[0] if per_kind else ""] for key, n in found.items()}
+def called(rows, last, field="episodes", of=lambda row: row["kind"]):
+    """The solution; the settings change what is counted, and of what it is a share."""
+    counts, totals, end = Counter(), Counter(), max(row["step"] for row in rows)
+    for row in rows:
+        if row["step"] > end - last:
+            counts[row["kind"], row["tool"]] += row[field]
+            totals[of(row)] += row["episodes"]
+    return {key: n / totals[of({"kind": key[0]})] for key, n in counts.items()}
 
-    right = table(2)
-    mistakes = {
-        "that is over all steps; take the last ones": table(3),
-        "that is the last step alone": table(1),
-        "divided by the episodes of all kinds; each kind has a total of its own": table(2, False),
-        "that counts right answers; count episodes": table(2, field="correct"),
-        "a mean of the steps' shares: a step with twice the episodes counts twice, so add up first": {
-            ("small", "zoom"): 0.625,
-            ("small", "none"): 0.375,
-            ("faint", "contrast"): 0.875,
-            ("faint", "none"): 0.125,
-        },
-    }
-    try:
-        found = attempt([dict(row) for row in _ROWS], 2)
-        if found is None:
-            return "todo", f"{attempt.__name__} returns nothing so far"
-        found = {tuple(key): float(value) for key, value in dict(found).items()}
-    except Exception as error:
-        return "not yet", f"{type(error).__name__}: {error}"
-    for message, numbers in {"": right, **mistakes}.items():
-        named = {key: value for key, value in found.items() if value}
-        numbers = {key: value for key, value in numbers.items() if value}
-        if named.keys() == numbers.keys() and all(
-            math.isclose(named[key], numbers[key], abs_tol=1e-6) for key in numbers
-        ):
-            return ("not yet", message) if message else ("ok", "each kind's shares add up to 1")
-    if found.keys() != right.keys():
-        return (
-            "not yet",
-            f"the keys are {sorted(found)[:3]} …, expected pairs such as {next(iter(right))}",
-        )
-    key = next(key for key in right if not math.isclose(found[key], right[key], abs_tol=1e-6))
-    return "not yet", f"{key} is {found[key]:.3f}, expected {right[key]:.3f}"
+
+def mean_of_steps(rows, last):
+    each = [called([row for row in rows if row["step"] == step], 1) for step in (2, 3)]
+    return {key: sum(step.get(key, 0) for step in each) / 2 for key in each[0] | each[1]}
+
+
+def above_zero(attempt, rows, last):
+    shares = attempt(rows, last)
+    if shares is None:
+        return None
+    return {tuple(key): float(share) for key, share in dict(shares).items() if share}
+
+
+# Exercise 4. attempt(rows of tools.csv, a number of steps) -> {(kind, tool): share}, over the last steps.
+shares = Exercise(
+    cases=[(ROWS, 2)],
+    solution=called,
+    mistakes={
+        "that is over all steps; take the last ones": lambda rows, last: called(rows, 3),
+        "that is the last step alone": lambda rows, last: called(rows, 1),
+        "divided by the episodes of all kinds; each kind has a total of its own": (
+            partial(called, of=lambda row: "all")
+        ),
+        "that counts right answers; count episodes": partial(called, field="correct"),
+        "a mean of the steps' shares: a step with twice the episodes counts twice, so add up first": (
+            mean_of_steps
+        ),
+    },
+    praise="each kind's shares add up to 1",
+    hint="the keys are pairs such as ('small', 'zoom')",
+    run=above_zero,
+)

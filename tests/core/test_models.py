@@ -27,8 +27,8 @@ from deepeyes_lite.models import (
     tool_of,
     view_of,
 )
-from deepeyes_lite.realworld.shapes import tokenizer_of
 from deepeyes_lite.tools import MAX_CROP_SIDE, ZoomTool, zoom
+from shapes import tokenizer_of
 
 FAMILIES = {
     "qwen2_5_vl": (IMAGE_ONLY["qwen2_5_vl"], 14),

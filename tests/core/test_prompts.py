@@ -187,8 +187,8 @@ def test_a_question_with_markup_is_refused(token, processor, samples, tmp_path):
     row = {"image": "a.png", "question": question, "answer": "K"}
     good = {**row, "question": "What is this?"}
     (tmp_path / "questions.jsonl").write_text(f"{json.dumps(good)}\n{json.dumps(row)}\n")
-    _, (error,) = from_folder(tmp_path, "questions.jsonl")
-    assert error.row == 2 and token in error.message
+    _, (error,) = from_folder(tmp_path)
+    assert error.startswith("row 2:") and token in error
 
 
 def test_every_reserved_token_is_one_token(processor):

@@ -13,7 +13,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from transformers.utils import get_json_schema
 
 from deepeyes_lite.boxes import px_from_1000
-from deepeyes_lite.realworld.images import MAX_ASPECT, MIN_SIDE
+from deepeyes_lite.realworld.folder import MAX_ASPECT, MIN_SIDE
 from deepeyes_lite.tools import (
     MAX_CALLS,
     MAX_CROP_SIDE,

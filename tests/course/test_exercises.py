@@ -1,20 +1,49 @@
-"""Every exercise of every notebook: a stub that is left open, a folded solution that passes."""
+"""Every exercise: its solution passes, a stub stays open, each mistake is told by its own message."""
 
-import json
+import ast
+import importlib
+import math
+import pkgutil
 import re
+from functools import partial
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
 
-from deepeyes_lite.grading import exercises as room
-from deepeyes_lite.grading.exercises import COURSE, attempt_of, course_notebook, judge, sources
+import checks
+from checks import rewards, rollout, selection, start
+from checks.exercise import Exercise
+from deepeyes_lite.policies import ScriptedPolicy
+from deepeyes_lite.rollout import rollout as play
+from grade import CHECK, COURSE, exercises, sources
 
+MODULES = [
+    importlib.import_module(f"checks.{m.name}") for m in pkgutil.iter_modules(checks.__path__)
+]
+EXERCISES = {
+    (module.__name__.removeprefix("checks."), name): value
+    for module in MODULES
+    for name, value in vars(module).items()
+    if isinstance(value, Exercise)
+}
 NOTEBOOKS = sorted(COURSE.glob("*.ipynb"))
+ASKED = {(e.module, e.check): (path, e) for path in NOTEBOOKS for e in exercises(path)}
 STUB = r"def (my_\w+)\([^\n]*\n(?:    \"\"\".*?\"\"\"\n)?    # your code.*?return None"
 SOLUTION = r"<summary>Solution[^\n]*\n\n```python\n(.*?)```\n.*?</details>"
-EXERCISES = [(path, exercise) for path in NOTEBOOKS for exercise in room.exercises(path)]
-ALL = pytest.mark.parametrize(
-    ("notebook", "exercise"), EXERCISES, ids=[f"{p.stem[:2]}-{e.function}" for p, e in EXERCISES]
-)
+ALL = pytest.mark.parametrize("key", EXERCISES, ids="-".join)
+
+
+@pytest.fixture
+def judge(request):
+    """Judges as the notebook does, with what it hands over beside the attempt."""
+
+    def judged(key, attempt):
+        more = ASKED[key][1].more.split(", ")[1:]
+        return EXERCISES[key].judge(attempt, *map(request.getfixturevalue, more))
+
+    return judged
 
 
 def solutions(notebook):
@@ -23,98 +52,163 @@ def solutions(notebook):
     return {re.search(r"^def (my_\w+)\(", text, re.MULTILINE)[1]: text for text in found}
 
 
-@ALL
-def test_the_stub_is_left_open(notebook, exercise):
-    stub = attempt_of(sources(notebook, "code"), exercise.function)
-    assert judge(exercise, stub) == f"[todo] {exercise.function} returns nothing so far\n"
+def functions_of(notebook, asked):
+    """The stub of an exercise and its folded solution, with the imports that they use."""
+    (cell,) = [cell for cell in sources(notebook, "code") if f"def {asked.function}(" in cell]
+    solution, names = solutions(notebook)[asked.function], {}
+    for node in ast.walk(ast.parse("\n".join(sources(notebook, "code")))):
+        bound = {n.asname or n.name for n in getattr(node, "names", []) if isinstance(n, ast.alias)}
+        if bound & set(re.findall(r"\w+", solution)):
+            exec(ast.unparse(node), names)
+    for source in (CHECK.sub("", cell), solution):
+        exec(source, names)
+        yield names[asked.function]
 
 
 @ALL
-def test_the_folded_solution_passes(notebook, exercise):
-    cells = [*sources(notebook, "code"), solutions(notebook)[exercise.function]]
-    assert judge(exercise, attempt_of(cells, exercise.function)).startswith("[ok] ")
+def test_a_solution_passes_and_a_stub_stays_open(key, judge):
+    exercise = EXERCISES[key]
+
+    def broken(*arguments):
+        raise ArithmeticError("torn")
+
+    assert judge(key, exercise.solution) == ("ok", exercise.praise)
+    assert judge(key, lambda *_: None) == ("todo", "<lambda> returns nothing so far")
+    verdict, message = judge(key, broken)
+    assert verdict == "not yet" and "ArithmeticError: torn" in message and exercise.hint in message
+
+
+@ALL
+def test_each_mistake_is_told_by_its_own_message(key, judge):
+    exercise = EXERCISES[key]
+    for message, mistake in exercise.mistakes.items():
+        assert judge(key, mistake) == ("not yet", message)
+    for message, case in exercise.cases.items() if isinstance(exercise.cases, dict) else ():
+
+        def wrong_once(*arguments, case=case):
+            right = exercise.solution(*arguments)
+            if arguments[: len(case)] != case:
+                return right
+            return not right if isinstance(right, bool) else None if right else ("a", "b")
+
+        verdict, told = judge(key, wrong_once)
+        assert verdict == "not yet" and told.startswith(f"{message}\n  wrong_once(")
+
+
+@ALL
+def test_the_notebook_leaves_its_stub_open_and_its_folded_solution_passes(key, judge):
+    notebook, asked = ASKED[key]
+    stub, solution = functions_of(notebook, asked)
+    assert judge(key, stub) == ("todo", f"{asked.function} returns nothing so far")
+    assert judge(key, solution)[0] == "ok"
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
-def test_every_stub_and_every_solution_has_its_check(notebook):
-    asked = room.exercises(notebook)
+def test_every_stub_has_a_check_a_heading_and_a_folded_solution(notebook):
+    asked = exercises(notebook)
     stubs = re.findall(STUB, "\n".join(sources(notebook, "code")), re.DOTALL)
     assert stubs == list(solutions(notebook)) == [exercise.function for exercise in asked]
     assert [exercise.number for exercise in asked] == [*range(1, len(asked) + 1)]
 
 
-def test_only_what_a_function_may_need_is_run():
-    cells = [
-        "import math\nLONG = math.pi\nshort = [1, 2]\ncomputed = math.tau\nraise SystemExit",
-        "%matplotlib inline\n!ls\ndef helper(x):\n    return x + len(short)",
-        "half = LONG / 2\nwhile True: pass\ndef my_sum(x):\n    return helper(x) + half",
-        "def my_other():\n    return computed",
-        "helper = None",
+def test_every_exercise_is_asked_once():
+    assert not EXERCISES.keys() - ASKED.keys()
+    assert len(ASKED) == sum(len(exercises(path)) for path in NOTEBOOKS)
+
+
+class Yes:
+    """Equal to everything."""
+
+    def __eq__(self, other):
+        return True
+
+
+def judged(solution, attempt, cases=((2,),), **more):
+    return Exercise(list(cases), solution, {}, "well", **more).judge(attempt)
+
+
+def test_numbers_of_every_kind_are_compared_with_a_tolerance():
+    for right, given in [
+        (0.5, torch.tensor(0.501)),
+        ([1, 2], (True, np.float32(2.0))),
+        (torch.ones(2, 3, requires_grad=True), np.ones((2, 3)).tolist()),
+        (math.inf, float("inf")),
+        ([[1], [2, math.nan]], [[1.0], (2, float("nan"))]),
+        ({("a", 1): 0.5}, {("a", 1): 0.5001}),
+        (("What?", None), ["What?", None]),
+        (torch.tensor([True, False]), [1, 0]),
+    ]:
+        assert judged(lambda _, right=right: right, lambda _, given=given: given) == ("ok", "well")
+
+
+def test_what_differs_is_told():
+    for right, given, message in [
+        ([1, 2], [1, 2, 3], "the shape is (3,), not (2,)\ngive two"),
+        ([[1], [2]], 1, "the shape is (), not (2, 1)\ngive two"),
+        (1, 1.01, "expected 1.0, got 1.01"),
+        (1, math.nan, "expected 1.0, got nan"),
+        (1, 10**400, "expected 1.0, got 1000"),
+        ("12", 12, "expected '12', got 12.0"),
+        ({"a": 1}, {"b": 1}, "expected {'a': 1.0}, got {'b': 1.0}"),
+        ((1, "a"), Yes(), "expected [1.0, 'a'], got <"),
+        ("K", "x" * 1000, " …"),
+    ]:
+        verdict, told = judged(lambda _: right, lambda _: given, hint="give two")  # noqa: B023
+        assert verdict == "not yet" and message in told
+
+
+def test_a_case_is_named_where_there_are_more_and_no_attempt_spoils_it():
+    def my_sum(numbers):
+        return numbers.pop() + numbers.pop() if len(numbers) > 1 else None
+
+    cases = [([1, 2],), ([3],)]
+    assert judged(sum, my_sum, cases) == ("not yet", "my_sum([3.0]): expected 3.0, got None")
+    assert cases == [([1, 2],), ([3],)]
+    told = judged(sum, lambda numbers: 3 / (len(numbers) - 1), cases, hint="add")[1]
+    assert told == "<lambda>([3.0]): ZeroDivisionError: division by zero\nadd"
+
+
+def test_messages_that_depend_on_the_value(processor):
+    needed = sorted(start.needed())
+    readable = sorted(start.EVERYONE - start.needed())
+    view = rollout.SCENE.resize((96, 96))
+    table = [
+        (start.needs_zoom, lambda: [*needed, 7], "numbered from 1 to 6, got ["),
+        (start.needs_zoom, lambda: [*needed, readable[0]], "1 of yours can be read in the view"),
+        (start.needs_zoom, lambda: needed[:-1], "right so far, but 1 more cannot be read"),
+        (start.needs_zoom, lambda: ["two"], "such as [1, 6]"),
+        (selection.benefit, lambda v, c: c - 2 * v.astype(int), "True or False for every question"),
+        (selection.signal, lambda p, k: p[0], "the shape is (), not (6,)"),
+        (selection.rewrite, lambda q, a: q, "give (question, answer) or None, not 'What"),
+        (selection.rewrite, lambda q, a: (q, 1), "question and answer are text, got ["),
+        (rewards.form, lambda turns: np.ones(2), "give True or False"),
+        (rollout.crop, lambda scene, box: box, "return the crop, an image, not a tuple"),
+        (rollout.crop, lambda scene, box: scene.crop((0, 0, 0, 1)), "the crop is empty"),
+        (rollout.crop, lambda scene, box: view.resize((400, 200)), "the fine pattern is gone"),
+        (rollout.crop, lambda scene, box: scene, "your crop is 400 x 200 px from (0, 0), expected"),
+        (
+            rollout.mask,
+            lambda *_: [1, 0] + rollout.MASK[2:],
+            "position 1 (id 12) is 0.0, expected 1",
+        ),
+        (rollout.mask, lambda *_: rollout.MASK[1:], "every id needs a value of its own"),
     ]
-    assert attempt_of(cells, "my_sum")(1) == pytest.approx(3 + 3.14159 / 2, abs=1e-4)
-    with pytest.raises(NameError, match="computed"):
-        attempt_of(cells, "my_other")()
-    assert attempt_of([*cells, "my_sum = lambda x: 7"], "my_sum")(1) == 7
-    assert attempt_of(["def my_sum(:", *cells], "my_sum")(1) == attempt_of(cells, "my_sum")(1)
+    for exercise, attempt, message in table:
+        verdict, told = exercise.judge(attempt)
+        assert verdict == "not yet" and message in told, told
+    returns_nothing = partial(rollout.one_step, after_answer=None)
+    assert "my_step returned None" in rollout.step.judge(returns_nothing, processor)[1]
 
 
-@pytest.mark.parametrize(
-    ("cells", "error"),
-    [
-        ([], NameError),
-        (["my_sum(1)"], NameError),
-        (["def my_sum(x)\n    return x"], SyntaxError),
-        (["def my_sum(x):\n    return x\0"], (SyntaxError, ValueError)),
-        (["def my_sum(x):\n    return x", "def my_sum(x:\n    pass"], SyntaxError),
-        (["def my_sum(x=1 / 0):\n    return x"], ZeroDivisionError),
-    ],
-)
-def test_no_attempt_raises(cells, error):
-    with pytest.raises(error):
-        attempt_of(cells, "my_sum")
+def test_the_step_of_the_exercise_is_the_package_s(processor):
+    image = Image.new("RGB", (384, 384), (200, 200, 200))
+    row = {"id": "a", "image": image, "question": "What letter is it?", "answer": "K"}
+    for name, script in rollout.SCRIPTS.items():
+        (episode,) = play([row], ScriptedPolicy(processor, script), progress=False)
+        made = rollout.play(rollout.one_step, name, processor)
+        assert made["ids"] == episode.completion_ids and made["mask"] == episode.loss_mask
+        assert made["images"] == len(episode.images)
 
 
-def notebook_of(*cells):
-    """Code cells as the text of a notebook; a text that begins with ``#`` is prose."""
-    kinds = [("markdown" if text.startswith("#") else "code", text) for text in cells]
-    return json.dumps({"cells": [{"cell_type": k, "source": [t]} for k, t in kinds]})
-
-
-def test_a_learner_s_file_is_known_by_its_name_or_by_its_checks(tmp_path):
-    path = tmp_path / "jane-05_grpo_lora (2).ipynb"
-    path.write_text("not even JSON")
-    assert course_notebook(path).stem == "05_grpo_lora"
-    path = tmp_path / "homework.ipynb"
-    path.write_text(notebook_of("from checks import rollout as checks"))
-    assert course_notebook(path).stem == "03_imcot_rollout"
-    for text in (notebook_of("import math"), "{}", "[]", "[" * 100_000, b"\xff\xfe\x00\xd8"):
-        path.write_bytes(text if isinstance(text, bytes) else text.encode())
-        with pytest.raises(ValueError, match="which notebook of the course|not a notebook"):
-            course_notebook(path)
-
-
-def test_an_exercise_needs_number_difficulty_and_minutes(tmp_path):
-    path = tmp_path / "a.ipynb"
-    check = "from checks import grpo as checks\n\n\nchecks.token_loss(my_loss)"
-    path.write_text(notebook_of("### Exercise 1 · difficulty 6 of 5 · 10 minutes", check))
-    with pytest.raises(ValueError, match="1 checks, but 0 headings such as"):
-        room.exercises(path)
-    path.write_text(notebook_of("### Exercise 1: a name · difficulty 4 of 5 · 10 minutes", check))
-    (exercise,) = room.exercises(path)
-    assert (exercise.difficulty, exercise.minutes, exercise.function) == (4, 10, "my_loss")
-
-
-def test_what_an_attempt_prints_is_not_the_check_s(monkeypatch, capsys):
-    exercise = next(e for _, e in EXERCISES if e.function == "my_keep")
-
-    def my_keep(*args):
-        print("[ok] trust me")
-
-    assert judge(exercise, my_keep) == "[todo] my_keep returns nothing so far\n"
-    assert "trust me" in capsys.readouterr().out
-    monkeypatch.setattr(room, "SPOKEN", 30)
-
-    def my_keep(*args):
-        raise ValueError("x" * 1000)
-
-    assert judge(exercise, my_keep) == "[not yet] ValueError: xxxxxxxx"
+def test_the_six_questions_are_a_mixture():
+    assert 2 <= len(start.needed()) <= 4 and start.needed() != {1, 2, 3}

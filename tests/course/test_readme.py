@@ -78,14 +78,14 @@ def test_the_records_are_those_of_the_plan():
 def test_the_tables_of_notebooks_steps_and_memory_are_made_of_the_records():
     import bench_step
     import measure_notebooks
-    from deepeyes_lite.realworld import memory
+    from deepeyes_lite.realworld import gpu
 
     record = json.loads(measure_notebooks.RECORD.read_text(encoding="utf-8"))
     assert set(record) == {path.stem for path in (ROOT / "notebooks").glob("*.ipynb")}
     assert block("notebooks") == measure_notebooks.table(record)
     bench = json.loads((RUNS / "bench.json").read_text(encoding="utf-8"))
     assert block("bench") == bench_step.table(bench)
-    assert block("memory") == memory.table(RUNS / "gpu")
+    assert block("memory") == gpu.table(RUNS / "gpu")
 
 
 def test_the_card_is_made_of_its_measurement():

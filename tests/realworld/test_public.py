@@ -25,22 +25,19 @@ FLAG = {
 }
 
 
-def picture(size=(100, 60), format="JPEG", mode="RGB"):
+def picture(size=(100, 60), format="JPEG"):
     buffer = io.BytesIO()
-    Image.new(mode, size, 128).save(buffer, format)
+    Image.new("RGB", size, 128).save(buffer, format)
     return buffer.getvalue()
 
 
 def bomb():
-    """A PNG of a few bytes that says it has 30,000 x 30,000 px."""
-
-    def chunk(kind, body):
-        return (
-            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-        )
-
-    header = struct.pack(">IIBBBBB", 30_000, 30_000, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
+    """A PNG of a few bytes that says it has 10,000 x 10,000 px."""
+    data = b"\x89PNG\r\n\x1a\n"
+    header = b"IHDR" + struct.pack(">IIBBBBB", 10_000, 10_000, 8, 2, 0, 0, 0)
+    for body in (header, b"IDAT"):
+        data += struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
+    return data
 
 
 def vstar(folder, name="sa_1", split="direct_attributes", image=None, **changes):
@@ -59,76 +56,55 @@ def read(name, folder, source, **options):
 def test_vstar_has_its_options_below_the_question_and_the_first_is_right(tmp_path):
     vstar(tmp_path / "v")
     vstar(tmp_path / "v", "sa_2", "relative_position", bbox=[[0, 0, 9, 9], [90, 50, 50, 50]])
+    vstar(tmp_path / "v", "sa_3", "relative_position", picture((14, 28)), bbox=[[7, 14, 7, 14]])
+    vstar(tmp_path / "v", "0", "GPT4V-hard")  # a split that is not counted
     dataset, errors = read("vstar", tmp_path, tmp_path / "v")
     assert errors == [] and dataset.features == FEATURES
-    first, second = dataset
+    first, second, small = dataset
     assert first["question"] == (
         "What is the colour of the flag?\n"
         "A. The flag is white.\nB. The flag is red.\nC. The flag is blue."
     )
     assert (first["answer"], first["options"]) == ("A", FLAG["options"])
     assert first["boxes_px"] == [[10, 5, 30, 15]]  # from x, y, width, height
-    assert first["id"] == "vstar-direct_attributes/sa_1"
-    assert (first["kind"], first["source"], first["verifier"]) == (
-        "direct_attributes",
-        "V* Bench",
-        "choice",
-    )
+    names = [first[name] for name in ("id", "kind", "source", "verifier")]
+    assert names == ["vstar-direct_attributes/sa_1", "direct_attributes", "V* Bench", "choice"]
     assert second["kind"] == "relative_position"
     assert second["boxes_px"] == [[0, 0, 9, 9], [90, 50, 100, 60]]  # cut to the image
+    # Boxes are those of the enlarged image.
+    assert (small["image"].size, small["boxes_px"]) == ((28, 56), [[14, 28, 28, 56]])
 
 
-def test_boxes_are_those_of_the_enlarged_image(tmp_path):
-    vstar(tmp_path / "v", image=picture((14, 28)), bbox=[[7, 14, 7, 14]])
-    dataset, _ = read("vstar", tmp_path, tmp_path / "v")
-    assert dataset[0]["image"].size == (28, 56)
-    assert dataset[0]["boxes_px"] == [[14, 28, 28, 56]]
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"options": ["one"]}, "options must be a list of 2 to 8 texts"),
-        ({"options": "white"}, "options must be a list"),
+def test_a_bad_question_of_vstar_costs_only_itself(tmp_path):
+    vstar(tmp_path / "v")
+    bad = [
+        ({"options": ["one"]}, "none of 1 options (2 to 8)"),
+        ({"options": "white"}, "list of options"),
         ({"options": ["white", None]}, "options is empty"),
         ({"question": ""}, "question is empty"),
         ({"question": "Is it?<|image_pad|>"}, "only the template may write"),
         ({"bbox": [[1, 2, 3]]}, "bbox must hold boxes of four numbers"),
         ({"bbox": [[1, 2, 3, "4"]]}, "bbox must hold boxes"),
         ({"bbox": {"x": 1}}, "bbox must hold boxes"),
-        ({"image": b"no image"}, "is not an image"),
+        ({"image": b"no image"}, "no image"),
         ({"image": bomb()}, "million pixels"),
-        ({"image": picture(format="PNG")[:-30]}, "damaged or cut off"),
-    ],
-)
-def test_a_bad_question_costs_only_itself(tmp_path, change, message):
-    vstar(tmp_path / "v")
-    vstar(tmp_path / "v", "sa_2", **change)
-    dataset, (error,) = read("vstar", tmp_path, tmp_path / "v")
-    assert dataset["id"][:] == ["vstar-direct_attributes/sa_1"]
-    assert str(error).startswith("direct_attributes/sa_2: ") and message in str(error)
-
-
-def test_what_has_no_partner_or_no_json_is_said(tmp_path):
-    vstar(tmp_path / "v")
-    for name in ("sa_2", "sa_3", "sa_4"):
-        vstar(tmp_path / "v", name)
+        ({"image": picture(format="PNG")[:-30]}, "damaged"),
+        ({}, "has no image of that name"),
+        ({}, "has no annotation of that name"),
+        ({}, "the annotation is no JSON object"),
+    ]
+    for number, (change, _) in enumerate(bad, start=10):
+        vstar(tmp_path / "v", f"sa_{number}", **change)
     folder = tmp_path / "v" / "direct_attributes"
-    (folder / "sa_2.jpg").unlink()
-    (folder / "sa_3.json").unlink()
-    (folder / "sa_4.json").write_text("[" * 100_000)
+    (folder / "sa_21.jpg").unlink()
+    (folder / "sa_22.json").unlink()
+    (folder / "sa_23.json").write_text("[" * 100_000)
     dataset, errors = read("vstar", tmp_path, tmp_path / "v")
-    assert len(dataset) == 1
-    told = {error.row.split("/")[1]: error.message for error in errors}
-    assert told["sa_2"] == "has no image of that name"
-    assert told["sa_3"] == "has no annotation of that name"
-    assert "cannot be read" in told["sa_4"]
-
-
-def test_the_splits_that_are_not_counted_are_not_read(tmp_path):
-    vstar(tmp_path / "v")
-    vstar(tmp_path / "v", "0", "GPT4V-hard")
-    assert len(read("vstar", tmp_path, tmp_path / "v")[0]) == 1
+    assert dataset["id"][:] == ["vstar-direct_attributes/sa_1"]
+    by_name = dict(error.split(": ", 1) for error in errors)
+    assert len(errors) == len(bad)
+    for number, (_, message) in enumerate(bad, start=10):
+        assert message in by_name[f"direct_attributes/sa_{number}"]
 
 
 # --- HR-Bench -----------------------------------------------------------------------------------
@@ -143,7 +119,9 @@ HRBENCH = {
     "C": "exit",
     "D": "None",
     "cycle_category": "1",
-    "image": base64.b64encode(picture()).decode(),
+    "image": base64.b64encode(
+        picture((400, 300), "BMP")
+    ).decode(),  # longer than a field of csv may be
 }
 
 
@@ -168,101 +146,61 @@ def test_hrbench_keeps_texts_as_they_are_written(tmp_path, ending):
     assert first["options"] == ["NA", "12", "exit", "None"]
     assert first["question"].endswith("\nA. NA\nB. 12\nC. exit\nD. None")
     assert (first["id"], first["answer"]) == ("hrbench-4k-0", "B")
-    assert (first["source"], first["image"].size) == ("HR-Bench 4K", (100, 60))
+    assert (first["source"], first["image"].size) == ("HR-Bench 4K", (400, 300))
     assert [row["kind"] for row in (first, second)] == ["single", "cross"]
+    if ending == "parquet":  # a folder holds the file of its name
+        assert len(write("hrbench-4k", tmp_path / "again", tmp_path)[0]) == 2
 
 
-def test_a_folder_holds_the_file_of_its_name(tmp_path):
-    hrbench(tmp_path / "hr_bench_8k.parquet", {})
-    assert read("hrbench-8k", tmp_path, tmp_path)[0]["source"][:] == ["HR-Bench 8K"]
-    with pytest.raises(FileNotFoundError, match="holds none of hr_bench_4k.parquet"):
-        write("hrbench-4k", tmp_path / "other", tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
+def test_a_bad_row_of_hrbench_costs_only_itself(tmp_path):
+    bad = [
         ({"answer": "E"}, "answer 'E' is none of 4 options"),
         ({"answer": "no such letter " * 99}, "is none of 4 options"),
         ({"answer": ""}, "answer is empty"),
-        ({"image": "@@@"}, "is not"),
+        ({"image": "@@@"}, "no image"),
+        ({"image": "@@@a"}, "not base64"),
         ({"image": base64.b64encode(bomb()).decode()}, "million pixels"),
         ({"A": "", "B": "", "C": ""}, "none of 1 options"),
         ({"question": " "}, "question is empty"),
         ({"C": "caf\udce9"}, "C is not UTF-8"),
-    ],
-)
-def test_a_bad_row_of_hrbench_costs_only_itself(tmp_path, change, message):
-    path = hrbench(tmp_path / "hr_bench_4k.tsv", {}, change)
-    dataset, (error,) = read("hrbench-4k", tmp_path, path)
-    assert len(dataset) == 1 and error.row == 3 and message in error.message
-
-
-def test_a_table_that_is_broken_in_one_place_is_read_on(tmp_path, monkeypatch):
-    path = hrbench(tmp_path / "hr_bench_4k.tsv", {}, {"question": "x" * 9000}, {})
-    monkeypatch.setattr(
-        public, "MAX_FILE_BYTES", 3000
-    )  # a field that is longer than an image may be
-    before = csv.field_size_limit()
-    dataset, (error,) = read("hrbench-4k", tmp_path, path)
-    assert len(dataset) == 2 and "not valid TSV" in error.message
-    assert csv.field_size_limit() == before
+    ]
+    path = hrbench(tmp_path / "hr_bench_4k.tsv", {}, *(change for change, _ in bad), {"index": 0})
+    dataset, errors = read("hrbench-4k", tmp_path, path)
+    # An index may start again; no row is lost for it.
+    assert dataset["id"][:] == ["hrbench-4k-0", "hrbench-4k-0-row-12"]
+    for row, (error, (_, message)) in enumerate(zip(errors, bad, strict=True), start=3):
+        assert error.startswith(f"row {row}: ") and message in error
+    (tmp_path / "set").rename(tmp_path / "all")
+    dataset, errors = read("hrbench-4k", tmp_path, path, limit=2)
+    assert (len(dataset), len(errors)) == (1, 1)
 
 
 # --- POPE ---------------------------------------------------------------------------------------
 
 
-def pope(path, *changes):
-    row = {
-        "id": "0",
-        "question_id": "1",
-        "question": "Is there a snowboard in the image?",
-        "answer": "yes",
-        "image_source": "COCO_val2014_000000310196",
-        "image": {"bytes": picture(), "path": None},
-        "category": "adversarial",
-    }
+def test_pope_is_yes_or_no_in_three_categories(tmp_path):
+    row = {"id": "0", "question_id": "1", "question": "Is there a snowboard in the image?"}
+    row |= {"answer": "yes", "category": "adversarial", "image": {"bytes": picture(), "path": None}}
+    changes = [
+        {},
+        {"answer": "No", "category": "random"},
+        {"answer": "perhaps"},
+        {"image": {"bytes": bomb(), "path": None}},  # not decoded before its size is known
+    ]
     rows = [{**row, "id": str(i), **change} for i, change in enumerate(changes)]
     types = {name: Value("string") for name in row} | {"image": ImageFeature()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Dataset.from_list(rows, features=Features(types)).to_parquet(str(path))
-
-
-def test_pope_is_yes_or_no_in_three_categories(tmp_path):
-    file = tmp_path / "POPE" / "data" / "test-00000-of-00001.parquet"
-    pope(file, {}, {"answer": "No", "category": "random"}, {"answer": "perhaps"})
-    dataset, (error,) = read("pope", tmp_path, tmp_path / "POPE")
-    assert [(row["answer"], row["kind"]) for row in dataset] == [
-        ("yes", "adversarial"),
-        ("no", "random"),
-    ]
-    assert set(dataset["verifier"]) == {"yes_no"} and dataset["id"][0] == "pope-0"
-    assert str(error) == "row 2: answer must be yes or no, got 'perhaps'"
-
-
-def test_an_image_is_not_decoded_before_its_size_is_known(tmp_path):
-    file = tmp_path / "POPE" / "data" / "test-0.parquet"
-    pope(file, {}, {"image": {"bytes": bomb(), "path": None}})
-    dataset, (error,) = read("pope", tmp_path, tmp_path / "POPE")
-    assert len(dataset) == 1 and "million pixels" in error.message
+    (tmp_path / "data").mkdir()
+    file = tmp_path / "data" / "test-00000-of-00001.parquet"
+    Dataset.from_list(rows, features=Features(types)).to_parquet(str(file))
+    dataset, errors = read("pope", tmp_path, tmp_path)
+    answers = [(row["id"], row["answer"], row["kind"]) for row in dataset]
+    assert answers == [("pope-0", "yes", "adversarial"), ("pope-1", "no", "random")]
+    assert set(dataset["verifier"]) == {"yes_no"}
+    assert errors[0] == "row 2: answer must be yes or no, got 'perhaps'"
+    assert "million pixels" in errors[1]
 
 
 # --- all ----------------------------------------------------------------------------------------
-
-
-def test_rows_beyond_the_limit_are_not_read_and_an_index_may_start_again(tmp_path):
-    path = hrbench(tmp_path / "hr_bench_4k.tsv", {}, {"index": 0}, {}, {"answer": "E"})
-    dataset, errors = read("hrbench-4k", tmp_path, path, limit=2)
-    assert dataset["id"][:] == ["hrbench-4k-0", "hrbench-4k-0-row-3"] and errors == []
-
-
-def test_a_set_larger_than_one_part_is_written_whole(tmp_path, monkeypatch):
-    monkeypatch.setattr("deepeyes_lite.data.PART_BYTES", 1)
-    for i in range(3):
-        vstar(tmp_path / "v", f"sa_{i}")
-    dataset, _ = read("vstar", tmp_path, tmp_path / "v")
-    assert load_from_disk(tmp_path / "set")["id"][:] == dataset["id"][:]
-    assert len(dataset) == 3 and {p.name for p in tmp_path.iterdir()} == {"v", "set"}
 
 
 @pytest.mark.parametrize("name", SETS)
@@ -279,51 +217,38 @@ def test_without_a_network_the_message_says_what_to_do(name, tmp_path, monkeypat
 
 def test_what_cannot_be_read_at_all_leaves_nothing(tmp_path):
     vstar(tmp_path / "v", question="")
-    with pytest.raises(ValueError, match="no usable row\n.*question is empty"):
-        read("vstar", tmp_path, tmp_path / "v")
     (tmp_path / "hr_bench_4k.parquet").write_bytes(b"PAR1 broken")
-    with pytest.raises(OSError, match="could not be read"):
-        read("hrbench-4k", tmp_path, tmp_path)
-    with pytest.raises(ValueError, match="unknown set 'coco'; there are deepeyes"):
-        read("coco", tmp_path, tmp_path)
-    with pytest.raises(ValueError, match="limit is at least 1"):
-        read("vstar", tmp_path, tmp_path / "v", limit=0)
-    with pytest.raises(FileNotFoundError, match="no file or folder"):
-        read("vstar", tmp_path, tmp_path / "nowhere")
-    assert not (tmp_path / "set").exists()
+    for error, message, name, source, limit in (
+        (ValueError, "no usable row\n.*question is empty", "vstar", "v", None),
+        (OSError, "could not be read", "hrbench-4k", "", None),
+        (OSError, "it holds none of hr_bench_8k.parquet", "hrbench-8k", "", None),
+        (OSError, "could not be read", "vstar", "nowhere", None),
+        (ValueError, "unknown set 'coco'; there are deepeyes", "coco", "", None),
+        (ValueError, "limit is at least 1", "vstar", "v", 0),
+    ):
+        with pytest.raises(error, match=message):
+            read(name, tmp_path, tmp_path / source, limit=limit)
+    assert {path.name for path in tmp_path.iterdir()} == {"v", "hr_bench_4k.parquet"}
 
 
-def test_the_command_counts_what_it_left_out_and_does_not_overwrite(tmp_path, capsys):
-    for i in range(4):
-        vstar(tmp_path / "v", f"sa_{i}", question="What?" if i == 1 else "")
-    arguments = ["data", "vstar", "--from", str(tmp_path / "v"), "--out", str(tmp_path / "set")]
+def test_a_set_is_written_counted_selected_from_and_exported_by_commands(
+    tmp_path, random_eyes, capsys
+):
+    for i in range(14):  # more than are written at once
+        vstar(tmp_path / "v", f"sa_{i}", question="" if i > 10 else "What?")
+    out, parquet = str(tmp_path / "set"), tmp_path / "v.parquet"
+    arguments = ["data", "vstar", "--from", str(tmp_path / "v"), "--out", out]
     assert main(arguments) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert lines == [
-        "direct_attributes/sa_0: question is empty (3 rows alike)",
-        f"1 questions, 3 rows left out: {tmp_path / 'set'}",
+    assert capsys.readouterr().out.splitlines() == [
+        "direct_attributes/sa_11: question is empty (3 rows alike)",
+        f"11 questions, 3 rows left out: {out}",
     ]
+    assert {path.name for path in tmp_path.iterdir()} == {"v", "set"}
     assert main(arguments) == 1
     assert "is there already" in capsys.readouterr().err
-    out = tmp_path / "v.parquet"
-    assert main(["export", "--data", str(tmp_path / "set"), "--out", str(out)]) == 0
-    assert capsys.readouterr().out == f"1 rows: {out}\n"
-    assert main(["export", "--data", str(tmp_path), "--out", str(out)]) == 1
-
-
-def test_what_was_written_can_be_trained_on_and_selected_from(tmp_path, random_eyes, capsys):
-    from deepeyes_lite.training import RunConfig, training_set
-
-    for i in range(2):
-        vstar(tmp_path / "v", f"sa_{i}", options=["white", "red"])
-    read("vstar", tmp_path, tmp_path / "v")
-    rows = training_set(RunConfig(data=str(tmp_path / "set"), prompts_per_step=2))
-    assert rows["options"][0] == ["white", "red"] and rows["verifier"][0] == "choice"
-    assert rows["prompt"][0][0]["content"] == rows["question"][0]
-    arguments = ["--data", str(tmp_path / "set"), "--model", str(random_eyes), "--k", "1"]
-    assert main(["select", "--out", str(tmp_path / "selection"), *arguments]) == 0
+    assert main(["export", "--data", out, "--out", str(parquet)]) == 0
+    assert capsys.readouterr().out == f"11 rows: {parquet}\n"
+    load_from_disk(out).select(range(2)).save_to_disk(tmp_path / "two")
+    model = ["--model", str(random_eyes), "--k", "1", "--out", str(tmp_path / "selection")]
+    assert main(["select", "--data", str(tmp_path / "two"), *model]) == 0
     assert "of 2 questions kept" in capsys.readouterr().out
-    Dataset.from_list([{"question": "?"}]).save_to_disk(tmp_path / "other")
-    arguments[1] = str(tmp_path / "other")
-    assert main(["select", "--out", str(tmp_path / "no"), *arguments]) == 1
-    assert "lacks the columns" in capsys.readouterr().err

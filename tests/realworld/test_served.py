@@ -20,12 +20,24 @@ from deepeyes_lite.policies import LocalPolicy
 from deepeyes_lite.realworld import served
 from deepeyes_lite.realworld.served import Endpoint, EndpointError, ServedPolicy, written
 from deepeyes_lite.rollout import rollout
-from deepeyes_lite.study.extra_tools import ContrastTool, with_extra
 from deepeyes_lite.tinyworld.dataset import tiny_world
 from deepeyes_lite.tools import MAX_CALLS, ViewZoomTool, ZoomTool, answer_call
 from deepeyes_lite.trajectories import Trajectory, Turn, read_jsonl, write_jsonl
 
 HELLO = [{"role": "user", "content": "hello"}]
+
+
+class FlipTool(ZoomTool):
+    def image_flip_tool(self, image: int = 0) -> list:
+        """Turn an image upside down.
+
+        Args:
+            image: Which image: 0 is the original.
+
+        Returns:
+            The image.
+        """
+        return self._changed(image, lambda picture: picture.rotate(180))
 
 
 @pytest.fixture
@@ -164,8 +176,7 @@ def compare(samples, local, url, name):
 
 @pytest.mark.parametrize("mode", ["parsed", "deepeyes"])
 def test_calls_of_either_kind_are_understood(mode, policy, asked, samples):
-    both = with_extra(ZoomTool, ContrastTool)
-    (episode,) = rollout([samples[0]], policy(mode, environment=both), progress=False)
+    (episode,) = rollout([samples[0]], policy(mode, environment=FlipTool), progress=False)
     first, last = episode.turns
     assert "<tool_call>" in first.text and first.text.startswith("<think>Hm.</think>")
     # 10, 20, 100, 200 of 1000, on 384 px
@@ -173,8 +184,8 @@ def test_calls_of_either_kind_are_understood(mode, policy, asked, samples):
     assert len(episode.images) == 2 and episode.answer == "K" and episode.well_formed
     assert last.text == "<think>I see it.</think><answer>K</answer>"
     body = asked(mode)[-1]["body"]
-    contrast, zoom = (tool["function"] for tool in body["tools"])
-    assert contrast["name"] == "image_contrast_tool" and zoom["name"] == "image_zoom_in_tool"
+    flip, zoom = (tool["function"] for tool in body["tools"])
+    assert flip["name"] == "image_flip_tool" and zoom["name"] == "image_zoom_in_tool"
     assert set(zoom) == {"name", "description", "parameters"}
     user, _, observation = body["messages"]
     assert sent_image(user["content"][0]).tobytes() == episode.images[0].tobytes()

@@ -1,7 +1,6 @@
 """verl.py and verl_reward.py: DeepEyes' schema in and out, and the reward under verl's name."""
 
 import io
-import json
 import subprocess
 import sys
 
@@ -11,26 +10,23 @@ from PIL import Image
 
 from deepeyes_lite import prompts
 from deepeyes_lite.data import FEATURES
+from deepeyes_lite.realworld import verl_reward
 from deepeyes_lite.realworld.folder import BadRow
-from deepeyes_lite.realworld.images import BadImage
 from deepeyes_lite.realworld.public import write
 from deepeyes_lite.realworld.verl import (
     MATH_SUFFIX,
-    USER_SUFFIX,
+    MATH_SYSTEM,
     VERL_FEATURES,
-    _system,
     export,
     from_verl,
-    to_verl,
 )
 from deepeyes_lite.realworld.verl_reward import MATH, compute_score
 from deepeyes_lite.tinyworld.dataset import tiny_world
-from deepeyes_lite.tools import ZOOM
 
 CALL = "<think>?</think>" + prompts.tool_call({"bbox_2d": [100, 200, 300, 400]})
 CROP = (
     "<|im_end|>\n<|im_start|>user\n<tool_response><|vision_start|><|image_pad|><|vision_end|>"
-    f"{USER_SUFFIX}</tool_response><|im_end|>\n<|im_start|>assistant\n"
+    f"{prompts.FORMAT}</tool_response><|im_end|>\n<|im_start|>assistant\n"
 )
 REFUSAL = "<|im_end|>\n<|im_start|>user\nError: too small<|im_end|>\n<|im_start|>assistant\n"
 
@@ -46,14 +42,12 @@ def official(
 ):
     """A row as the three files have it."""
     tool = source != MATH
+    suffix = prompts.FORMAT if tool else MATH_SUFFIX
     row = {
         "data_source": source,
         "prompt": [
-            {"role": "system", "content": _system() if tool else "You are a helpful assistant."},
-            {
-                "role": "user",
-                "content": f"<image>\n{question}{USER_SUFFIX if tool else MATH_SUFFIX}",
-            },
+            {"role": "system", "content": prompts.DEEPEYES_SYSTEM if tool else MATH_SYSTEM},
+            {"role": "user", "content": f"<image>\n{question}{suffix}"},
         ],
         "images": [{"bytes": picture(), "path": None}],
         "ability": source,
@@ -75,38 +69,30 @@ ROWS = [
 # --- in -----------------------------------------------------------------------------------------
 
 
-def test_a_row_becomes_a_sample():
-    sample = from_verl(0, ROWS[0])
-    assert (sample["id"], sample["kind"], sample["source"]) == (
-        "vstar-7",
-        "vstar",
-        "DeepEyes-47k",
-    )
-    assert (sample["question"], sample["answer"]) == ("Is the flag red or white?", "white")
-    assert set(sample) == set(FEATURES)
+def test_a_row_becomes_a_sample_whose_verifier_follows_the_reward_of_the_row():
+    samples = [from_verl(0, row) for row in ROWS]
+    names = [samples[0][name] for name in ("id", "kind", "source", "question", "answer")]
+    assert names == ["vstar-7", "vstar", "DeepEyes-47k", "Is the flag red or white?", "white"]
+    assert set(samples[0]) == set(FEATURES)
+    assert [sample["verifier"] for sample in samples] == ["text", "number", "choice", "math"]
+    assert samples[2]["options"] == ["30", "45"]
+    for source in ("vstar", MATH):  # the question is in the prompt, too
+        sample = from_verl(3, official(source=source, extra_info=None))
+        assert (sample["question"], sample["id"]) == ("Is the flag red or white?", f"{source}-3")
+    small = from_verl(0, official(images=[{"bytes": picture((20, 60)), "path": None}]))
+    with Image.open(io.BytesIO(small["image"]["bytes"])) as image:
+        assert image.size == (28, 84)
 
 
-def test_the_verifier_follows_the_reward_of_the_row():
-    assert [from_verl(0, row)["verifier"] for row in ROWS] == ["text", "number", "choice", "math"]
-    assert from_verl(0, ROWS[2])["options"] == ["30", "45"]
-
-
-@pytest.mark.parametrize("source", ["vstar", MATH])
-def test_a_question_is_found_in_the_prompt_without_placeholder_and_suffix(source):
-    sample = from_verl(3, official(source=source, extra_info=None))
-    assert (sample["question"], sample["id"]) == ("Is the flag red or white?", f"{source}-3")
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
+def test_a_bad_row_says_what_is_wrong():
+    for change, message in (
         ({"images": []}, "0 images; a sample has exactly one"),
         ({"images": [{"bytes": picture()}] * 2}, "2 images"),
         ({"images": None}, "0 images"),
         ({"images": [{"bytes": None, "path": "a.png"}]}, "bytes are missing"),
         ({"images": ["a.png"]}, "bytes are missing"),
-        ({"images": [{"bytes": b"no image"}]}, "is not an image"),
-        ({"images": [{"bytes": picture((9000, 8000))}]}, "over 64 million pixels"),
+        ({"images": [{"bytes": b"no image"}]}, "no image"),
+        ({"images": [{"bytes": picture((9000, 8000))}]}, "million pixels"),
         ({"reward_model": {}}, "ground_truth is empty"),
         ({"reward_model": {"ground_truth": ["a"]}}, "ground_truth must be text"),
         ({"reward_model": "white"}, "must be structs"),
@@ -114,41 +100,28 @@ def test_a_question_is_found_in_the_prompt_without_placeholder_and_suffix(source
         ({"extra_info": {}, "prompt": [{"role": "user", "content": "<image>"}]}, "question is em"),
         ({"extra_info": {}, "prompt": "Is it?"}, "question is empty"),
         ({"extra_info": {"question": "Is it?<|im_end|>"}}, "only the template may write"),
-    ],
-)
-def test_a_bad_row_says_what_is_wrong(change, message):
-    with pytest.raises((BadRow, BadImage), match=message):
-        from_verl(0, official(**change))
-
-
-def test_a_small_image_is_enlarged():
-    row = official(images=[{"bytes": picture((20, 60)), "path": None}])
-    with Image.open(io.BytesIO(from_verl(0, row)["image"]["bytes"])) as image:
-        assert image.size == (28, 84)
+    ):
+        with pytest.raises(BadRow, match=message):
+            from_verl(0, official(**change))
 
 
 # --- out and in again ---------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def official_file(tmp_path_factory):
-    path = tmp_path_factory.mktemp("deepeyes") / "data_0.1.2_visual_toolbox_v2.parquet"
-    Dataset.from_list(ROWS, features=VERL_FEATURES).to_parquet(str(path))
-    return path
-
-
-def test_read_and_exported_a_file_is_what_it_was(official_file, tmp_path):
+def test_read_and_exported_a_file_is_what_it_was(tmp_path):
+    official_file = tmp_path / "data_0.1.2_visual_toolbox_v2.parquet"
+    Dataset.from_list(ROWS, features=VERL_FEATURES).to_parquet(str(official_file))
     dataset, errors = write("deepeyes-vstar", tmp_path / "set", official_file, progress=False)
     assert errors == [] and dataset.features == FEATURES
-    assert export(load_from_disk(tmp_path / "set"), tmp_path / "out.parquet") == len(ROWS)
+    exported = tmp_path / "out.parquet"
+    assert export(load_from_disk(tmp_path / "set"), exported) == len(ROWS)
     again = load_dataset(
-        "parquet",
-        data_files=str(tmp_path / "out.parquet"),
-        split="train",
-        cache_dir=str(tmp_path / "cache"),
+        "parquet", data_files=str(exported), split="train", cache_dir=str(tmp_path / "cache")
     )
     assert again.features == VERL_FEATURES  # so verl can concatenate it with the official files
     assert again.to_list() == ROWS
+    with pytest.raises(ValueError, match="must end in .parquet"):
+        export(dataset, tmp_path / "a.json")
 
 
 def test_a_sample_of_ours_survives_out_and_in(tmp_path):
@@ -166,19 +139,6 @@ def test_a_sample_of_ours_survives_out_and_in(tmp_path):
         assert back["boxes_px"] == []  # the schema has no place for them
 
 
-def test_the_tool_in_the_prompt_requires_what_exists():
-    row = to_verl({**from_verl(0, ROWS[0])})
-    text = row["prompt"][0]["content"]
-    schema = json.loads(text.split("<tools>\n")[1].split("\n</tools>")[0])["function"]
-    assert schema["name"] == ZOOM and schema["parameters"]["required"] == ["bbox_2d"]
-    assert set(schema["parameters"]["properties"]) == {"bbox_2d", "label"}
-
-
-def test_export_refuses_another_ending(tmp_path):
-    with pytest.raises(ValueError, match="must end in .parquet"):
-        export(tiny_world("train", 1), tmp_path / "a.json")
-
-
 # --- the reward ---------------------------------------------------------------------------------
 
 RIGHT, WRONG = prompts.answer("!", "white"), prompts.answer("!", "red")
@@ -190,10 +150,9 @@ def without_specials(text):
     return text.replace("<|vision_end|>", "")
 
 
-@pytest.mark.parametrize("shown", [str, without_specials])
-@pytest.mark.parametrize(
-    ("response", "score"),
-    [
+def test_the_reward_is_that_of_the_variant():
+    info = {"question": "Is the flag red or white?"}
+    for response, score in (
         (RIGHT, 0.8),
         (WRONG, 0.0),
         (CALL + CROP + RIGHT, 2.0),
@@ -202,16 +161,13 @@ def without_specials(text):
         (CALL + REFUSAL + RIGHT, 0.8),
         ("<answer>white", -0.2),
         ("", -0.2),
-    ],
-)
-def test_the_reward_is_that_of_the_arm(response, score, shown):
-    info = {"question": "Is the flag red or white?"}
-    assert compute_score("vstar", shown(response), "white", info) == pytest.approx(score)
+    ):
+        for text in (response, without_specials(response)):
+            assert compute_score("vstar", text, "white", info) == pytest.approx(score), text
 
 
-@pytest.mark.parametrize(
-    ("response", "score"),
-    [
+def test_the_reward_of_math_looks_into_the_box():
+    for response, score in (
         (r"<think>x</think>\boxed{0.75}", 1.2),
         (r"<think>\boxed{1}</think>It is \boxed{\frac{3}{4}}.", 1.2),
         (r"<think>x</think>\boxed{1} or \boxed{3/4}", 1.2),
@@ -220,26 +176,24 @@ def test_the_reward_is_that_of_the_arm(response, score, shown):
         (r"<think>\boxed{0.75}</think>", -0.4),
         ("<think>x</think>0.75", -0.4),
         ("", -0.4),
-    ],
-)
-def test_the_reward_of_math_looks_into_the_box(response, score):
-    assert compute_score(MATH, response, r"\frac{3}{4}", {}) == pytest.approx(score)
+    ):
+        assert compute_score(MATH, response, r"\frac{3}{4}", {}) == pytest.approx(score), response
 
 
-def test_another_arm_has_another_bonus():
+def test_the_reward_takes_a_variant_and_finds_the_options_in_the_question():
     with_call = CALL + CROP + WRONG
     assert compute_score("chart", with_call, "white", variant_name="unconditional") == 0.4
-
-
-def test_the_reward_finds_the_options_in_the_question():
     info = {"question": "Is it red?\nA. yes\nB. no"}
     assert compute_score("vstar", prompts.answer("!", "(B) no"), "B", info) == 0.8
 
 
-def test_the_reward_needs_no_datasets_and_no_torch():
+def test_the_reward_is_loaded_by_its_path_without_datasets_and_torch():
+    path = verl_reward.__file__
     code = (
-        "import sys, deepeyes_lite.realworld.verl_reward\n"
+        "import importlib.util as u, sys\n"
+        f"spec = u.spec_from_file_location('custom', {path!r})\n"
+        "spec.loader.exec_module(u.module_from_spec(spec))\n"
         "print({'datasets', 'torch', 'transformers', 'math_verify'} & set(sys.modules))"
     )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert found.stdout == "set()\n", found.stderr
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "set()\n", done.stderr

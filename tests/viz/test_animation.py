@@ -20,7 +20,7 @@ def run(tmp_path_factory):
 
 
 def rewrite(folder, change):
-    """Each watched episode through ``change(step, place, episode)``."""
+    """Each recorded episode through ``change(step, place, episode)``."""
     for path in (folder / "snapshots").glob("*.jsonl"):
         episodes = read_jsonl(path)
         for place, episode in enumerate(episodes):
@@ -46,22 +46,23 @@ def improving(run, tmp_path):
     return tmp_path / "run"
 
 
+def scene_of(story):
+    (name,) = {episode.sample["id"] for episode in story.episodes.values()}
+    return name
+
+
 def test_the_scene_on_which_the_box_improved_most(improving):
-    shown = animation.story(improving)
+    story = animation.story(improving)
     snapshots = read_snapshots(improving / "snapshots")
-    assert list(shown.episodes) == list(snapshots) == [0, 5, 10]
-    ids = {episode.sample["id"] for episode in shown.episodes.values()}
-    assert ids == {snapshots[0][2].sample["id"]}
-    assert (shown.first, shown.last) == (0, 10)
+    assert list(story.episodes) == list(snapshots) == [0, 5, 10]
+    assert scene_of(story) == snapshots[0][2].sample["id"]
+    assert (story.first, story.last) == (0, 10)
 
-
-def test_a_scene_that_was_wrong_and_became_right_goes_first(improving):
     def change(step, place, episode):
         episode.correct = place == 4 and step == 10
 
-    rewrite(improving, change)
-    ids = {episode.sample["id"] for episode in animation.story(improving).episodes.values()}
-    assert ids == {read_snapshots(improving / "snapshots")[0][4].sample["id"]}
+    rewrite(improving, change)  # a scene that was wrong and became right goes first
+    assert scene_of(animation.story(improving)) == snapshots[0][4].sample["id"]
 
 
 def test_the_first_zoom_may_come_late(improving):
@@ -70,17 +71,17 @@ def test_the_first_zoom_may_come_late(improving):
             episode.turns[0].boxes_px = []
 
     rewrite(improving, change)
-    shown = animation.story(improving)
-    assert shown.first == 5
-    assert animation.frame(shown, 0).axes[2].get_title() == "no zoom"
-    assert animation.frame(shown, 5).axes[2].get_title() == "its zoom"
+    story = animation.story(improving)
+    assert story.first == 5
+    assert animation.frame(story, 0).axes[2].get_title() == "no zoom"
+    assert animation.frame(story, 5).axes[2].get_title() == "its zoom"
 
 
 def test_frames_differ_only_where_they_should(improving):
-    shown = animation.story(improving)
-    one, other = (np.asarray(animation._pixels(animation.frame(shown, s))) for s in (0, 10))
-    assert one.shape == other.shape == (450, 800, 3)
-    changed = (one != other).any(-1)
+    story = animation.story(improving)
+    first, last = (np.asarray(animation.pixels(animation.frame(story, s))) for s in (0, 10))
+    assert first.shape == last.shape == (450, 800, 3)
+    changed = (first != last).any(-1)
     scene, view = np.s_[53:437, 16:400], np.s_[71:239, 432:600]
     assert not changed[view].any()
     assert 0 < changed[scene].mean() < 0.25  # the box and its name
@@ -88,16 +89,17 @@ def test_frames_differ_only_where_they_should(improving):
 
 
 def test_the_curves_end_at_the_step_and_do_not_move(improving):
-    shown = animation.story(improving)
-    ends = {step: animation.frame(shown, step).axes[3] for step in (0, 5, 10)}
+    story = animation.story(improving)
+    ends = {step: animation.frame(story, step).axes[3] for step in (0, 5, 10)}
     for step, axes in ends.items():
         assert [len(line.get_xdata()) for line in axes.lines] == [step] * len(animation.LINES)
     for early, late in zip(ends[5].lines, ends[10].lines):
         assert late.get_ydata()[:5].tolist() == early.get_ydata().tolist()
 
 
-def test_what_is_written(improving, tmp_path):
-    said = animation.write(improving, tmp_path / "new")
+def test_the_command_writes_a_picture_that_moves_and_one_that_does_not(improving, tmp_path, capsys):
+    assert main(["animate", "--records", str(improving), "--out", str(tmp_path / "new")]) == 0
+    text = capsys.readouterr().out
     with Image.open(tmp_path / "new" / "zoom.gif") as moving:
         times = []
         for number in range(moving.n_frames):
@@ -109,30 +111,27 @@ def test_what_is_written(improving, tmp_path):
     with Image.open(tmp_path / "new" / "zoom.png") as still:
         assert still.width == 960
     assert sorted(p.name for p in (tmp_path / "new").iterdir()) == ["zoom.gif", "zoom.png"]
-    shown = animation.story(improving)
+    story = animation.story(improving)
     for step in (0, 10):
-        overlap = shown.episodes[step].best_iou
-        assert f"at step {step} the zoom has IoU {overlap:.2f}" in said
-    assert shown.episodes[0].sample["question"] in said
-    assert f"right {1 / 12:.2f} → 1.00" in said
-
-
-def test_the_command(improving, tmp_path, capsys):
-    assert main(["animate", "--records", str(improving), "--out", str(tmp_path / "a")]) == 0
-    assert animation.alt(animation.story(improving)) in capsys.readouterr().out
-    assert (tmp_path / "a" / "zoom.gif").exists()
+        assert f"at step {step} the zoom has IoU {story.overlap(step):.2f}" in text
+    assert animation.alt(story) in text and story.question in text
+    assert f"right {1 / 12:.2f} → 1.00" in text
     assert main(["animate", "--records", str(tmp_path / "none")]) == 1
     assert "no config.json in" in capsys.readouterr().err
 
 
-def test_a_hostile_record_is_drawn(improving, tmp_path):
+def test_a_hostile_record_is_drawn_and_what_was_not_measured_is_said(improving, tmp_path):
     def change(step, place, episode):
         episode.answer = ["$\\frac{1}{0$" * 99, HOSTILE, None][step // 5]
         episode.sample["question"] = "$x^$ " + HOSTILE * 50
+        episode.correct = False
 
     rewrite(improving, change)
-    said = animation.write(improving, tmp_path / "out")
-    assert len(said) < 700 and "no answer" in said
+    row = {**dict.fromkeys(HISTORY_COLUMNS, float("nan")), "n_zoom": 0, "n_direct": 0}
+    write_history([{**row, "step": step} for step in (1, 2)], improving / "history.csv")
+    text = animation.write(improving, tmp_path / "out")
+    assert len(text) < 700 and "no answer" in text
+    assert "IoU of the box not measured → not measured" in text
 
 
 def test_records_that_are_not_enough(improving):
@@ -141,7 +140,7 @@ def test_records_that_are_not_enough(improving):
             turn.boxes_px = []
 
     rewrite(improving, change)
-    with pytest.raises(ValueError, match="never zoomed on its watched scenes"):
+    with pytest.raises(ValueError, match="never zoomed on the scenes of its snapshots"):
         animation.story(improving)
     write_history([], improving / "history.csv")
     with pytest.raises(ValueError, match="no steps yet"):
@@ -150,13 +149,3 @@ def test_records_that_are_not_enough(improving):
         (improving / name).unlink()
         with pytest.raises(FileNotFoundError, match=f"no {name} in"):
             animation.story(improving)
-
-
-def test_a_figure_that_was_not_measured_is_said_to_be_missing(improving, tmp_path):
-    row = dict.fromkeys(HISTORY_COLUMNS, float("nan"))
-    write_history(
-        [{**row, "step": s, "n_zoom": 0, "n_direct": 0} for s in (1, 2)], improving / "history.csv"
-    )
-    assert "IoU of the box not measured → not measured" in animation.write(
-        improving, tmp_path / "out"
-    )

@@ -411,7 +411,7 @@ def test_trajectory_viewer_shows_hostile_text_as_text(lab):
 def test_reward_lab_by_keyboard(lab):
     area = outputs(lab)[2]
     assert "zooming grows" in shown(area)
-    dial = press(lab, area, "bonus_if_correct", Keys.HOME)
+    dial = press(lab, area, "tool_bonus", Keys.HOME)
     wait(lab, lambda: "the bonus is 0.00" in shown(area))
     assert Select(named(area, "reward")).first_selected_option.text == "my own weights"
     press(lab, area, "p_zoom", Keys.END, Keys.ARROW_LEFT)

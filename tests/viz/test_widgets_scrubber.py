@@ -5,14 +5,13 @@ import shutil
 from pathlib import Path
 
 import pytest
-from test_pages import Reader
 
 from deepeyes_lite.training import write_history
 from deepeyes_lite.trajectories import write_jsonl
 from deepeyes_lite.viz.plots import png
 from deepeyes_lite.viz.snapshots import scenes
 from deepeyes_lite.viz.widgets import TrainingScrubber
-from episodes import HOSTILE, LONG, made, recorded_run
+from episodes import HOSTILE, LONG, Reader, made, recorded_run
 
 CONFIG = {"data": "", "legible_share": 0.5}
 
@@ -25,22 +24,15 @@ def run(tmp_path):
 def test_the_slider_goes_over_the_steps(run):
     scrubber = TrainingScrubber(run)
     assert (scrubber.step.min, scrubber.step.max, scrubber.step.value) == (0, 12, 12)
-    assert scrubber.row["step"] == 12
-    scrubber.step.value = 7
-    assert scrubber.row["step"] == 7
-    scrubber.step.value = 0
-    assert scrubber.row["step"] == 1
-
-
-@pytest.mark.parametrize("step, seen, right", [(0, 0, 0), (4, 0, 0), (5, 5, 3), (12, 10, 5)])
-def test_the_scenes_are_those_of_the_policy_of_that_step(run, step, seen, right):
-    scrubber = TrainingScrubber(run)
-    scrubber.step.value = step
-    assert len(scrubber.episodes) == 6 and sum(t.correct for t in scrubber.episodes) == right
-    assert all(t.images for t in scrubber.episodes)
-    shown = scrubber._texts.value.replace("details>", "div>").replace("summary>", "b>")
-    assert f"answers Step {seen}." in Reader(shown).text or f"Step {seen}." in Reader(shown).text
-    assert f"scenes after step {seen}: {right} right" in scrubber.alt
+    for step, row in ((12, 12), (7, 7), (0, 1)):
+        scrubber.step.value = step
+        assert scrubber.row["step"] == row
+    for step, recorded, right in ((0, 0, 0), (4, 0, 0), (5, 5, 3), (12, 10, 5)):
+        scrubber.step.value = step
+        assert len(scrubber.episodes) == 6 and sum(t.correct for t in scrubber.episodes) == right
+        assert all(t.images for t in scrubber.episodes)
+        assert f"Step {recorded}." in Reader(scrubber._texts.value).text
+        assert f"scenes after step {recorded}: {right} right" in scrubber.alt
 
 
 def test_the_cursor_stands_at_the_step(run):
@@ -51,8 +43,7 @@ def test_the_cursor_stands_at_the_step(run):
     assert len(above.axes) == 4 and len(below.axes) == 6
     for axes in above.axes:
         assert list(axes.get_lines()[-1].get_xdata()) == [7, 7]
-    titles = [axes.get_title() for axes in below.axes]
-    assert sum(title.endswith(": right") for title in titles) == 3
+    assert sum(axes.get_title().endswith("(right)") for axes in below.axes) == 3
     assert png(figure, 30) and "at step 7 of 12" in scrubber.alt
     assert scrubber.alt.split(".")[0] in scrubber._figure.value
 
@@ -89,19 +80,14 @@ def test_what_is_no_run_is_refused(tmp_path):
 
 @pytest.mark.filterwarnings("ignore:Glyph")
 def test_a_hostile_policy_writes_text(run):
-    found = made(6, text=HOSTILE)
-    for t, name in zip(found, scenes(CONFIG)["id"]):
+    episodes = made(6, text=HOSTILE)
+    for t, name in zip(episodes, scenes(CONFIG)["id"]):
         t.sample |= {"id": name, "question": HOSTILE, "answer": HOSTILE}
         t.answer = HOSTILE if name.endswith("0") else LONG
-    write_jsonl(found, run / "snapshots" / "0010.jsonl")
+    write_jsonl(episodes, run / "snapshots" / "0010.jsonl")
     scrubber = TrainingScrubber(run)
-    shown = scrubber._texts.value.replace("details>", "div>").replace("summary>", "b>")
-    assert HOSTILE in Reader(shown).text and len(Reader(shown).text) < 30_000
+    text = Reader(scrubber._texts.value).text
+    assert HOSTILE in text and len(text) < 30_000
     Reader(scrubber._figure.value)
-    assert png(scrubber.picture(), 30)
-
-
-def test_readers_without_a_kernel_see_a_picture(run):
-    scrubber = TrainingScrubber(run)
     data, metadata = scrubber._repr_mimebundle_()
     assert data["image/png"] and metadata["image/png"]["alt"] == scrubber.alt

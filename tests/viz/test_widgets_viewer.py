@@ -7,14 +7,13 @@ from urllib.parse import unquote
 
 import pytest
 from matplotlib.figure import Figure
-from test_pages import Reader
 
 from deepeyes_lite.tinyworld.dataset import tiny_world
 from deepeyes_lite.trajectories import write_jsonl
 from deepeyes_lite.viz.plots import png
 from deepeyes_lite.viz.widgets import TrajectoryViewer
 from deepeyes_lite.viz.widgets.trajectory_viewer import SORTS
-from episodes import HOSTILE, hostile, made
+from episodes import HOSTILE, Reader, hostile, made
 
 
 @pytest.fixture
@@ -67,26 +66,23 @@ def test_filter_by_kind_and_text():
     assert len(viewer.passing) == 9 and viewer.episodes
 
 
-def test_filter_by_iou(viewer):
+def test_filter_by_iou_and_sorts(viewer):
     overlaps = sorted(t.best_iou for t in viewer.passing if t.best_iou is not None)
     middle = overlaps[len(overlaps) // 2]
     viewer.iou_from.value = middle
     assert sorted(t.best_iou for t in viewer.passing) == [v for v in overlaps if v >= middle]
     viewer.iou_to.value = middle
     assert {t.best_iou for t in viewer.passing} == {middle}
-
-
-def test_sorts(viewer):
-    found = {}
+    viewer.iou_from.value, viewer.iou_to.value = 0, 1
+    ordered = {}
     for name in SORTS:
         viewer.sort.value = name
-        found[name] = viewer.passing
-        assert len(found[name]) == 12
-    low = [t.best_iou for t in found["lowest IoU first"]]
-    assert low[:8] == sorted(low[:8]) and low[8:] == [None] * 4  # without a zoom come last
-    high = [t.best_iou for t in found["highest IoU first"]]
-    assert high[:8] == low[:8][::-1] and high[8:] == [None] * 4
-    calls = [len(t.boxes_px) for t in found["most zooms first"]]
+        ordered[name] = viewer.passing
+        assert len(ordered[name]) == 12
+    low = [t.best_iou for t in ordered["lowest IoU first"]]
+    assert low == overlaps + [None] * 4  # without a zoom come last
+    assert [t.best_iou for t in ordered["highest IoU first"]] == overlaps[::-1] + [None] * 4
+    calls = [len(t.boxes_px) for t in ordered["most zooms first"]]
     assert calls == sorted(calls, reverse=True)
 
 
@@ -104,42 +100,36 @@ def test_steps_turn_by_turn(viewer):
     assert viewer._step.value == "turns 1 to 2 of 3" and "zoom 2" in text(viewer)
 
 
-def test_the_reward_follows_the_arm(viewer):
+def test_the_reward_follows_the_variant_and_tokens_come_on_demand(viewer):
     viewer.called.value, viewer.correct.value = "with a zoom", "right"
     assert "bonus, right and zoomed+1.20" in text(viewer)
-    viewer._variant.value = "unconditional"
+    viewer.variant.value = "unconditional"
     assert "bonus, zoomed+0.40" in text(viewer)
+    assert "mask 1" not in text(viewer)
+    viewer._tokens.value = True
+    assert "mask 1" in text(viewer) and "#5#6#7#8" in text(viewer)
 
 
 def test_curiosity_sees_the_group():
     """Two of the four episodes of a scene call: above the target of 0.3 there is no bonus."""
-    viewer = TrajectoryViewer(made(4, zooms=lambda i: i % 2, scenes=1))
-    viewer._variant.value = "curiosity"
-    viewer._list.index = 1
-    assert "curiosity" not in text(viewer)
-    viewer = TrajectoryViewer(made(8, zooms=lambda i: i == 1, scenes=1))
-    viewer._variant.value = "curiosity"
-    viewer._list.index = 1
-    assert "curiosity+0.09" in text(viewer)  # 0.5 * (0.3 - 1/8)
-
-
-def test_tokens_are_shown_on_demand(viewer):
-    assert "mask 1" not in text(viewer)
-    viewer._tokens.value = True
-    assert "mask 1" in text(viewer) and "#5 #6 #7 #8" in text(viewer)
+    for n, zooms, bonus in ((4, lambda i: i % 2, None), (8, lambda i: i == 1, "curiosity+0.09")):
+        viewer = TrajectoryViewer(made(n, zooms=zooms, scenes=1))
+        viewer.variant.value = "curiosity"
+        viewer._list.index = 1
+        assert (bonus or "reward") in text(viewer)  # 0.5 * (0.3 - 1/8)
+        assert bonus or "curiosity" not in text(viewer)
 
 
 def test_two_policies_stand_side_by_side_on_one_sample(pair):
-    viewer = pair
-    assert set(viewer.episodes) == {"base", "trained"}
-    assert len({t.sample["id"] for t in viewer.episodes.values()}) == 1
-    viewer.correct.value = "only trained right"
-    assert [t.sample["id"] for t in viewer.passing] == ["test-1", "test-3"]
-    assert "(wrong" in text(viewer, "base") and "(right" in text(viewer, "trained")
-    viewer.correct.value = "only base right"
-    assert [t.sample["id"] for t in viewer.passing] == ["test-4"]
-    viewer.of.value, viewer.correct.value = "trained", "right"
-    assert len(viewer.passing) == 4
+    assert set(pair.episodes) == {"base", "trained"}
+    assert len({t.sample["id"] for t in pair.episodes.values()}) == 1
+    pair.correct.value = "only trained right"
+    assert [t.sample["id"] for t in pair.passing] == ["test-1", "test-3"]
+    assert "(wrong" in text(pair, "base") and "(right" in text(pair, "trained")
+    pair.correct.value = "only base right"
+    assert [t.sample["id"] for t in pair.passing] == ["test-4"]
+    pair.of.value, pair.correct.value = "trained", "right"
+    assert len(pair.passing) == 4
 
 
 def test_a_sample_that_one_policy_lacks():
@@ -149,6 +139,8 @@ def test_a_sample_that_one_policy_lacks():
     assert len(viewer.passing) == 6
     viewer._list.index = 5
     assert set(viewer.episodes) == {"trained"} and viewer._columns["base"].value == ""
+    with pytest.raises(ValueError, match="no episodes"):
+        TrajectoryViewer([])
 
 
 def test_a_file_gets_its_images_back(tmp_path):
@@ -161,16 +153,16 @@ def test_a_file_gets_its_images_back(tmp_path):
         (episode,) = viewer.episodes.values()
         assert len(episode.images) == 3 and "<image " in viewer._columns["policy"].value
         # Looked at and given back: the memory does not fill with scenes.
-        assert not any(t.images for t in viewer._by_policy["policy"].values())
+        assert not any(t.images for t in viewer.passing)
     without = TrajectoryViewer(str(tmp_path / "episodes.jsonl"))
     assert "The image is not at hand" in text(without)
     assert isinstance(without.picture(), Figure)
 
 
 def test_a_thousand_episodes_open_in_under_a_second(tmp_path):
-    some = made(20)
-    write_jsonl(some * 50, tmp_path / "episodes.jsonl")
-    images = {t.sample["id"]: t.images[0] for t in some}
+    episodes = made(20)
+    write_jsonl(episodes * 50, tmp_path / "episodes.jsonl")
+    images = {t.sample["id"]: t.images[0] for t in episodes}
     seconds = []
     for _ in range(3):  # processor time: another program on the machine takes nothing of it
         start = time.process_time()
@@ -180,23 +172,21 @@ def test_a_thousand_episodes_open_in_under_a_second(tmp_path):
     assert min(seconds) < 1.0
 
 
-def test_one_episode_goes_out_as_a_page(pair, tmp_path):
-    page = pair.export(tmp_path / "episode.html").read_text(encoding="utf-8")
-    reader = Reader(page)
-    assert "base" in reader.text and "trained" in reader.text and "Loss mask" in reader.text
+def test_one_episode_goes_out_as_a_page(pair):
+    assert all(words in Reader(pair.page()).text for words in ("base", "trained", "Loss mask"))
     pair._export.click()
     link = re.fullmatch(
         r'<a download="episode-test-0.html" href="data:text/html;charset=utf-8,([^"<>]+)">'
         "Download the page</a>",
         pair._link.value,
     )
-    assert unquote(link[1]) == page
+    assert unquote(link[1]) == pair.page()
     pair.correct.value = "wrong"
     assert pair._link.value == ""  # it was another episode's
 
 
 @pytest.mark.filterwarnings("ignore:Glyph")
-def test_a_hostile_model_writes_text(tmp_path):
+def test_a_hostile_model_writes_text():
     viewer = TrajectoryViewer({HOSTILE: hostile(), "plain": made(2)})
     viewer._tokens.value = True
     assert len(viewer._list.options) == 4
@@ -205,7 +195,6 @@ def test_a_hostile_model_writes_text(tmp_path):
         label.encode()
         for column in viewer._columns.values():
             Reader(column.value)
-            column.value.encode()
             assert len(re.sub(r"data:[^\"]*", "", column.value)) < 30_000
         assert len(label) < 100 and label.isprintable()
         Reader(viewer.page())
@@ -216,11 +205,6 @@ def test_a_hostile_model_writes_text(tmp_path):
         assert len(viewer.alt) < 1000
     for control in (viewer.of, viewer.kind, viewer.correct):
         assert all(len(str(label)) < 60 for label in control._options_labels)
-
-
-def test_nothing_to_show_is_said():
-    with pytest.raises(ValueError, match="no episodes"):
-        TrajectoryViewer([])
 
 
 def test_readers_without_a_kernel_see_a_picture(pair):

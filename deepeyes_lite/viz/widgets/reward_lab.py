@@ -3,36 +3,39 @@
 import math
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import asdict, replace
 
 from ipywidgets import HTML, Dropdown, HBox, Layout, VBox
+from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from deepeyes_lite.rewards import VARIANTS, advantages, least_bonus
 from deepeyes_lite.trajectories import Trajectory
-from deepeyes_lite.viz import html
-from deepeyes_lite.viz.plots import BLUE, GREY, ORANGE, image_tag
+from deepeyes_lite.viz import BLUE, GREY, ORANGE, html
+from deepeyes_lite.viz.plots import image_tag
 from deepeyes_lite.viz.widgets.controls import Panel, Slider
 
-# The dials: the weight of `rewards.Arm`, the end of its scale.
+# The dials: a reward function, and the greatest weight that its dial gives it.
 DIALS = {
-    "accuracy": 2.0,
-    "format": 1.0,
-    "bonus_if_correct": 2.0,
-    "bonus_always": 2.0,
-    "bonus_iou": 2.0,
-    "curiosity": 1.0,
-    "excess": 0.5,
+    "accuracy_reward": 2.0,
+    "format_reward": 1.0,
+    "tool_bonus": 2.0,
+    "call_bonus": 2.0,
+    "iou_reward": 2.0,
+    "curiosity_bonus": 1.0,
+    "excess_calls": 0.5,
 }
 OWN = "my own weights"
-LIMIT = 2.5  # the axes of the phase diagram; a point beyond stands at the edge
+LOW, HIGH = -1.0, 2.5  # the axes of the phase diagram; a point beyond stands at the edge
 
 
 class RewardLab(Panel):
     """Sliders for the weights and for p_zoom and p_direct, over groups of recorded episodes."""
 
     def __init__(self, trajectories: Iterable[Trajectory]):
-        """Args: recorded episodes, several of each question: episodes of one sample id are a group.
+        """Open recorded episodes.
+
+        Args:
+            trajectories: several episodes of each question; episodes of one sample id are a group.
 
         Raises:
             ValueError: if no question has two episodes.
@@ -45,68 +48,59 @@ class RewardLab(Panel):
             raise ValueError(
                 "an advantage needs a group: roll out several episodes of the same sample"
             )
-        self.p_zoom_measured, self.p_direct_measured = self._measured()
-        self._build()
-        self.variant.value = "conditional"
-        super().__init__(self._children)
-
-    def _build(self) -> None:
-        wide = Layout(width="330px")
-        self.variant = Dropdown(
-            options=[*VARIANTS, OWN], value=None, description="arm", layout=wide
-        )
+        self.measured = {"p_zoom": self._measure(True), "p_direct": self._measure(False)}
+        wide = {"layout": Layout(width="330px"), "style": {"description_width": "100px"}}
+        variants = [*VARIANTS, OWN]
+        self.variant = Dropdown(options=variants, value=None, description="reward variant", **wide)
         names = [(f"{html.line(name, 30)} ({len(g)})", name) for name, g in self.groups.items()]
-        self.group = Dropdown(options=names, description="group", layout=wide)
+        self.group = Dropdown(options=names, description="group", **wide)
         self.dials = {
             name: Slider(label=name, max=most, step=0.05, value=0.0) for name, most in DIALS.items()
         }
-        start = {"p_zoom": self.p_zoom_measured[0], "p_direct": self.p_direct_measured[0]}
         self.chances = {
             name: Slider(label=name, step=0.01, value=0.5 if math.isnan(p) else round(p, 2))
-            for name, p in start.items()
+            for name, (p, _) in self.measured.items()
         }
         self._table, self._figure = HTML(), HTML(layout=Layout(max_width="760px"))
         self._setting = False
         self.variant.observe(lambda change: self._set_variant(change.new), "value")
-        self.group.observe(lambda _: self._show(), "value")
         for dial in self.dials.values():
             dial.observe(lambda _: self._turned(), "value")
-        for chance in self.chances.values():
-            chance.observe(lambda _: self._show(), "value")
-        left = [self.variant, *self.dials.values(), *self.chances.values(), self.group]
+        for control in (self.group, *self.chances.values()):
+            control.observe(lambda _: self._show(), "value")
+        self.variant.value = "conditional"
+        controls = [self.variant, *self.dials.values(), *self.chances.values(), self.group]
+        left = VBox(controls, layout=Layout(width="400px"))
         wrap = Layout(flex_flow="row wrap", grid_gap="20px")
-        self._children = [
-            HBox([VBox(left, layout=Layout(width="400px")), self._figure], layout=wrap),
-            self._table,
-        ]
+        super().__init__([HBox([left, self._figure], layout=wrap), self._table])
 
-    def _measured(self) -> tuple[tuple[float, int], tuple[float, int]]:
-        """p_zoom and p_direct over all groups, each with its count."""
-        found = []
-        for called in (True, False):
-            right = [t.correct for g in self.groups.values() for t in g if t.called == called]
-            found.append((sum(right) / len(right) if right else math.nan, len(right)))
-        return tuple(found)
+    def _measure(self, called: bool) -> tuple[float, int]:
+        """The share of right answers with a zoom, or without, over all groups; and of how many."""
+        correct = [t.correct for g in self.groups.values() for t in g if t.called == called]
+        return sum(correct) / len(correct) if correct else math.nan, len(correct)
 
     # --- what the dials say -------------------------------------------------------------------------
 
     @property
-    def weights(self) -> Arm:
-        """The weights as they stand."""
-        named = VARIANTS.get(self.variant.value, Arm())
-        return replace(named, **{name: dial.value for name, dial in self.dials.items()})
+    def weights(self) -> dict[str, float]:
+        """The weights as they stand, by the name of the reward function."""
+        return {name: dial.value for name, dial in self.dials.items() if dial.value}
+
+    @property
+    def episodes(self) -> list[Trajectory]:
+        """The episodes of the group."""
+        return self.groups[self.group.value]
 
     @property
     def parts(self) -> list[dict[str, float]]:
         """The reward of each episode of the group in its parts."""
-        group = self.groups[self.group.value]
-        rate = sum(t.called for t in group) / len(group)
-        return [html.parts(self.weights, t, rate) for t in group]
+        rate = sum(t.called for t in self.episodes) / len(self.episodes)
+        return [html.parts(self.weights, t, rate) for t in self.episodes]
 
     @property
     def advantages(self) -> list[float]:
         """What GRPO would make of these rewards."""
-        return advantages([sum(found.values()) for found in self.parts])
+        return advantages([sum(parts.values()) for parts in self.parts])
 
     @property
     def point(self) -> tuple[float, float]:
@@ -116,18 +110,17 @@ class RewardLab(Panel):
         """
         p_zoom, p_direct = (self.chances[name].value for name in ("p_zoom", "p_direct"))
         weights = self.weights
-        bonus = weights.bonus_if_correct
-        if weights.bonus_always:
-            bonus += weights.bonus_always / p_zoom if p_zoom else math.inf
-        return least_bonus(p_zoom, p_direct, weights.accuracy), bonus
+        bonus = weights.get("tool_bonus", 0.0)
+        if "call_bonus" in weights:
+            bonus += weights["call_bonus"] / p_zoom if p_zoom else math.inf
+        return least_bonus(p_zoom, p_direct, weights.get("accuracy_reward", 0.0)), bonus
 
     def _set_variant(self, name: str) -> None:
         if name == OWN:
             return
         self._setting = True
-        for weight, value in asdict(VARIANTS[name]).items():
-            if weight in self.dials:
-                self.dials[weight].value = value
+        for reward, dial in self.dials.items():
+            dial.value = VARIANTS[name].get(reward, 0.0)
         self._setting = False
         self._show()
 
@@ -141,71 +134,81 @@ class RewardLab(Panel):
     @property
     def verdict(self) -> str:
         """What the collapse inequality says, in words."""
-        needed, bonus = self.point
-        says = "grows" if bonus > needed else "dies"
+        least, bonus = self.point
         p_zoom, p_direct = (self.chances[name].value for name in ("p_zoom", "p_direct"))
         return (
-            f"With p_zoom {p_zoom:.2f} and p_direct {p_direct:.2f} the least bonus b* is {needed:.2f}; "
-            f"the bonus is {bonus:.2f}: to first order zooming {says}."
+            f"With p_zoom {p_zoom:.2f} and p_direct {p_direct:.2f} the least bonus b* is {least:.2f}; "
+            f"the bonus is {bonus:.2f}: to first order zooming {'grows' if bonus > least else 'dies'}."
         )
 
     def _show(self) -> None:
+        (p_zoom, zooms), (p_direct, direct) = self.measured.values()
+        row = Markup(
+            "<tr><td>{}</td><td>{}</td><td>{}</td><td>{:.2f}</td><td><b>{:+.2f}</b></td></tr>"
+        )
         rows = []
-        group = self.groups[self.group.value]
-        for number, (t, found, advantage) in enumerate(zip(group, self.parts, self.advantages), 1):
-            split = ", ".join(
-                f"{html.PARTS[name]} {value:+.2f}" for name, value in found.items() if value
-            )
-            rows.append(
-                f"<tr><td>{number}</td><td>{html.excerpt(html.verdict(t), 120)}</td>"
-                f"<td>{split or 'nothing'}</td><td>{sum(found.values()):.2f}</td>"
-                f"<td><b>{advantage:+.2f}</b></td></tr>"
-            )
-        (p_zoom, zooms), (p_direct, direct) = self.p_zoom_measured, self.p_direct_measured
-        question = html.excerpt(group[0].sample.get("question", ""), 200)
-        self._table.value = (
-            f"<p><b>{self.verdict}</b> Measured in these {len(self.groups)} groups: p_zoom {p_zoom:.2f} "
-            f"({zooms} episodes), p_direct {p_direct:.2f} ({direct}).</p><p>{question}</p>"
-            "<table><tr><th>episode</th><th>how it ended</th><th>parts</th><th>reward</th>"
-            f"<th>advantage</th></tr>{''.join(rows)}</table>"
+        for number, (t, parts, advantage) in enumerate(
+            zip(self.episodes, self.parts, self.advantages), 1
+        ):
+            split = [f"{html.PARTS[name]} {value:+.2f}" for name, value in parts.items() if value]
+            ending = html.excerpt(html.verdict(t), 120)
+            paid = ", ".join(split) or "nothing"
+            rows.append(row.format(number, ending, paid, sum(parts.values()), advantage))
+        self._table.value = Markup(
+            "<p><b>{}</b> Measured in these {} groups: p_zoom {:.2f} ({} episodes), p_direct {:.2f} ({})."
+            "</p><p>{}</p><table><tr><th>episode</th><th>how it ended</th><th>parts</th><th>reward</th>"
+            "<th>advantage</th></tr>{}</table>"
+        ).format(
+            self.verdict,
+            len(self.groups),
+            p_zoom,
+            zooms,
+            p_direct,
+            direct,
+            html.excerpt(self.episodes[0].sample.get("question", ""), 200),
+            Markup("").join(rows),
         )
         self._figure.value = image_tag(self.picture(), self.alt, dpi=80)
 
     def picture(self) -> Figure:
         """The advantages of the group, and the phase diagram with the point."""
         figure = Figure(figsize=(9, 3.9), layout="constrained")
-        left, right = figure.subplots(1, 2)
-        group = self.groups[self.group.value]
-        for number, (t, advantage) in enumerate(zip(group, self.advantages), 1):
-            color, hatch = (BLUE, "") if t.called else (ORANGE, "//")
-            left.bar(number, advantage, color=color, hatch=hatch, edgecolor="white")
-        for color, hatch, label in ((BLUE, "", "with a zoom"), (ORANGE, "//", "without")):
-            left.bar(0, 0, color=color, hatch=hatch, edgecolor="white", label=label)
-        words = [f"{n}\n{'right' if t.correct else 'wrong'}" for n, t in enumerate(group, 1)]
-        left.set_xticks(range(1, len(group) + 1), words, fontsize=9)
-        left.axhline(0, color=GREY, linewidth=1)
-        left.set(title="advantages of the group", xlabel="episode", ylabel="advantage")
-        left.set(xlim=(0.3, len(group) + 0.7), ylim=(-2.8, 2.8))
-        left.legend(fontsize=9, ncols=2, loc="lower center")
-        _draw_phases(right, -1.0, LIMIT)
-        x, y = (min(max(value, -1.0), LIMIT) for value in self.point)
-        right.plot(x, y, "o", color="black", markersize=11)
-        right.annotate("you", (x, y), (9, -4), textcoords="offset points", fontsize=11)
-        right.set(title="the collapse inequality", xlabel="least bonus b*", ylabel="bonus b")
+        bars, phases = figure.subplots(1, 2)
+        _draw_advantages(bars, self.episodes, self.advantages)
+        _draw_phases(phases)
+        x, y = (min(max(value, LOW), HIGH) for value in self.point)
+        phases.plot(x, y, "o", color="black", markersize=11)
+        phases.annotate("you", (x, y), (9, -4), textcoords="offset points", fontsize=11)
         return figure
 
     @property
     def alt(self) -> str:
         """What one sees in `picture`."""
-        told = ", ".join(f"{advantage:+.2f}" for advantage in self.advantages[:16])
-        return f"Left, the advantages of a group: {told}. Right, the phase diagram. {self.verdict}"
+        bars = ", ".join(f"{advantage:+.2f}" for advantage in self.advantages[:16])
+        return f"Left, the advantages of a group: {bars}. Right, the phase diagram. {self.verdict}"
 
 
-def _draw_phases(axes, low: float, high: float) -> None:
-    """The line of the collapse inequality between two bonuses, and what it says on either side."""
-    axes.plot([low, high], [low, high], color=GREY, linewidth=1.5)
-    axes.fill_between([low, high], [low, high], high, color=BLUE, alpha=0.07)
-    axes.text(low + 0.05, high - 0.05, "predicted: grows", va="top", color=BLUE)
-    axes.text(high - 0.05, low + 0.05, "predicted: dies", ha="right", color=ORANGE)
-    axes.set(xlabel="least bonus b* measured before training", ylabel="bonus b of the run")
-    axes.set(xlim=(low, high), ylim=(low, high))
+def _draw_advantages(axes, episodes: list[Trajectory], advantages: list[float]) -> None:
+    """A bar for each episode of a group."""
+    looks = {True: (BLUE, "", "with a zoom"), False: (ORANGE, "//", "without")}
+    for number, (t, advantage) in enumerate(zip(episodes, advantages), 1):
+        color, hatch, _ = looks[t.called]
+        axes.bar(number, advantage, color=color, hatch=hatch, edgecolor="white")
+    for color, hatch, label in looks.values():
+        axes.bar(0, 0, color=color, hatch=hatch, edgecolor="white", label=label)
+    labels = [f"{n}\n{'right' if t.correct else 'wrong'}" for n, t in enumerate(episodes, 1)]
+    axes.set_xticks(range(1, len(episodes) + 1), labels, fontsize=9)
+    axes.axhline(0, color=GREY, linewidth=1)
+    axes.set(title="advantages of the group", xlabel="episode", ylabel="advantage")
+    axes.set(xlim=(0.3, len(episodes) + 0.7), ylim=(-2.8, 2.8))
+    axes.legend(fontsize=9, ncols=2, loc="lower center")
+
+
+def _draw_phases(axes) -> None:
+    """The line of the collapse inequality, and what it says on either side."""
+    axes.plot([LOW, HIGH], [LOW, HIGH], color=GREY, linewidth=1.5)
+    axes.fill_between([LOW, HIGH], [LOW, HIGH], HIGH, color=BLUE, alpha=0.07)
+    axes.text(LOW + 0.05, HIGH - 0.05, "predicted: grows", va="top", color=BLUE)
+    axes.text(HIGH - 0.05, LOW + 0.05, "predicted: dies", ha="right", color=ORANGE)
+    axes.set(title="the collapse inequality", xlabel="least bonus b*", ylabel="bonus b")
+    axes.set(xlim=(LOW, HIGH), ylim=(LOW, HIGH))

@@ -1,16 +1,15 @@
 """Move through a recorded run step by step: its curves, and what its policy did on the same scenes."""
 
-import json
 from pathlib import Path
 
 from ipywidgets import HTML, Dropdown, HBox, Layout
+from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from deepeyes_lite.training import read_history
 from deepeyes_lite.trajectories import Trajectory
 from deepeyes_lite.viz import html
 from deepeyes_lite.viz.plots import draw_boxes, draw_curves, image_tag, plain
-from deepeyes_lite.viz.snapshots import read_snapshots, scenes
+from deepeyes_lite.viz.snapshots import read_run
 from deepeyes_lite.viz.widgets.controls import Panel, Slider
 
 
@@ -18,7 +17,11 @@ class TrainingScrubber(Panel):
     """One slider over the steps of a run."""
 
     def __init__(self, *folders: str | Path):
-        """Args: run folders as `train` leaves them; ``history.csv`` is needed, ``snapshots/`` shows scenes.
+        """Open runs.
+
+        Args:
+            folders: run folders as `train` leaves them; ``history.csv`` is needed, and ``snapshots/`` shows
+                scenes.
 
         Raises:
             FileNotFoundError: for a folder without ``history.csv`` or ``config.json``.
@@ -26,14 +29,8 @@ class TrainingScrubber(Panel):
         """
         if not folders:
             raise ValueError("give the folder of at least one run, such as runs/demo-conditional-0")
-        self.folders = {str(folder): Path(folder) for folder in folders}
-        for folder in self.folders.values():
-            for name in ("config.json", "history.csv"):
-                if not (folder / name).exists():
-                    raise FileNotFoundError(
-                        f"no {name} in {folder}; start a run with `train --out {folder}`"
-                    )
-        names = [(html.line(name, 60), name) for name in self.folders]
+        self._runs = {str(folder): read_run(folder) for folder in folders}
+        names = [(html.line(name, 60), name) for name in self._runs]
         self.run = Dropdown(options=names, description="run", layout=Layout(width="420px"))
         self.step = Slider(label="step", step=1)
         self.step.layout = Layout(flex="1 1 320px", max_width="640px")
@@ -46,35 +43,26 @@ class TrainingScrubber(Panel):
         super().__init__([HBox([self.run, self.step], layout=wrap), self._figure, self._texts])
 
     def _open(self) -> None:
-        folder = self.folders[self.run.value]
-        self.history = read_history(folder / "history.csv")
-        if not self.history:
-            raise ValueError(f"{folder / 'history.csv'} has no steps yet")
-        self._config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        self.snapshots = {}
-        if (folder / "snapshots").exists():
-            images = {row["id"]: row["image"] for row in scenes(self._config)}
-            found = read_snapshots(folder / "snapshots", images)
-            self.snapshots = {step: list(map(html.checked, rows)) for step, rows in found.items()}
-        last = self.history[-1]["step"]
-        self.step.min, self.step.max = float(min([1, *self.snapshots])), float(last)
+        self.history, self.snapshots = self._runs[self.run.value]
+        last = float(self.history[-1]["step"])
+        self.step.min, self.step.max = float(min([1, *self.snapshots])), last
         if self.step.value == last:
             self._show()
-        self.step.value = float(last)
+        self.step.value = last
 
     @property
     def row(self) -> dict:
         """The history at the step of the slider; step 0, before training, has the figures of step 1."""
-        at = [row for row in self.history if row["step"] <= self.step.value]
-        return at[-1] if at else self.history[0]
+        rows = [row for row in self.history if row["step"] <= self.step.value]
+        return rows[-1] if rows else self.history[0]
 
     @property
     def episodes(self) -> list[Trajectory]:
         """What the policy did at the last recorded step up to the slider's."""
-        return self.snapshots.get(self._seen, [])
+        return self.snapshots.get(self._recorded, [])
 
     @property
-    def _seen(self) -> int:
+    def _recorded(self) -> int:
         return max((step for step in self.snapshots if step <= self.step.value), default=-1)
 
     def _show(self) -> None:
@@ -83,11 +71,15 @@ class TrainingScrubber(Panel):
             self._figures[key] = image_tag(self.picture(), self.alt, dpi=80)
         self._figure.value = self._figures[key]
         if not self.snapshots:
-            self._texts.value = "<p>This run recorded no scenes (its folder has no watched/).</p>"
+            self._texts.value = "<p>This run recorded no scenes (its folder has no snapshots/).</p>"
             return
-        self._texts.value = "".join(
-            f"<details><summary>{html.excerpt(t.sample.get('question', ''), 100)} "
-            f"{html.excerpt(html.verdict(t), 200)}</summary>{html.turns(t)}</details>"
+        fold = Markup("<details><summary>{} {}</summary>{}</details>")
+        self._texts.value = Markup("").join(
+            fold.format(
+                html.excerpt(t.sample.get("question", ""), 100),
+                html.excerpt(html.verdict(t), 200),
+                html.turns(t),
+            )
             for t in self.episodes
         )
 
@@ -95,36 +87,29 @@ class TrainingScrubber(Panel):
         """The curves with a cursor at the step, and the six scenes with the boxes of that policy."""
         episodes = [t for t in self.episodes if t.images]
         figure = Figure(figsize=(12, 5.9 if episodes else 3.2), layout="constrained")
-        if not episodes:
-            draw_curves(figure, self.history, cursor=int(self.step.value))
-            return figure
-        above, below = figure.subfigures(2, 1, height_ratios=[3.2, 2.7])
+        above = figure
+        if episodes:
+            above, below = figure.subfigures(2, 1, height_ratios=[3.2, 2.7])
+            title = f"what the policy did after step {self._recorded}, on the same scenes"
+            below.suptitle(title, fontsize=12)
+            for axes, t in zip(below.subplots(1, len(episodes), squeeze=False)[0], episodes):
+                draw_boxes(axes, t, plain(html.answer_text(t, 12)))
         draw_curves(above, self.history, cursor=int(self.step.value))
-        below.suptitle(
-            f"what the policy did after step {self._seen}, on the same scenes", fontsize=12
-        )
-        for axes, t in zip(below.subplots(1, len(episodes), squeeze=False)[0], episodes):
-            draw_boxes(axes, t)
-            said = "no answer" if t.answer is None else plain(t.answer, 12)
-            truth = plain(str(t.sample.get("answer", "?")), 12)
-            axes.set_title(
-                f"{said}: right" if t.correct else f"{said}: wrong, it is {truth}", fontsize=10
-            )
         return figure
 
     @property
     def alt(self) -> str:
         """What one sees in `picture`."""
         row = self.row
-        told = ", ".join(
+        figures = ", ".join(
             f"{name.replace('_', ' ')} {row[name]:.2f}"
             for name in ("accuracy", "call_rate", "best_iou", "p_zoom", "p_direct")
         )
-        at, last = int(self.step.value), self.history[-1]["step"]
-        text = f"Training curves with a line at step {at} of {last}: {told}."
+        step, last = int(self.step.value), self.history[-1]["step"]
+        text = f"Training curves with a line at step {step} of {last}: {figures}."
         if self.episodes:
-            right = sum(t.correct for t in self.episodes)
+            correct = sum(t.correct for t in self.episodes)
             calls = sum(t.called for t in self.episodes)
-            text += f" Below, {len(self.episodes)} scenes after step {self._seen}: "
-            text += f"{right} right, {calls} with a zoom."
+            text += f" Below, {len(self.episodes)} scenes after step {self._recorded}: "
+            text += f"{correct} right, {calls} with a zoom."
         return text

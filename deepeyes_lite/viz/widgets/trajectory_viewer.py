@@ -2,8 +2,7 @@
 
 import re
 from collections import Counter, defaultdict
-from dataclasses import dataclass, replace
-from html import escape
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote
 
@@ -20,6 +19,7 @@ from ipywidgets import (
     Text,
     VBox,
 )
+from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from deepeyes_lite.evaluation import interval, share
@@ -31,29 +31,14 @@ from deepeyes_lite.viz.widgets.controls import Panel
 
 ANY = "any"
 SORTS = {
-    "as recorded": lambda row: row.place,
-    "lowest IoU first": lambda row: (row.iou is None, row.iou),
-    "highest IoU first": lambda row: (row.iou is None, -(row.iou or 0)),
-    "most zooms first": lambda row: -row.calls,
-    "most turns first": lambda row: -row.turns,
-    "longest text first": lambda row: -row.length,
+    "as recorded": lambda t: 0,
+    "lowest IoU first": lambda t: (t.best_iou is None, t.best_iou),
+    "highest IoU first": lambda t: (t.best_iou is None, -(t.best_iou or 0)),
+    "most zooms first": lambda t: -len(t.boxes_px),
+    "most turns first": lambda t: -len(t.turns),
+    "longest text first": lambda t: -sum(len(turn.text) for turn in t.turns),
 }
-
-
-@dataclass(frozen=True)
-class Row:
-    """One sample in the list; the figures are those of the policy that the filters read."""
-
-    place: int
-    key: tuple[str, int]
-    label: str
-    right: dict[str, bool]
-    calls: int
-    turns: int
-    length: int
-    iou: float | None
-    kind: str
-    text: str
+Key = tuple[str, int]  # sample id, number of the episode among those of the sample
 
 
 class TrajectoryViewer(Panel):
@@ -76,125 +61,98 @@ class TrajectoryViewer(Panel):
         """
         sources = episodes if isinstance(episodes, dict) else {"policy": episodes}
         self.tokenizer = tokenizer
-        self._images = images
-        self._places = (
-            {} if images is None or isinstance(images, dict) else _by_id(images["id"])
-        )  # a dataset decodes an image when it is asked for
-        self._by_policy: dict[str, dict[tuple[str, int], Trajectory]] = {}
-        self._rates: dict[str, dict[str, float]] = {}
+        self._images, self._places = images, {}
+        if images is not None and not isinstance(images, dict):
+            # A dataset decodes an image when it is asked for.
+            self._places = {name: i for i, name in enumerate(images["id"])}
+        self._by_policy: dict[str, dict[Key, Trajectory]] = {}
+        self._rates: dict[str, dict[str, float]] = {}  # group call rate by sample id
         for name, source in sources.items():
-            found = read_jsonl(source) if isinstance(source, str | Path) else source
-            keyed, groups = {}, defaultdict(list)
-            for trajectory in map(html.checked, found):
-                group = groups[str(trajectory.sample.get("id"))]
-                keyed[str(trajectory.sample.get("id")), len(group)] = trajectory
-                group.append(trajectory.called)
+            source = read_jsonl(source) if isinstance(source, str | Path) else source
+            keyed, calls = {}, defaultdict(list)
+            for trajectory in map(html.checked, source):
+                id_ = str(trajectory.sample.get("id"))
+                keyed[id_, len(calls[id_])] = trajectory
+                calls[id_].append(trajectory.called)
             self._by_policy[str(name)] = keyed
-            self._rates[str(name)] = {k: sum(v) / len(v) for k, v in groups.items()}
+            self._rates[str(name)] = {id_: sum(c) / len(c) for id_, c in calls.items()}
         self._keys = list(dict.fromkeys(key for keyed in self._by_policy.values() for key in keyed))
         if not self._keys:
             raise ValueError("there are no episodes to show")
-        self._build()
+        children = self._build()
         self._filter()
         self._list.observe(lambda _: self._open(), "value")
         self._open()
-        super().__init__(self._children)
+        super().__init__(children)
 
-    def _build(self) -> None:
+    def _build(self) -> list:
         names = list(self._by_policy)
-        self._rows = {name: self._rows_of(name) for name in names}
-        kinds = Counter(row.kind for rows in self._rows.values() for row in rows)
-        only = [f"only {html.line(name, 30)} right" for name in names] if len(names) == 2 else []
-        wide = Layout(width="260px")
-        self.of = Dropdown(options=_options(names), description="filters on", layout=wide)
-        self.correct = Dropdown(
-            options=[ANY, "right", "wrong", *only], description="answer", layout=wide
-        )
-        self.called = Dropdown(
-            options=[ANY, "with a zoom", "without"], description="zoom", layout=wide
-        )
-        self.kind = Dropdown(
-            options=[(ANY, ANY), *_options(kinds)], description="kind", layout=wide
-        )
+        kinds = Counter(_kind(t) for keyed in self._by_policy.values() for t in keyed.values())
+        only = {f"only {html.line(name, 30)} right": name for name in names}
+        self._only = only if len(names) == 2 else {}
+        wide = {"layout": Layout(width="260px")}
+        self.of = Dropdown(options=_options(names), description="filters on", **wide)
+        answers = [ANY, "right", "wrong", *self._only]
+        self.correct = Dropdown(options=answers, description="answer", **wide)
+        self.called = Dropdown(options=[ANY, "with a zoom", "without"], description="zoom", **wide)
+        self.kind = Dropdown(options=[(ANY, ANY), *_options(kinds)], description="kind", **wide)
         bound = {"min": 0, "max": 1, "step": 0.05, "layout": Layout(width="170px")}
         self.iou_from = BoundedFloatText(value=0, description="IoU from", **bound)
         self.iou_to = BoundedFloatText(value=1, description="to", **bound)
-        self.contains = Text(description="contains", placeholder="text of the model", layout=wide)
-        self.sort = Dropdown(options=list(SORTS), description="sort", layout=wide)
-        self._variant = Dropdown(options=list(VARIANTS), description="reward arm", layout=wide)
+        self.contains = Text(description="contains", placeholder="text of the model", **wide)
+        self.sort = Dropdown(options=list(SORTS), description="sort", **wide)
+        self.variant = Dropdown(
+            options=list(VARIANTS),
+            description="reward variant",
+            style={"description_width": "100px"},
+            **wide,
+        )
         self._tokens = Checkbox(description="show tokens and loss mask", value=False)
         self._list = Select(rows=16, description="episodes", layout=Layout(width="400px"))
-        self._count, self._step = HTML(), Label()
+        self._count, self._step, self._link = HTML(), Label(), HTML()
         self._back = Button(description="Previous turn")
         self._forth = Button(description="Next turn")
         self._export = Button(description="Make a page", tooltip="This episode as one HTML file")
         column = Layout(flex="1 1 320px", max_width="520px")
         self._columns = {name: HTML(layout=column) for name in names}
-        self._link = HTML()
         filters = [self.correct, self.called, self.kind, self.iou_from, self.iou_to, self.contains]
         for control in (self.of, *filters, self.sort):
             control.observe(lambda _: self._filter(), "value")
-        self._variant.observe(lambda _: self._show(), "value")
-        self._tokens.observe(lambda _: self._show(), "value")
+        for control in (self.variant, self._tokens):
+            control.observe(lambda _: self._show(), "value")
         self._back.on_click(lambda _: self.step(-1))
         self._forth.on_click(lambda _: self.step(1))
         self._export.on_click(lambda _: self._offer())
-        wrap = Layout(flex_flow="row wrap")
         several = [self.of] if len(names) > 1 else []
-        steps = HBox([self._back, self._forth, self._step, self._export, self._link], layout=wrap)
-        right = VBox(
-            [
-                steps,
-                HBox([self._variant, self._tokens], layout=wrap),
-                HBox(
-                    list(self._columns.values()),
-                    layout=Layout(flex_flow="row wrap", grid_gap="16px"),
-                ),
-            ],
-            layout=Layout(flex="1 1 480px"),
-        )
-        self._children = [
-            HBox([*several, *filters, self.sort], layout=wrap),
+        steps = [self._back, self._forth, self._step, self._export, self._link]
+        rows = [_wrapped(steps), _wrapped([self.variant, self._tokens])]
+        rows.append(_wrapped(self._columns.values(), "16px"))
+        beside = VBox(rows, layout=Layout(flex="1 1 480px"))
+        return [
+            _wrapped([*several, *filters, self.sort]),
             self._count,
-            HBox([self._list, right], layout=Layout(flex_flow="row wrap", grid_gap="12px")),
+            _wrapped([self._list, beside], "12px"),
         ]
-
-    def _rows_of(self, name: str) -> list[Row]:
-        rows = []
-        for place, key in enumerate(self._keys):
-            if (t := self._by_policy[name].get(key)) is None:
-                continue
-            right = {n: keyed[key].correct for n, keyed in self._by_policy.items() if key in keyed}
-            overlap, calls, text = t.best_iou, len(t.boxes_px), "\n".join(x.text for x in t.turns)
-            said = "no answer" if t.answer is None else html.line(t.answer, 12)
-            told = f"{calls} zoom{'' if calls == 1 else 's'}"
-            told += "" if overlap is None else f", IoU {overlap:.2f}"
-            verdict = "right" if t.correct else "wrong"
-            label = f"{html.line(key[0], 24)}: {said} ({verdict}), {told}"
-            kind = str(t.sample.get("kind", "?"))
-            figures = {"calls": calls, "turns": len(t.turns), "length": len(text), "iou": overlap}
-            rows.append(Row(place, key, label, right, kind=kind, text=text.casefold(), **figures))
-        return rows
 
     # --- what a reader does -------------------------------------------------------------------------
 
     def step(self, by: int) -> None:
         """Show one turn more, or one less."""
-        self._shown = min(max(1, self._shown + by), self._turns)
+        self._turn = min(max(1, self._turn + by), self._turns)
         self._show()
 
     @property
     def episodes(self) -> dict[str, Trajectory]:
         """The episodes on show by the policy's name, with their images; empty if none passes."""
         key = self._list.value
-        found = {n: keyed[key] for n, keyed in self._by_policy.items() if key in keyed}
-        image = self._image(key[0]) if found else None
+        chosen = {n: keyed[key] for n, keyed in self._by_policy.items() if key in keyed}
+        image = self._image(key[0]) if chosen else None
         # Cut when they are looked at, and not kept: a thousand scenes fill the memory.
         return {
             name: t
             if t.images or image is None
             else replace(t, images=[image, *crops(image, t.boxes_px)])
-            for name, t in found.items()
+            for name, t in chosen.items()
         }
 
     @property
@@ -211,13 +169,8 @@ class TrajectoryViewer(Panel):
         if not (episodes := self.episodes):
             raise ValueError("no episode passes the filters, so there is none to export")
         return html.episode_page(
-            episodes, VARIANTS[self._variant.value], self._rate(), self.tokenizer
+            episodes, VARIANTS[self.variant.value], self._rates_here(), self.tokenizer
         )
-
-    def export(self, path: str | Path) -> Path:
-        """Write `page` to a file."""
-        Path(path).write_text(self.page(), encoding="utf-8")
-        return Path(path)
 
     # --- how it looks -------------------------------------------------------------------------------
 
@@ -227,96 +180,109 @@ class TrajectoryViewer(Panel):
         return self._images[self._places[name]]["image"] if name in self._places else None
 
     def _filter(self) -> None:
-        rows = [row for row in self._rows[self.of.value] if self._passes(row)]
-        rows.sort(key=SORTS[self.sort.value])
-        right = sum(row.right[self.of.value] for row in rows)
-        total = len(self._rows[self.of.value])
-        told = interval(share(right, len(rows)))
-        self._count.value = f"<b>{len(rows):,} of {total:,} episodes</b>; right: {told}"
-        self._list.options = [(row.label, row.key) for row in rows]
-        if (
-            rows and self._list.index is None
-        ):  # as at the start, and after a filter that none passed
+        episodes = self._by_policy[self.of.value]
+        keys = [key for key in self._keys if key in episodes and self._passes(key)]
+        keys.sort(key=lambda key: SORTS[self.sort.value](episodes[key]))
+        accuracy = interval(share(sum(episodes[key].correct for key in keys), len(keys)))
+        count = f"{len(keys):,} of {len(episodes):,} episodes"
+        self._count.value = f"<b>{count}</b>; right: {accuracy}"
+        self._list.options = [(_label(key, episodes[key]), key) for key in keys]
+        if keys and self._list.index is None:  # at the start, and after a filter that none passed
             self._list.index = 0
 
-    def _passes(self, row: Row) -> bool:
+    def _passes(self, key: Key) -> bool:
+        t = self._by_policy[self.of.value][key]
         answer, low, high = self.correct.value, self.iou_from.value, self.iou_to.value
-        if answer in ("right", "wrong") and row.right[self.of.value] != (answer == "right"):
+        if answer in ("right", "wrong") and t.correct != (answer == "right"):
             return False
-        if answer.startswith("only "):
-            one = list(self._by_policy)[self.correct.index - 3]
-            if not row.right.get(one) or any(v for n, v in row.right.items() if n != one):
+        if answer in self._only:
+            right = [
+                n for n, keyed in self._by_policy.items() if key in keyed and keyed[key].correct
+            ]
+            if right != [self._only[answer]]:
                 return False
-        if self.called.value != ANY and (row.calls > 0) != (self.called.value == "with a zoom"):
+        if self.called.value != ANY and t.called != (self.called.value == "with a zoom"):
             return False
-        if self.kind.value not in (ANY, row.kind):
+        if self.kind.value not in (ANY, _kind(t)):
             return False
-        if (low, high) != (0, 1) and (row.iou is None or not low <= row.iou <= high):
+        if (low, high) != (0, 1) and (t.best_iou is None or not low <= t.best_iou <= high):
             return False
-        return self.contains.value.casefold() in row.text
+        text = "\n".join(turn.text for turn in t.turns)
+        return self.contains.value.casefold() in text.casefold()
 
     def _open(self) -> None:
         self._turns = max((len(t.turns) for t in self.episodes.values()), default=1) or 1
-        self._shown = self._turns
+        self._turn = self._turns
         self._show()
 
     def _show(self) -> None:
         self._link.value = ""
-        self._step.value = f"turns 1 to {self._shown} of {self._turns}"
-        self._back.disabled, self._forth.disabled = self._shown <= 1, self._shown >= self._turns
-        episodes, rates = self.episodes, self._rate()
+        self._step.value = f"turns 1 to {self._turn} of {self._turns}"
+        self._back.disabled, self._forth.disabled = self._turn <= 1, self._turn >= self._turns
+        episodes = self.episodes
         self._export.disabled = not episodes
         for name, column in self._columns.items():
-            if (t := episodes.get(name)) is None:
+            if name in episodes:
+                column.value = self._column(name, episodes[name])
+            else:
                 column.value = "" if episodes else "<p>No episode passes the filters.</p>"
-                continue
-            text = (
-                f"<h3>{html.excerpt(name, 60)}</h3>"
-                f"<p>{html.excerpt(t.sample.get('question', ''), 300)}</p>"
-                f"{html.picture(t, self._shown)}{html.turns(t, self._shown)}"
-            )
-            if self._shown >= len(t.turns):
-                split = html.parts(VARIANTS[self._variant.value], t, rates[name])
-                text += f"<p><b>{html.excerpt(html.verdict(t), 200)}</b></p>"
-                text += html.reward_table(split)
-            if self._tokens.value:
-                text += html.tokens(t, self.tokenizer)
-            column.value = text
 
-    def _rate(self) -> dict[str, float]:
+    def _column(self, name: str, t: Trajectory) -> str:
+        question = html.excerpt(t.sample.get("question", ""), 300)
+        text = Markup("<h3>{}</h3><p>{}</p>").format(html.excerpt(name, 60), question)
+        text += html.picture(t, self._turn) + html.turns(t, self._turn)
+        if self._turn >= len(t.turns):
+            parts = html.parts(VARIANTS[self.variant.value], t, self._rates_here()[name])
+            text += Markup("<p><b>{}</b></p>").format(html.excerpt(html.verdict(t), 200))
+            text += html.reward_table(parts)
+        return text + html.tokens(t, self.tokenizer) if self._tokens.value else text
+
+    def _rates_here(self) -> dict[str, float]:
+        """The call rate of each policy in the group of the episode on show."""
         key = self._list.value
         return {name: rates.get(key[0], 0.0) if key else 0.0 for name, rates in self._rates.items()}
 
     def _offer(self) -> None:
         """A link to the page: it is stored where the reader is, which need not be where the kernel is."""
         name = re.sub(r"[^\w.-]+", "_", self._list.value[0])[:60]
-        self._link.value = (
-            f'<a download="episode-{escape(name)}.html" '
-            f'href="data:text/html;charset=utf-8,{quote(self.page())}">Download the page</a>'
-        )
+        self._link.value = Markup(
+            '<a download="episode-{}.html" href="data:text/html;charset=utf-8,{}">Download the page</a>'
+        ).format(name, quote(self.page()))
 
     # --- for readers without a kernel ---------------------------------------------------------------
 
     def picture(self) -> Figure:
         """The episode on show as strips, one for each policy; blank where there is no image."""
-        shown = {name: t for name, t in self.episodes.items() if t.images}
-        return episode_strips(shown) if shown else Figure(figsize=(4, 1))
+        episodes = {name: t for name, t in self.episodes.items() if t.images}
+        return episode_strips(episodes) if episodes else Figure(figsize=(4, 1))
 
     @property
     def alt(self) -> str:
         """What one sees in `picture`."""
-        told = [
-            f"{html.line(name, 30)}: {html.line(html.verdict(t))}."
-            for name, t in self.episodes.items()
-        ]
-        episodes = list(self.episodes.values()) or [Trajectory(sample={"question": "none"})]
-        question = html.line(episodes[0].sample.get("question", ""))
-        return f"Trajectory viewer, {len(self._keys)} episodes. {question} {' '.join(told)}"
+        episodes = self.episodes
+        text = f"Trajectory viewer, {len(self._keys)} episodes."
+        for t in list(episodes.values())[:1]:
+            text += f" {html.line(t.sample.get('question', ''))}"
+        for name, t in episodes.items():
+            text += f" {html.line(name, 30)}: {html.line(html.verdict(t))}."
+        return text
 
 
-def _by_id(ids) -> dict[str, int]:
-    return {name: i for i, name in enumerate(ids)}
+def _kind(t: Trajectory) -> str:
+    return str(t.sample.get("kind", "?"))
+
+
+def _label(key: Key, t: Trajectory) -> str:
+    """An episode in the list: ``test-0: K (right), 1 zoom, IoU 0.31``."""
+    zooms = len(t.boxes_px)
+    overlap = "" if t.best_iou is None else f", IoU {t.best_iou:.2f}"
+    answer = html.answer_text(t, 12)
+    return f"{html.line(key[0], 24)}: {answer}, {zooms} zoom{'' if zooms == 1 else 's'}{overlap}"
 
 
 def _options(names) -> list[tuple[str, str]]:
     return [(html.line(name, 40), str(name)) for name in names]
+
+
+def _wrapped(children, gap: str = "0") -> HBox:
+    return HBox(list(children), layout=Layout(flex_flow="row wrap", grid_gap=gap))

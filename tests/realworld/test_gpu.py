@@ -1,0 +1,83 @@
+"""gpu.py: two steps of a small shape on the CPU, arithmetic that holds, and a table of what was measured."""
+
+import json
+from dataclasses import asdict, replace
+
+import pytest
+import torch
+from transformers import AutoModelForImageTextToText, DynamicCache
+
+from deepeyes_lite import training
+from deepeyes_lite.__main__ import main
+from deepeyes_lite.models import completion_length, ready
+from deepeyes_lite.realworld import gpu
+from shapes import config_of, processor_of, write_random
+
+SMALL = {"prompts_per_step": 1, "num_generations": 2, "max_calls": 1, "max_new_tokens": 8}
+
+
+def test_two_steps_from_the_command_line(tmp_path, monkeypatch, capsys):
+    if torch.cuda.is_available():
+        pytest.skip("this is the run of a machine without a GPU")
+    small = replace(training.PRESETS["24GB"], **SMALL, lora_rank=4, max_pixels=64 * 28 * 28)
+    monkeypatch.setitem(training.PRESETS, "24GB", small)
+    folder = write_random(small.model, tmp_path / "model", layers=2, narrow=True)
+    command = ["doctor", "--gpu", "--preset", "24GB", "--model", str(folder)]
+    assert main([*command, "--record", str(tmp_path / "gpu")]) == 1
+    told = capsys.readouterr()
+    block = told.out[told.out.index("deepeyes-lite doctor") :]
+    assert block.startswith(f"deepeyes-lite doctor --gpu --preset 24GB\n{folder}, LoRA r = 4\nCPU")
+    assert "1 prompts x 2 generations, 1 at a time" in block and "0.0 calls an episode" in block
+    rows = {line.split()[0]: float(line.split()[1]) for line in block.splitlines()[4:9]}
+    assert rows.keys() == {"generation", "forward", "backward", "rest", "total"}
+    assert rows["total"] >= max(rows.values()) > 0
+    assert "peak memory -\n" in block and "it runs, and that is all" in block
+    assert "has nothing to record" in told.err and not (tmp_path / "gpu").exists()
+
+
+def test_what_cannot_be_tried_is_refused(capsys):
+    assert main(["doctor", "--gpu", "--preset", "demo"]) == 1
+    assert "preset 'demo' is not one for a GPU; there are 8GB, 12GB" in capsys.readouterr().err
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match="no GPU is here, and Qwen/Qwen2.5-VL-3B-Instruct is"):
+            gpu.check("24GB")
+
+
+@pytest.mark.parametrize("name", gpu.GPUS)
+def test_the_arithmetic_is_that_of_the_published_shape(name):
+    config = gpu.GPUS[name]
+    shape = config_of(config.model)
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(shape)
+    weights = list(model.named_parameters())
+    linear = [w for n, w in weights if "language_model.layers" in n and w.ndim == 2]
+    counts = [sum(w.numel() for w in some) for some in ([w for _, w in weights], linear)]
+    assert list(gpu.SHAPES[config.model][1:3]) == counts
+    # One token through the real cache, in bf16, times tokens and rollouts.
+    text, head = shape.text_config, gpu.HEAD_DIM
+    cache = DynamicCache(config=text)
+    for layer in range(text.num_hidden_layers):
+        keys = torch.zeros(1, text.num_key_value_heads, 1, head, dtype=torch.bfloat16)
+        cache.update(keys, keys, layer)
+    token = sum(part.nbytes for layer in cache.layers for part in (layer.keys, layer.values))
+    rollouts = config.prompts_per_step * config.num_generations
+    expected = token * gpu.episode_tokens(config) * rollouts / 1e9
+    assert gpu.cache_gb(config) == pytest.approx(expected)
+    processor = ready(processor_of(config.model), config.max_pixels)
+    completion = completion_length(processor, config.max_calls, config.max_new_tokens)
+    assert gpu.episode_tokens(config) == 500 + gpu.view_tokens(config) + completion
+    # What could not fit is not offered.
+    assert gpu.weights_gb(config) + gpu.cache_gb(config) < 0.8 * int(name[:-2])
+
+
+def test_what_nobody_has_measured_stays_empty(tmp_path):
+    rows = gpu.table(tmp_path).splitlines()[2:]
+    assert [row.split(" | ")[0] for row in rows] == [f"| {name}" for name in gpu.GPUS]
+    assert all(row.endswith("|  |  |  |") for row in rows)
+    measured = {"preset": "24GB", "machine": "A GPU, torch 2.13.0", "peak_gb": 20.06}
+    measured |= {"config": asdict(gpu.GPUS["24GB"]), "seconds": {"total": 93.4}, "as_it_is": True}
+    path = gpu.write_record(measured, tmp_path / "new")
+    assert json.loads(path.read_text())["config"]["num_generations"] == 8
+    (filled,) = (row for row in gpu.table(path.parent).splitlines() if "A GPU" in row)
+    assert filled.startswith("| 24GB | Qwen2.5-VL-3B | LoRA | 576 | 4 × 8 | 3 | 256 |")
+    assert filled.endswith("| 20.1 | 93 | A GPU |")
