@@ -21,16 +21,16 @@ from deepeyes_lite.doctor import machine
 from deepeyes_lite.evaluation import evaluate_run, summarise, write_episodes
 from deepeyes_lite.files import atomic_write, file_lock
 from deepeyes_lite.models import load
-from deepeyes_lite.policies import LocalPolicy
+from deepeyes_lite.policies import LocalPolicy, OracleZoomPolicy
 from deepeyes_lite.rewards import WITHOUT_TOOL
 from deepeyes_lite.rollout import rollout
 from deepeyes_lite.study.plan import SELECTIONS, Run, plan
 from deepeyes_lite.tinyworld.dataset import held_out, tiny_world, training_questions
 from deepeyes_lite.tinyworld.pretraining.card import grounding
-from deepeyes_lite.tinyworld.questions import CORRUPTIONS
+from deepeyes_lite.tinyworld.questions import CORRUPTIONS, label_of
 from deepeyes_lite.tinyworld.scenes import World
 from deepeyes_lite.training import RunConfig, load_trained, read_config, read_history, train
-from deepeyes_lite.viz.snapshots import Snapshots, scenes
+from deepeyes_lite.viz.snapshots import snapshots_of
 
 # Where a gain should carry over: the scenes, and the counterpart in the paper.
 SETS: dict[str, Callable[[int], Dataset]] = {
@@ -85,14 +85,12 @@ def study(
 
 def _carry_out(run: Run, folder: Path, samples: int) -> None:
     """Train and measure one run in its folder; what is there already stays."""
-    config, tools = run.config, run.config.reward not in WITHOUT_TOOL
-    snapshots = Snapshots(
-        scenes(vars(config)), folder / "snapshots", tools, max_new_tokens=config.max_new_tokens
-    )
-    train(config, folder, training_questions(config), [snapshots])
+    config = run.config
+    train(config, folder, training_questions(config), [snapshots_of(config, folder)])
     if run.measured != "history":
         evaluate_run(folder, held_out(samples, config.legible_share))
     if run.measured == "full":
+        tools = config.reward not in WITHOUT_TOOL
         transfer(*load_trained(folder), "trained", samples, folder / "transfer.csv", tools)
 
 
@@ -187,7 +185,8 @@ def prepare(base: RunConfig, out: Path, n: int = 1000) -> None:
     model = load(base.model)
     hard = selection.difficulty(drawn, LocalPolicy(*model), record=out / "difficulty.jsonl")
     greedy = LocalPolicy(*model, temperature=0.0)
-    useful = selection.tool_benefit(drawn, greedy, record=out / "tool_benefit.jsonl")
+    record, oracle = out / "tool_benefit.jsonl", OracleZoomPolicy(greedy, label_of)
+    useful = selection.tool_benefit(drawn, greedy, record=record, oracle=oracle)
     dropped = zip(hard["dropped"], useful["dropped"])
     both = [i for i, reasons in enumerate(dropped) if not any(reasons)]
     chosen = {

@@ -5,6 +5,7 @@ kind is a new function and a new line there.
 """
 
 import random
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import combinations, permutations
@@ -151,7 +152,7 @@ KINDS: dict[str, Callable[[Scene, random.Random], Question]] = {
 # The dials that a kind needs to have something to ask about, and both answers equally often.
 NEEDS: dict[str, dict] = {
     "compare": {"twins": 1.0},
-    "exists": {"decoys": (2, 2), "objects": (3, 5)},
+    "exists": {"distractors": (2, 2), "objects": (3, 5)},
     "chart": {"chart": 1.0, "objects": (3, 4)},
     "nested": {"canvas": 1536, "radius": (100, 120), "shift": 0.4, "legible_share": 0.0},
 }
@@ -177,3 +178,17 @@ CORRUPTIONS: dict[str, Callable[[Question, Scene, random.Random], Question]] = {
     "wrong label": wrong_label,
     "unanswerable": unanswerable,
 }
+
+
+def label_of(sample: dict, number: int = 0) -> str:
+    """The name of a thing that a question asks about, by which tiny-eyes calls the zoom.
+
+    Args:
+        sample: with a ``question`` of the tiny world.
+        number: which thing, where the question names several.
+
+    >>> label_of({"question": "What letter is on the red star?"})
+    'red star'
+    """
+    names = re.findall(r"\b(?:the|an?) (\w+ \w+)", sample["question"]) or ["target"]
+    return names[min(number, len(names) - 1)]

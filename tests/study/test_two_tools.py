@@ -1,134 +1,318 @@
-"""faint.py and two_tools.py: faint scenes, new words, clumsy episodes, and what a record holds."""
+"""low_contrast.py, two_tools.py: the second tool, new words, clumsy episodes, and what a record holds."""
 
 import hashlib
 import json
 import re
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from deepeyes_lite.study.extra_tools import stretched
-from PIL import Image
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image, ImageOps
+from transformers.utils import get_json_schema
 
+from deepeyes_lite import DATA, prompts
 from deepeyes_lite.__main__ import main
-from deepeyes_lite.models import load
-from deepeyes_lite.policies import Policy
-from deepeyes_lite.study import low_contrast, tool_use, two_tools
-from deepeyes_lite.study.low_contrast import CONTRAST, KINDS, WORDS
-from deepeyes_lite.tools import ZOOM
-from deepeyes_lite.training import read_history
+from deepeyes_lite.models import environment_named, load
+from deepeyes_lite.policies import Policy, ScriptedPolicy
+from deepeyes_lite.rollout import rollout
+from deepeyes_lite.study import low_contrast, two_tools
+from deepeyes_lite.study.low_contrast import CONTRAST, KINDS
+from deepeyes_lite.study.two_tools import WORDS, ZoomAndContrast, chosen, learn_words, stretched
+from deepeyes_lite.tools import MAX_CALLS, MAX_CROP_SIDE, ZOOM, ToolError, ZoomTool, answer_call
+from deepeyes_lite.training import RunConfig, build_trainer, read_history
 
-ROOT = Path(__file__).parents[2]
-RECORDS = sorted((ROOT / "data/runs").glob("two-tools*/*-*"))
-SHIPPED = ROOT / "data/tiny-eyes"
-
-
-@pytest.fixture(scope="module")
-def asked():
-    return low_contrast.questions("validation", 8, KINDS)
+RECORDS = sorted((DATA / "runs").glob("two-tools*/*-*"))
 
 
-def test_each_kind_differs_in_what_it_says(asked):
+def noise(width, height):
+    return Image.effect_noise((width, height), 20).convert("RGB")
+
+
+def contrast(**arguments):
+    return {"name": CONTRAST, "arguments": arguments}
+
+
+# --- the tool -------------------------------------------------------------------------------------
+
+VALUES = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=6))
+ANYTHING = st.one_of(VALUES, st.lists(VALUES, max_size=4), st.binary(max_size=4))
+
+
+@given(arguments=st.dictionaries(st.sampled_from(["image", "self", "", "label"]), ANYTHING))
+def test_no_call_raises_and_no_image_exceeds_its_bounds(arguments):
+    tool = ZoomAndContrast(Image.new("RGB", (2500, 40)))
+    content = answer_call(tool, contrast(**{k: v for k, v in arguments.items() if k != "self"}))
+    assert isinstance(content, str) or len(content) == 1
+    if not isinstance(content, str) and content[0]["type"] == "image":
+        assert max(content[0]["image"].size) <= MAX_CROP_SIDE
+    hostile = {"name": CONTRAST, "arguments": arguments}
+    assert answer_call(tool, hostile)
+
+
+def test_a_number_of_no_image_is_refused_in_words():
+    for number in (1, -1, 10**30, True, 0.0, float("nan"), "0", None, [0], {}):
+        tool = ZoomAndContrast(noise(64, 64))
+        (part,) = answer_call(tool, contrast(image=number))
+        assert part["text"] == "Error: image must be a whole number from 0 to 0"
+        assert (tool.boxes_px, tool.refused) == ([], 1)
+    for name in ("_changed", "_cut", "reset", "__init__", "boxes_px", ""):
+        text = answer_call(tool, {"name": name, "arguments": {}})
+        assert text == str({"error": f"Tool {name} not found."})
+
+
+def test_both_tools_share_the_bound_on_calls_and_the_grey_control():
+    tool = ZoomAndContrast(noise(384, 384))
+    for number in range(MAX_CALLS):
+        answer_call(tool, contrast()) if number % 2 else tool.image_zoom_in_tool([0, 0, 500, 500])
+    (part,) = answer_call(tool, contrast())
+    assert part["text"] == "Error: no calls left, the limit is 6; answer now"
+    assert (len(tool.boxes_px), tool.refused) == (MAX_CALLS, 1)
+    tool.reset(noise(384, 384))
+    tool.blank = True
+    (part,) = answer_call(tool, contrast())
+    assert part["image"].getcolors() == [(384 * 384, (128, 128, 128))]
+
+
+def pixels(content):
+    (part,) = content
+    return part["image"].tobytes()
+
+
+def test_an_image_comes_back_stretched_and_a_zoom_into_it_is_cut_from_it():
+    image = noise(800, 800)
+    tool = ZoomAndContrast(image)
+    assert pixels(answer_call(tool, contrast())) == stretched(image).tobytes() != image.tobytes()
+    assert tool.boxes_px == [(0, 0, 800, 800)]
+    box, box_px = [500, 0, 1000, 500], (400, 0, 800, 400)
+    assert pixels(tool.image_zoom_in_tool(box, image=1)) == stretched(image).crop(box_px).tobytes()
+    assert pixels(tool.image_zoom_in_tool(box)) == image.crop(box_px).tobytes()
+    # A crop is stretched by its own tones, and keeps its place.
+    tool = ZoomAndContrast(image)
+    tool.image_zoom_in_tool([250, 500, 500, 750])
+    crop = stretched(image.crop((200, 400, 400, 600)))
+    assert pixels(answer_call(tool, contrast(image=1))) == crop.tobytes()
+    part = tool.image_zoom_in_tool([500, 0, 1000, 500], image=2)
+    assert tool.boxes_px[1:] == [(200, 400, 400, 600), (300, 400, 400, 500)]
+    assert pixels(part) == crop.crop((100, 0, 200, 100)).tobytes()
+
+
+def test_a_large_image_is_changed_first_and_reduced_afterwards():
+    image = noise(2500, 1500)
+    tool = ZoomAndContrast(image)
+    (part,) = answer_call(tool, contrast())
+    assert part["image"].size == (MAX_CROP_SIDE, 615)
+    part = tool.image_zoom_in_tool([0, 0, 200, 100], image=1)
+    assert pixels(part) == stretched(image).crop((0, 0, 500, 500)).tobytes()
+
+
+def test_a_tool_of_one_s_own_may_change_the_size_or_refuse():
+    class Halves(ZoomTool):
+        def image_halve_tool(self, image: int = 0) -> list:
+            return self._changed(image, self._half)
+
+        def _half(self, picture):
+            if picture.width < 100:
+                raise ToolError("too small")
+            return picture.reduce(2)
+
+    tool = Halves(noise(800, 600))
+    tool.image_halve_tool()
+    # A box on a picture of another size means the same place; the crop is a square around it.
+    (part,) = tool.image_zoom_in_tool([250, 0, 500, 500], image=1)
+    assert tool.boxes_px[1] == (200, 0, 400, 300) and part["image"].size == (150, 150)
+    tool.image_zoom_in_tool([0, 0, 100, 100])
+    (part,) = tool.image_halve_tool(image=3)
+    assert part["text"] == "Error: too small" and tool.refused == 1
+
+
+def test_the_schema_says_what_the_tool_does():
+    function = get_json_schema(ZoomAndContrast().image_contrast_tool)["function"]
+    assert function["name"] == CONTRAST and "contrast" in function["description"]
+    assert function["parameters"]["properties"]["image"]["type"] == "integer"
+    assert not function["parameters"].get("required")
+
+
+def test_stretched_keeps_a_flat_image_and_other_modes():
+    for mode in ("RGB", "L", "P", "RGBA", "1"):
+        assert stretched(Image.new(mode, (9, 9))).mode == "RGB"
+    levels = np.asarray(ImageOps.grayscale(stretched(noise(64, 64))))
+    assert (levels.min(), levels.max()) == (0, 255)
+
+
+def test_the_prompt_names_both_tools_the_zoom_first(processor, samples):
+    row, texts = samples[0], []
+    for environment in (None, ZoomAndContrast):
+        policy = Policy(processor, environment=environment)
+        ids = policy.prompt_ids(row["question"], row["image"])
+        texts.append(processor.tokenizer.decode(ids).split("<|im_end|>")[0])
+    assert texts == [f"<|im_start|>system\nTools: {ZOOM}.{more}" for more in ("", f" {CONTRAST}.")]
+
+
+CALL = "<think>I need to zoom in.</think>" + prompts.tool_call({}, CONTRAST)
+ZOOM_IN = prompts.tool_call({"bbox_2d": [100, 200, 300, 400], "image": 1})
+ANSWER = prompts.answer("I can read it.", "K")
+SCRIPTS = {
+    "contrast, then a zoom into it": [CALL, ZOOM_IN, ANSWER],
+    "both in one turn": [CALL + ZOOM_IN, ANSWER],
+    "no such image": [prompts.tool_call({"image": 7}, CONTRAST), ANSWER],
+    "an argument that it has not": [prompts.tool_call({"level": 7}, CONTRAST), ANSWER],
+}
+ENVIRONMENT = "deepeyes_lite.study.two_tools.ZoomAndContrast"
+
+
+def test_same_episode_as_trl(random_eyes, processor, samples, monkeypatch, tmp_path):
+    from core.test_rollout import trl_episode
+
+    assert environment_named(ENVIRONMENT) is ZoomAndContrast
+    config = RunConfig(
+        model=str(random_eyes),
+        steps=1,
+        prompts_per_step=1,
+        num_generations=2,
+        environment=ENVIRONMENT,
+    )
+    counter = two_tools.tool_counter(processor.tokenizer, tmp_path / "tools.csv")
+    trainer = build_trainer(config, tmp_path, samples, rewards={counter: 0.0})
+    for name, script in SCRIPTS.items():
+        policy = ScriptedPolicy(processor, script, ZoomAndContrast)
+        (ours,) = rollout(samples.select([0]), policy, progress=False)
+        theirs = trl_episode(trainer, samples[0], script, monkeypatch)
+        assert ours.prompt_ids == theirs["prompt_ids"], name
+        assert ours.completion_ids == theirs["completion_ids"], name
+        assert ours.loss_mask == theirs["loss_mask"], name
+        assert len(ours.images) == theirs["images"] and len(ours.turns) == len(script), name
+    # TRL showed the last script's two episodes to the counter.
+    row = {"step": 1, "kind": "read", "tool": CONTRAST, "episodes": 2}
+    assert two_tools.read_tools(tmp_path / "tools.csv") == [{**row, "correct": 2 * ours.correct}]
+
+
+# --- the world, new words, the warm start -----------------------------------------------------------
+
+
+def test_each_kind_differs_in_what_it_says_and_stretching_brings_back_what_is_left():
+    asked = low_contrast.questions("validation", 8, KINDS)
     assert list(asked["kind"]) == list(KINDS) * 8
     assert len(set(asked["id"])) == len(asked)
     for row in asked:
-        low, high = (band for band in zip(*row["image"].getextrema()))
+        low, high = zip(*row["image"].getextrema())
         squeezed = max(high) - min(low) < low_contrast.LEVELS
         assert squeezed == ("faint" in row["kind"])
         assert row["legible"] == (row["kind"] == "plain")
-
-
-def test_stretching_brings_back_what_is_left_of_a_faint_scene(asked):
-    scene = next(row["image"] for row in asked if row["kind"] == "plain")
-    back = np.asarray(stretched(low_contrast.faint(scene)), float)
-    wanted = np.asarray(scene, float)
-    assert np.corrcoef(back.ravel(), wanted.ravel())[0, 1] > 0.95
+    scene = asked[0]["image"]
+    back = np.asarray(stretched(low_contrast.lower_contrast(scene)), float)
+    assert np.corrcoef(back.ravel(), np.asarray(scene, float).ravel())[0, 1] > 0.95
     assert len(np.unique(back)) <= low_contrast.LEVELS
 
 
-@pytest.mark.parametrize("apart", [0.0, 1.0])
-def test_a_new_word_is_one_token_that_starts_beside_a_known_one(apart):
-    model, processor = load(SHIPPED, extra_tool="contrast")
-    tokenizer, before = processor.tokenizer, len(processor.tokenizer)
-    low_contrast.learn_words(model, tokenizer, WORDS, apart)
-    assert len(tokenizer) == before + len(WORDS) == model.get_input_embeddings().num_embeddings
+@pytest.mark.parametrize("init_noise", [0.0, 1.0])
+def test_a_new_word_is_one_token_that_starts_beside_a_known_one(init_noise, samples):
+    model, processor = load("tiny-eyes")
+    tokenizer, size = processor.tokenizer, len(processor.tokenizer)
+    question = samples[0]["question"], samples[0]["image"]
+    prompt = Policy(processor).prompt_ids(*question)
+    learn_words(model, tokenizer, WORDS, init_noise)
+    assert len(tokenizer) == size + len(WORDS) == model.get_input_embeddings().num_embeddings
     rows = model.get_input_embeddings().weight
-    for word, like in WORDS.items():
-        (new,), (old,) = (
-            tokenizer(text, add_special_tokens=False)["input_ids"] for text in (word, like)
+    for word, known in WORDS.items():
+        new, old = (
+            tokenizer(text, add_special_tokens=False)["input_ids"] for text in (word, known)
         )
-        assert tokenizer.decode([new]) == word and torch.allclose(
-            (rows[new] - rows[old]).norm(), apart * rows[old].norm(), atol=1e-4
-        )
+        assert len(new) == len(old) == 1 and tokenizer.decode(new) == word
+        distance, length = (rows[new] - rows[old]).norm(), rows[old].norm()
+        assert torch.allclose(distance, init_noise * length, atol=1e-4)
     assert model.lm_head.weight is rows
-    low_contrast.learn_words(model, tokenizer, WORDS)  # known by now
-    assert len(tokenizer) == before + len(WORDS)
+    assert Policy(processor).prompt_ids(*question) == prompt  # nothing else is cut otherwise
+    learn_words(model, tokenizer, WORDS)  # known by now
+    assert len(tokenizer) == size + len(WORDS)
     with pytest.raises(ValueError, match="is 2 tokens of this tokenizer, not one"):
-        low_contrast.learn_words(model, tokenizer, {"anything": "red square"})
-
-
-def test_the_old_prompts_are_as_they_were(samples):
-    """New words do not change how anything else is cut into tokens."""
-    model, processor = load(SHIPPED)
-    row = samples[0]
-    before = Policy(processor).prompt_ids(row["question"], row["image"])
-    low_contrast.learn_words(model, processor.tokenizer, WORDS)
-    assert Policy(processor).prompt_ids(row["question"], row["image"]) == before
+        learn_words(model, tokenizer, {"anything": "red square"})
 
 
 def test_the_tool_of_a_trace_does_not_depend_on_the_scene_and_answers_are_only_what_is_shown():
-    model, processor = load(SHIPPED, extra_tool="contrast")
-    low_contrast.learn_words(model, processor.tokenizer, WORDS)
+    model, processor = load("tiny-eyes")
+    learn_words(model, processor.tokenizer, WORDS)
     rows = list(low_contrast.questions("validation", 60))
-    found = low_contrast.traces(rows, processor)
-    assert [t.sample["id"] for t in found] == [row["id"] for row in rows]
+    episodes = two_tools.traces(rows, processor)
+    assert [t.sample["id"] for t in episodes] == [row["id"] for row in rows]
     calls = {kind: Counter() for kind in KINDS[:3]}
-    for t in found:
-        tool = tool_use.chosen([turn.text for turn in t.turns])
-        calls[t.sample["kind"]][tool] += 1
+    for t in episodes:
+        kind, tool = t.sample["kind"], chosen([turn.text for turn in t.turns])
+        calls[kind][tool] += 1
         assert t.correct and t.well_formed and len(t.turns) == 1 + (tool != "none")
         answers = t.loss_mask[-1] == 1
-        if t.sample["kind"] == "faint":
+        if kind == "faint":
             assert answers == (tool == CONTRAST)
-        if t.sample["kind"] == "small" and tool != ZOOM:
-            assert not answers
-        if t.sample["kind"] == "plain" and tool != ZOOM:
-            assert answers
-        if tool == CONTRAST:
-            own = [i for i, mine in zip(t.completion_ids, t.loss_mask) if mine]
-            assert len(own) in (7, 12) or answers
-    for kind, counted in calls.items():
-        assert min(counted.values()) >= 9 and len(counted) == 3, (kind, counted)
+        elif tool != ZOOM:
+            assert answers == (kind == "plain")
+        own = [id for id, mine in zip(t.completion_ids, t.loss_mask) if mine]
+        learned = processor.tokenizer.decode(own)
+        assert chosen([learned]) == tool and ("<answer>" in learned) == answers
+    for kind, counts in calls.items():
+        assert min(counts.values()) >= 9 and len(counts) == 3, (kind, counts)
+
+
+# --- which tool on which kind ---------------------------------------------------------------------
+
+ZOOMS, CONTRASTS = prompts.tool_call({"bbox_2d": [0, 0, 9, 9]}), prompts.tool_call({}, CONTRAST)
+
+
+def test_chosen_reads_untrusted_text():
+    assert chosen([]) == "none"
+    assert chosen(["image_zoom_in_tool", '{"name": "image_zoom_in_tool"}']) == "none"
+    assert chosen([ZOOMS, ZOOMS]) == ZOOM
+    both = [ZOOMS, CONTRASTS]
+    assert chosen(both) == chosen(both[::-1]) == f"{CONTRAST} + {ZOOM}"
+    assert chosen(['<tool_call>{"name": "' + "x" * 10**6 + '"']) == "none"
+    assert chosen(['<tool_call>{"name": "<b>"']) == "none"
+
+
+def test_a_step_is_counted_by_kind_and_tool_and_once_if_it_is_done_twice(processor, tmp_path):
+    path = tmp_path / "tools.csv"
+    count = two_tools.tool_counter(processor.tokenizer, path)
+    texts = [ZOOMS, ZOOMS, "K", CONTRASTS]
+    step = {
+        "completion_ids": processor.tokenizer(texts)["input_ids"],
+        "kind": ["small", "small", "plain", "small"],
+    }
+    outcomes = [SimpleNamespace(correct=correct) for correct in (True, False, True, False)]
+    for done in (0, 1, 1):  # a kill came between
+        zeros = count(outcomes, **step, trainer_state=SimpleNamespace(global_step=done))
+        assert zeros == [0.0] * 4
+    rows = [
+        {"kind": "plain", "tool": "none", "episodes": 1, "correct": 1},
+        {"kind": "small", "tool": CONTRAST, "episodes": 1, "correct": 0},
+        {"kind": "small", "tool": ZOOM, "episodes": 2, "correct": 1},
+    ]
+    assert two_tools.read_tools(path) == [{"step": n, **row} for n in (1, 2) for row in rows]
+    steps, shares = two_tools.curve([two_tools.read_tools(path)] * 2, "small", ZOOM)
+    assert steps == [1, 2] and shares == pytest.approx([2 / 3, 2 / 3])
 
 
 def test_figures_by_kind_and_the_table():
-    class Fake:
-        def __init__(self, kind, correct, *turns):
-            self.sample, self.correct = {"kind": kind}, correct
-            self.turns = [type("T", (), {"text": text})() for text in turns]
+    def episode(kind, correct, *turns):
+        turns = [SimpleNamespace(text=text) for text in turns]
+        return SimpleNamespace(sample={"kind": kind}, correct=correct, turns=turns)
 
-    zooms = '<tool_call>{"name": "image_zoom_in_tool", "arguments": {}}</tool_call>'
-    episodes = [
-        Fake("small", True, zooms, "K"),
-        Fake("small", False, "K"),
-        Fake("plain", True, "K"),
-    ]
-    found = two_tools.by_kind(episodes)
-    assert found["small"]["chosen"] == {ZOOM: 1, "none": 1}
-    assert found["small"]["accuracy"]["mean"] == 0.5 and found["plain"]["accuracy"]["n"] == 1
-    assert two_tools.called(found, "small", ZOOM)["mean"] == 0.5
-    text = two_tools.table({"samples": 2, "conditions": {"trained": found}})
+    episodes = [("small", True, ZOOMS, "K"), ("small", False, "K"), ("plain", True, "K")]
+    kinds = two_tools.by_kind([episode(*values) for values in episodes])
+    assert kinds["small"]["chosen"] == {ZOOM: 1, "none": 1}
+    assert kinds["small"]["accuracy"]["mean"] == 0.5 and kinds["plain"]["accuracy"]["n"] == 1
+    assert two_tools.called(kinds, "small", ZOOM)["mean"] == 0.5
+    text = two_tools.table({"samples": 2, "conditions": {"trained": kinds}})
     assert re.search(r"trained +small +50 % .* 50% +50% +0% +0%", text)
 
 
 def test_a_tool_that_is_called_on_everything_is_not_chosen_for_anything():
-    def report(small, faint_):
-        kinds = {"small": {"chosen": small}, "faint": {"chosen": faint_}}
-        for found in kinds.values():
-            found["accuracy"] = {"n": 30}
-        return {"conditions": {"trained": kinds}}
+    def report(small, faint):
+        kinds = {"small": {"chosen": small}, "faint": {"chosen": faint}}
+        return {
+            "conditions": {"trained": {k: v | {"accuracy": {"n": 30}} for k, v in kinds.items()}}
+        }
 
     everywhere = report({CONTRAST: 30}, {CONTRAST: 30})
     text = two_tools.verdict([report({ZOOM: 28, CONTRAST: 2}, {CONTRAST: 30}), everywhere])
@@ -137,24 +321,28 @@ def test_a_tool_that_is_called_on_everything_is_not_chosen_for_anything():
     assert "0 of 1" in two_tools.verdict([everywhere])
 
 
-@pytest.mark.parametrize("folder", RECORDS, ids=lambda path: f"{path.parent.name}-{path.name}")
-def test_a_record_is_whole(folder):
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    assert (
-        config["extra_tool"] == "contrast" and folder.name == f"{config['reward']}-{config['seed']}"
-    )
-    steps = [*range(1, config["steps"] + 1)]
-    assert [row["step"] for row in read_history(folder / "history.csv")] == steps
-    counted = tool_use.read(folder / tool_use.FILE)
-    assert sorted({row["step"] for row in counted}) == steps
-    per_step = config["prompts_per_step"] * config["num_generations"]
-    assert all(sum(r["episodes"] for r in counted if r["step"] == s) == per_step for s in steps)
-    report = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
-    assert set(report["conditions"]["trained"]) == set(KINDS) and two_tools.table(report)
+# --- records and the command ------------------------------------------------------------------------
+
+
+def test_every_record_is_complete():
+    assert len(RECORDS) == 9
+    for folder in RECORDS:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        assert config["environment"] == ENVIRONMENT
+        assert folder.name == f"{config['reward']}-{config['seed']}"
+        steps = [*range(1, config["steps"] + 1)]
+        assert [row["step"] for row in read_history(folder / "history.csv")] == steps
+        rows, episodes = two_tools.read_tools(folder / two_tools.TOOLS), Counter()
+        for row in rows:
+            episodes[row["step"]] += row["episodes"]
+        per_step = config["prompts_per_step"] * config["num_generations"]
+        assert episodes == dict.fromkeys(steps, per_step)
+        report = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
+        assert set(report["conditions"]["trained"]) == set(KINDS) and two_tools.table(report)
 
 
 def test_photos_are_what_their_readme_says():
-    folder = ROOT / "data/photos"
+    folder = DATA / "photos"
     text = (folder / "README.md").read_text(encoding="utf-8")
     photos = sorted(folder.glob("*.jpg"))
     assert len(photos) == 4
@@ -167,9 +355,9 @@ def test_photos_are_what_their_readme_says():
 
 
 def test_the_command_passes_on_what_is_given(monkeypatch, capsys):
-    asked = []
-    monkeypatch.setattr(two_tools, "run", lambda *a, **given: asked.append((a, given)))
+    calls = []
+    monkeypatch.setattr(two_tools, "run", lambda *a, **given: calls.append((a, given)))
     monkeypatch.setattr(two_tools, "table", lambda report: "a table")
-    assert main(["two-tools"]) == main(["two-tools", "--apart", "0", "--seed", "2"]) == 0
-    assert [given for _, given in asked] == [{}, {"apart": 0.0, "seed": 2}]
-    assert asked[0][0] == (Path("runs/two-tools"), None) and "a table" in capsys.readouterr().out
+    assert main(["two-tools"]) == main(["two-tools", "--init-noise", "0", "--seed", "2"]) == 0
+    assert [given for _, given in calls] == [{}, {"init_noise": 0.0, "seed": 2}]
+    assert calls[0][0] == (Path("runs/two-tools"), None) and "a table" in capsys.readouterr().out
