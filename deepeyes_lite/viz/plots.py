@@ -29,12 +29,9 @@ def smooth(values: Sequence[float], window: int = 5) -> np.ndarray:
     """
     data = np.asarray(values, float)
     half = window // 2
-    means = []
-    for i in range(len(data)):
-        part = data[max(0, i - half) : i + half + 1]
-        part = part[~np.isnan(part)]
-        means.append(part.mean() if len(part) else np.nan)
-    return np.array(means)
+    windows = [data[max(0, i - half) : i + half + 1] for i in range(len(data))]
+    windows = [part[~np.isnan(part)] for part in windows]
+    return np.array([part.mean() if len(part) else np.nan for part in windows])
 
 
 # --- runs -----------------------------------------------------------------------------------------
@@ -110,11 +107,9 @@ def pass_rate_bars(rates: Sequence[float]) -> Figure:
     axes = figure.subplots()
     values, counts = np.unique([rate for rate in rates if rate == rate], return_counts=True)
     width = 0.8 * min(np.diff(values), default=1.0)
-    for keep, color, hatch, label in (
-        (True, BLUE, "", "kept"),
-        (False, ORANGE, "//", "dropped: no gradient in a group of equals"),
-    ):
-        which = ((values > 0) & (values < 1)) == keep
+    kept = (values > 0) & (values < 1)
+    dropped = "dropped: no gradient in a group of equals"
+    for which, color, hatch, label in ((kept, BLUE, "", "kept"), (~kept, ORANGE, "//", dropped)):
         looks = {"color": color, "hatch": hatch, "edgecolor": "white"}
         label = f"{label} ({counts[which].sum()})"
         axes.bar(values[which], counts[which], width, label=label, **looks)
@@ -187,11 +182,7 @@ def parts(rows: dict[str, dict[str, int]], xlabel: str) -> Figure:
 
 
 def bonus_lines(
-    shares: Sequence[float],
-    least: Sequence[float],
-    low: Sequence[float],
-    high: Sequence[float],
-    bonuses: dict[str, float],
+    shares: Sequence[float], least: Sequence, low: Sequence, high: Sequence, bonuses: dict
 ) -> Figure:
     """The least bonus over the share of legible details, against the bonuses that reward variants pay.
 
@@ -200,15 +191,15 @@ def bonus_lines(
         least: (N,) b* at each of them.
         low: (N,) lower ends of its interval.
         high: (N,) upper ends; an infinite one is drawn at the edge.
-        bonuses: the bonus of each variant, by its name.
+        bonuses: the bonus of each variant, a float by its name.
     """
     figure = Figure(figsize=(8, 4), layout="constrained")
     axes = figure.subplots()
-    ends = [end for end in (*least, *bonuses.values()) if np.isfinite(end)]
-    floor, top = min(ends) - 0.3, max(ends) + 0.3
+    finite = [end for end in (*least, *bonuses.values()) if np.isfinite(end)]
+    floor, top = min(finite) - 0.3, max(finite) + 0.3
     low, least, high = (np.clip(values, floor, top) for values in (low, least, high))
-    band = {"color": BLUE, "alpha": 0.15, "linewidth": 0, "label": "its 95 % interval"}
-    axes.fill_between(shares, low, high, **band)
+    looks = {"color": BLUE, "alpha": 0.15, "linewidth": 0}
+    axes.fill_between(shares, low, high, label="its 95 % interval", **looks)
     axes.plot(shares, least, color=BLUE, linewidth=2.5, label="least bonus b*")
     for (name, bonus), (color, style) in zip(bonuses.items(), [*STYLES[1:], STYLES[0]]):
         axes.axhline(bonus, color=color, linestyle=style, linewidth=2)

@@ -79,7 +79,7 @@ class TrajectoryViewer(Panel):
         self._only = only if len(names) == 2 else {}
 
         def dropdown(description: str, options) -> Dropdown:
-            style = {"description_width": "95px"}
+            style = {"description_width": "105px"}
             layout = Layout(width="260px")
             return Dropdown(options=options, description=description, layout=layout, style=style)
 
