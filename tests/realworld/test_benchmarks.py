@@ -280,12 +280,24 @@ def test_the_command_asks_and_compares(random_eyes, tmp_path, capsys):
 
 def test_the_command_asks_a_served_model_and_a_judge(faulty, tmp_path, capsys):
     """The served one says K, which is no option: the rules cannot tell, so the judge is asked."""
-    questions(3).save_to_disk(tmp_path / "set")
-    arguments = ["benchmark", "--data", str(tmp_path / "set"), "--out", str(tmp_path / "served")]
+    rows = questions(3)
+    rows.save_to_disk(tmp_path / "set")
+    out = tmp_path / "served"
+    arguments = ["benchmark", "--data", str(tmp_path / "set"), "--out", str(out)]
     served = ["--endpoint", f"{faulty}/parsed/v1", "--model", "m"]
     judge = ["--judge", f"{faulty}/judge/v1", "--judge-model", "j"]
     assert main([*arguments, *served, *judge]) == 0
     text = capsys.readouterr().out
     assert "3 questions of V* Bench" in text and "0 undecided, counted wrong" in text
-    assert main([*arguments, *served]) == 1  # the records are those of a judge
+    assert json.loads((out / "config.json").read_text())["judge"] == "j"
+    keys = {row["key"] for row in read_log(out / "judge.jsonl")[1]}
+    shown = [asked(row, order, 0) for row in rows for order in ("shuffled", "listed")]
+    assert len(keys) == len({(row["question"], row["answer"]) for row in shown})
+    assert main([*arguments, *served, *judge]) == 0  # nothing is left to ask
+    assert "j judged 0 answers" in capsys.readouterr().out
+    assert main([*arguments, *served]) == 1
     assert "holds another run" in capsys.readouterr().err
+    arguments[-1] = str(tmp_path / "plain")
+    assert main([*arguments, *served, "--no-tool"]) == 0
+    text = capsys.readouterr().out
+    assert "listed, tool off" in text and "tool on" not in text and "undecided" not in text

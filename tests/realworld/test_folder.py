@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from deepeyes_lite.data import FEATURES
-from deepeyes_lite.realworld.folder import BadRow, from_folder, read_image
+from deepeyes_lite.realworld.folder import BadRow, from_folder, read_image, read_photo
 
 GOOD = {"image": "a.png", "question": "What colour?", "answer": "red"}
 
@@ -281,7 +281,7 @@ def test_what_is_no_usable_image_is_refused_in_a_sentence(tmp_path):
         ".": "no regular file",
     }.items():
         with pytest.raises(BadRow, match=message):
-            read_image(tmp_path / name)
+            read_photo(tmp_path / name)
 
 
 def test_damaged_files_never_raise_anything_else():
