@@ -94,13 +94,14 @@ def rollout(args) -> None:
 
 def ask(args) -> int:
     from deepeyes_lite.files import atomic_write
-    from deepeyes_lite.realworld.folder import read_photo
+    from deepeyes_lite.realworld.folder import read_image
     from deepeyes_lite.rollout import rollout as run
     from deepeyes_lite.viz.html import episode_page, episode_text
 
     if args.out.suffix != ".html" or args.out.is_dir():  # it is replaced, whatever it was
         raise ValueError(f"--out is a page, so its name ends in .html; got {str(args.out)!r}")
-    sample = {"id": args.photo.name, "image": read_photo(args.photo), "question": args.question}
+    image, *_ = read_image(args.photo)
+    sample = {"id": args.photo.name, "image": image, "question": args.question}
     policy = _served(args, 0.0) if args.endpoint else _local(args, 0.0)
     (episode,) = run([sample | {"answer": ""}], policy, progress=False)
     print(episode_text(episode))
