@@ -5,6 +5,7 @@ kind is a new function and a new line there.
 """
 
 import random
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import combinations, permutations
@@ -66,7 +67,7 @@ def exists(scene: Scene, rng: random.Random) -> Question:
     """Is there a red star? Counterpart: POPE's adversarial questions (hallucination).
 
     Something of that colour is always there; if the answer is no, its shape is another. The shape of a
-    decoy cannot be seen in the view.
+    distractor cannot be seen in the view.
     """
     thing = rng.choice(scene.distractors or scene.objects)
     there = rng.random() < 0.5
@@ -131,8 +132,13 @@ def nested(scene: Scene, rng: random.Random) -> Question:
     Counterpart: HR-Bench's 8K images. The target box is the letter's surroundings, not the object.
     """
     question = read(scene, rng)
-    x, y = question.targets[0].letter_xy
-    return replace(question, kind="nested", boxes_px=((x - 30, y - 30, x + 30, y + 30),))
+    return replace(question, kind="nested", boxes_px=(letter_box(question.targets[0]),))
+
+
+def letter_box(thing: SceneObject) -> Box:
+    """The 60 x 60 px around an object's letter, as wide as a small object."""
+    x, y = thing.letter_xy
+    return (x - 30, y - 30, x + 30, y + 30)
 
 
 def _yes(fact: bool) -> str:
@@ -151,7 +157,7 @@ KINDS: dict[str, Callable[[Scene, random.Random], Question]] = {
 # The dials that a kind needs to have something to ask about, and both answers equally often.
 NEEDS: dict[str, dict] = {
     "compare": {"twins": 1.0},
-    "exists": {"decoys": (2, 2), "objects": (3, 5)},
+    "exists": {"distractors": (2, 2), "objects": (3, 5)},
     "chart": {"chart": 1.0, "objects": (3, 4)},
     "nested": {"canvas": 1536, "radius": (100, 120), "shift": 0.4, "legible_share": 0.0},
 }
@@ -172,8 +178,22 @@ def unanswerable(question: Question, scene: Scene, rng: random.Random) -> Questi
     return replace(question, text=text, answer=rng.choice(LETTERS))
 
 
-# What a filter should find: ways to spoil a question on purpose, and the source they are marked with.
+# What a filter should find: ways to corrupt a question on purpose, and the source they are marked with.
 CORRUPTIONS: dict[str, Callable[[Question, Scene, random.Random], Question]] = {
     "wrong label": wrong_label,
     "unanswerable": unanswerable,
 }
+
+
+def label_of(sample: dict, number: int = 0) -> str:
+    """The name of a thing that a question asks about, by which tiny-eyes calls the zoom.
+
+    Args:
+        sample: with a ``question`` of the tiny world.
+        number: which thing, where the question names several.
+
+    >>> label_of({"question": "What letter is on the red star?"})
+    'red star'
+    """
+    names = re.findall(r"\b(?:the|an?) (\w+ \w+)", sample["question"]) or ["target"]
+    return names[min(number, len(names) - 1)]
