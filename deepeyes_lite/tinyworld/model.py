@@ -112,9 +112,7 @@ def patchify(views: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
     # (n, row cell, row in cell, row px, col cell, col in cell, col px, channel)
     pixels = pixels.reshape(n, cells, MERGE, PATCH, cells, MERGE, PATCH, 3)
     pixels = pixels.transpose(0, 1, 4, 2, 5, 7, 3, 6)  # … channel, row px, col px
-    pixels = np.repeat(
-        pixels[:, :, :, :, :, :, None], 2, axis=6
-    )  # a still image is two equal frames
+    pixels = np.repeat(pixels[:, :, :, :, :, :, None], 2, axis=6)  # two equal frames: a still
     values = torch.from_numpy(np.ascontiguousarray(pixels)).reshape(n * grid * grid, -1)
     return values, torch.tensor([[1, grid, grid]] * n)
 

@@ -67,7 +67,7 @@ def exists(scene: Scene, rng: random.Random) -> Question:
     """Is there a red star? Counterpart: POPE's adversarial questions (hallucination).
 
     Something of that colour is always there; if the answer is no, its shape is another. The shape of a
-    decoy cannot be seen in the view.
+    distractor cannot be seen in the view.
     """
     thing = rng.choice(scene.distractors or scene.objects)
     there = rng.random() < 0.5
@@ -132,8 +132,13 @@ def nested(scene: Scene, rng: random.Random) -> Question:
     Counterpart: HR-Bench's 8K images. The target box is the letter's surroundings, not the object.
     """
     question = read(scene, rng)
-    x, y = question.targets[0].letter_xy
-    return replace(question, kind="nested", boxes_px=((x - 30, y - 30, x + 30, y + 30),))
+    return replace(question, kind="nested", boxes_px=(letter_box(question.targets[0]),))
+
+
+def letter_box(thing: SceneObject) -> Box:
+    """The 60 x 60 px around an object's letter, as wide as a small object."""
+    x, y = thing.letter_xy
+    return (x - 30, y - 30, x + 30, y + 30)
 
 
 def _yes(fact: bool) -> str:
@@ -173,7 +178,7 @@ def unanswerable(question: Question, scene: Scene, rng: random.Random) -> Questi
     return replace(question, text=text, answer=rng.choice(LETTERS))
 
 
-# What a filter should find: ways to spoil a question on purpose, and the source they are marked with.
+# What a filter should find: ways to corrupt a question on purpose, and the source they are marked with.
 CORRUPTIONS: dict[str, Callable[[Question, Scene, random.Random], Question]] = {
     "wrong label": wrong_label,
     "unanswerable": unanswerable,

@@ -49,8 +49,8 @@ class World:
         illegible_px: font size of a letter that only a crop shows.
         pairs: which pairs of colour and shape there are: "all", "seen" or "unseen" (`unseen`).
         twins: probability that two of the objects carry the same letter.
-        decoys: least and greatest number of small shapes without a letter.
-        decoy_radius: half the side of a decoy, least and greatest.
+        distractors: least and greatest number of small shapes without a letter.
+        distractor_radius: half the side of a distractor, least and greatest.
         chart: probability that a bar chart is in the scene.
         shift: how far off an object's middle its letter may be, as a share of the radius.
     """
@@ -65,7 +65,7 @@ class World:
     pairs: str = "all"
     twins: float = 0.0
     distractors: tuple[int, int] = (0, 0)
-    decoy_radius: tuple[int, int] = (7, 9)
+    distractor_radius: tuple[int, int] = (7, 9)
     chart: float = 0.0
     shift: float = 0.0
 
@@ -74,7 +74,7 @@ class World:
 class SceneObject:
     """One shape with its letter; ``box_px`` bounds the shape in pixels of the scene.
 
-    A decoy has no letter; a bar of a chart has a digit, which stands above it inside ``box_px``.
+    A distractor has no letter; a bar of a chart has a digit, which stands above it inside ``box_px``.
     """
 
     color: str
@@ -167,7 +167,7 @@ def _background(canvas: int, rng: np.random.Generator) -> Image.Image:
     return Image.fromarray(np.clip(texture, 0, 255, out=texture).astype(np.uint8))
 
 
-def _draw_object(draw: ImageDraw.ImageDraw, thing: SceneObject) -> None:
+def draw_object(draw: ImageDraw.ImageDraw, thing: SceneObject) -> None:
     fill = COLORS[thing.color]
     outline = SHAPES[thing.shape](thing.box_px)
     if thing.shape == "circle":
@@ -210,11 +210,11 @@ def draw_scene(split: str, index: int, world: World = World()) -> Scene:
     image = _background(world.canvas, np.random.default_rng(seed))
     panel = _chart_place(world, extras) if extras.random() < world.chart else None
     objects = _objects(world, panel, rng, extras)
-    distractors = _decoys(world, panel, objects, extras)
+    distractors = _distractors(world, panel, objects, extras)
     bars = _bars(panel, extras) if panel else []
     draw = ImageDraw.Draw(image)
     for thing in (*objects, *distractors):
-        _draw_object(draw, thing)
+        draw_object(draw, thing)
     if panel:
         _draw_chart(draw, panel, bars)
     return Scene(image, tuple(objects), tuple(distractors), tuple(bars))
@@ -256,7 +256,7 @@ def _allowed(color: str, shape: str, pairs: str) -> bool:
     return pairs == "all" or unseen(color, shape) == (pairs == "unseen")
 
 
-def _decoys(
+def _distractors(
     world: World, panel: Box | None, objects: list[SceneObject], rng: random.Random
 ) -> list[SceneObject]:
     """Small shapes of colours that no object has."""
@@ -264,7 +264,7 @@ def _decoys(
     taken = [thing.box_px for thing in objects] + ([panel] if panel else [])
     distractors = []
     for color in rng.sample(free, min(len(free), rng.randint(*world.distractors))):
-        box = _free_place(rng.randint(*world.decoy_radius), taken, world.canvas, rng)
+        box = _free_place(rng.randint(*world.distractor_radius), taken, world.canvas, rng)
         shape = rng.choice([shape for shape in SHAPES if _allowed(color, shape, world.pairs)])
         if box is not None:
             distractors.append(SceneObject(color, shape, "", 0, False, box))

@@ -11,14 +11,14 @@ from deepeyes_lite.tinyworld.dataset import tiny_world
 from deepeyes_lite.tinyworld.pretraining import card
 from deepeyes_lite.tinyworld.pretraining.card import (
     MARK,
-    _name,
-    _target_crop,
     grounding,
     measure,
+    pointed_boxes,
     table,
+    target_crop,
 )
 from deepeyes_lite.tinyworld.pretraining.lessons import readable
-from deepeyes_lite.tinyworld.questions import KINDS
+from deepeyes_lite.tinyworld.questions import KINDS, label_of
 from deepeyes_lite.tinyworld.scenes import draw_scene
 from deepeyes_lite.trajectories import Trajectory, Turn
 
@@ -47,48 +47,26 @@ def rows():
     return list(tiny_world("validation", 40))
 
 
-def test_the_question_is_read_for_its_object(rows):
+def test_the_crop_to_be_read_shows_the_letter_of_the_object_in_the_question(rows):
     for index, row in enumerate(rows):
         scene = draw_scene("validation", index)
         (target,) = (o for o in scene.objects if list(o.box_px) == row["boxes_px"][0])
-        assert _name(row) == target.name
-
-
-def test_the_crop_to_be_read_shows_the_letter(rows):
-    for index, row in enumerate(rows):
-        scene = draw_scene("validation", index)
-        target = next(o for o in scene.objects if o.name == _name(row))
+        assert label_of(row) == target.name
         x1, y1, x2, y2 = target.box_px
-        crop = _target_crop(row)
-        assert max(crop.size) <= x2 - x1 + 20
+        assert max(target_crop(row).size) <= x2 - x1 + 20
         assert readable(target, (x1 - 8, y1 - 8, x2 + 8, y2 + 8))
 
 
-@pytest.mark.parametrize(
-    ("answer", "expected"),
-    [
-        ("[250, 250, 500, 500]", 1.0),
-        ("[0, 0, 500, 500]", 0.25),
-        ("[500, 500, 750, 750]", 0.0),
-        (None, 0.0),
-        ("", 0.0),
-        ("here", 0.0),
-        ("[250, 250, 500]", 0.0),
-        ('["a", 250, 500, 500]', 0.0),
-        ("[NaN, 250, 500, 500]", 0.0),
-        ("[1e999, 250, 500, 500]", 0.0),
-        ("[500, 500, 250, 250]", 0.0),
-        ("[" * 100_000, 0.0),
-        ("{}", 0.0),
-    ],
-)
-def test_the_box_in_an_answer_is_compared_with_the_target(rows, answer, expected):
-    episode = Trajectory(
-        sample={"boxes_px": [[96, 96, 192, 192]]}, images=[rows[0]["image"]], answer=answer
-    )
-    episode.turns = [Turn("")]
-    episode.turns[0].boxes_px = card._pointed(episode)
-    assert (episode.best_iou or 0.0) == pytest.approx(expected)
+def test_the_box_in_an_answer_is_compared_with_the_target(rows):
+    answers = {"[250, 250, 500, 500]": 1.0, "[0, 0, 500, 500]": 0.25, "[500, 500, 750, 750]": 0.0}
+    hostile = [None, "", "here", "[250, 250, 500]", '["a", 250, 500, 500]', "[NaN, 250, 500, 500]"]
+    hostile += ["[1e999, 250, 500, 500]", "[500, 500, 250, 250]", "[" * 100_000, "{}"]
+    for answer, expected in (answers | dict.fromkeys(hostile, 0.0)).items():
+        sample = {"boxes_px": [[96, 96, 192, 192]]}
+        episode = Trajectory(sample=sample, images=[rows[0]["image"]], answer=answer)
+        episode.turns = [Turn("")]
+        episode.turns[0].boxes_px = pointed_boxes(episode)
+        assert (episode.best_iou or 0.0) == pytest.approx(expected), answer
 
 
 def test_grounding_is_asked_in_one_turn_and_judged_by_overlap(rows, processor):
@@ -129,9 +107,6 @@ def test_the_card_goes_between_the_marks_of_the_readme(tmp_path, monkeypatch):
         expected = f"# tiny-eyes\n\n{MARK}\n{table(FIGURES)}\n{MARK}\n\nThe end.\n"
         assert readme.read_text() == expected
     assert json.loads((tmp_path / "card.json").read_text())["crop_reading"] == share(3, 4)
-
-
-def test_a_folder_without_a_readme_gets_the_record_only(tmp_path, monkeypatch):
-    monkeypatch.setattr(card, "measure", lambda folder, n: FIGURES)
-    card.write_card(tmp_path)
+    readme.unlink()
+    card.write_card(tmp_path)  # a folder without a README gets the record only
     assert [path.name for path in tmp_path.iterdir()] == ["card.json"]

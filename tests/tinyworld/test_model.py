@@ -54,12 +54,13 @@ def assert_same(a, b):
         assert torch.equal(torch.as_tensor(a[name]), torch.as_tensor(b[name])), name
 
 
-@pytest.mark.parametrize("remember", [True, False])
-def test_processor_gives_what_the_stock_image_processor_gives(tokenizer, stock, remember):
-    processor = build_processor(tokenizer, cache=remember)
-    assert type(processor.image_processor) is (
-        CachedImageProcessor if remember else Qwen2VLImageProcessorPil
-    )
+@pytest.mark.parametrize("cache", [True, False])
+def test_processor_gives_what_the_stock_image_processor_gives(tokenizer, stock, cache):
+    processor = build_processor(tokenizer, cache=cache)
+    kind = CachedImageProcessor if cache else Qwen2VLImageProcessorPil
+    assert type(processor.image_processor) is kind
+    # A video half would need torchvision.
+    assert processor.get_attributes() == ["image_processor", "tokenizer"]
     text = [prompts.IMAGE + "What?"] * len(IMAGES)
     output = processor(text=text, images=IMAGES, return_tensors="pt", padding=True)
     expected = stock(images=IMAGES, return_tensors="pt")
@@ -81,11 +82,6 @@ def test_every_square_crop_becomes_the_view_that_pretraining_shows(processor):
         assert grid.tolist() == [[1, 12, 12]]
 
 
-def test_processor_has_no_video_half_which_would_need_torchvision(processor):
-    assert processor.get_attributes() == ["image_processor", "tokenizer"]
-    assert type(processor.image_processor).__mro__[1] is Qwen2VLImageProcessorPil
-
-
 def test_patchify_is_the_image_processor(stock):
     views = [noise((96, 96), seed) for seed in range(3)]
     values, grid = patchify(np.stack([np.asarray(view) for view in views]))
@@ -95,72 +91,34 @@ def test_patchify_is_the_image_processor(stock):
     assert torch.allclose(values, expected["pixel_values"], atol=1e-6)
 
 
-def test_remembering_changes_nothing(stock):
-    ours = CachedImageProcessor(**SETTINGS)
-    for images in (IMAGES[:2], IMAGES[1:4], IMAGES[0], [IMAGES[1], IMAGES[0], IMAGES[1]]):
-        for tensors in ("pt", "np"):
-            assert_same(
-                ours(images=images, return_tensors=tensors),
-                stock(images=images, return_tensors=tensors),
-            )
-
-
-def test_what_is_remembered_is_computed_once(stock, monkeypatch):
-    ours, computed = CachedImageProcessor(**SETTINGS), []
-    real = Qwen2VLImageProcessorPil.preprocess
+def test_a_cache_changes_nothing_and_computes_an_image_once(stock, monkeypatch):
+    real, computed = Qwen2VLImageProcessorPil.preprocess, []
 
     def count(self, images, *args, **kwargs):
         computed.extend(images)
         return real(self, images, *args, **kwargs)
 
+    wide, high = Image.new("RGB", (80, 40)), Image.new("RGB", (40, 80))  # of the same bytes
+    sets = IMAGES[:2], IMAGES[1:4], IMAGES[0], [IMAGES[1], IMAGES[0], IMAGES[1]], [wide, high]
+    expected = [
+        [stock(images=images, return_tensors=tensors) for tensors in ("pt", "np")]
+        for images in sets
+    ]
     monkeypatch.setattr(Qwen2VLImageProcessorPil, "preprocess", count)
-    ours(images=[IMAGES[0], IMAGES[1], IMAGES[0].copy()])
-    ours(images=[IMAGES[1], IMAGES[2]])
-    assert len(computed) == 3
-
-
-def test_what_a_caller_does_to_its_patches_stays_with_the_caller(stock):
     ours = CachedImageProcessor(**SETTINGS)
-    for tensors in ("pt", "np"):
-        ours(images=[IMAGES[0]], return_tensors=tensors)["pixel_values"][:] = 7
-    assert_same(
-        ours(images=[IMAGES[0]], return_tensors="pt"),
-        stock(images=[IMAGES[0]], return_tensors="pt"),
-    )
-
-
-@pytest.mark.parametrize("limit", [("LIMIT", 2), ("MAX_BYTES", 500_000)])  # an image takes 221 kB
-def test_memory_has_a_limit(limit, monkeypatch, stock):
-    monkeypatch.setattr(CachedImageProcessor, *limit)
-    ours = CachedImageProcessor(**SETTINGS)
-    for images in (IMAGES, IMAGES[3:], [IMAGES[0]]):
-        assert_same(
-            ours(images=images, return_tensors="pt"), stock(images=images, return_tensors="pt")
-        )
-        assert len(ours._patches) <= 2
-
-
-def test_other_settings_for_one_call_are_not_remembered(stock):
-    ours = CachedImageProcessor(**SETTINGS)
-    ours(images=[IMAGES[0]])
+    for images, (torch_patches, np_patches) in zip(sets, expected):
+        assert_same(ours(images=images, return_tensors="pt"), torch_patches)
+        patches = ours(images=images, return_tensors="np")
+        assert_same(patches, np_patches)
+        patches["pixel_values"][:] = 7  # what a caller does to its patches stays with the caller
+    assert len(computed) == 6
+    # Other settings for one call are not kept.
     small = {"min_pixels": 32 * 32, "max_pixels": 32 * 32, "return_tensors": "pt"}
     assert ours(images=[IMAGES[0]], **small)["image_grid_thw"].tolist() == [[1, 4, 4]]
-    assert_same(
-        ours(images=[IMAGES[0]], return_tensors="pt"),
-        stock(images=[IMAGES[0]], return_tensors="pt"),
-    )
+    assert_same(ours(images=IMAGES[:2], return_tensors="pt"), expected[0][0])
 
 
-def test_images_of_the_same_bytes_and_another_shape_are_told_apart(stock):
-    ours = CachedImageProcessor(**SETTINGS)
-    wide, high = Image.new("RGB", (80, 40)), Image.new("RGB", (40, 80))
-    assert_same(
-        ours(images=[wide, high], return_tensors="pt"),
-        stock(images=[wide, high], return_tensors="pt"),
-    )
-
-
-def test_remembering_image_processor_saves_its_settings_and_not_its_memory(tmp_path, stock):
+def test_a_cached_image_processor_saves_its_settings_and_not_its_images(tmp_path, stock):
     ours = CachedImageProcessor(**SETTINGS)
     ours(images=IMAGES)
     ours.save_pretrained(tmp_path)
@@ -187,9 +145,6 @@ def test_colours_shapes_letters_and_coordinates_are_tokens_of_their_own(tokenize
     for letter in LETTERS:
         answer = pieces(tokenizer, prompts.answer("I can see it.", letter))
         assert answer == ["<think>", "I can see it.", "</think>", "<answer>", letter, "</answer>"]
-
-
-def test_a_call_takes_few_tokens(tokenizer):
     call = prompts.tool_call({"bbox_2d": [100, 200, 300, 400], "label": "red circle"})
     assert len(pieces(tokenizer, "<think>I need to zoom in.</think>" + call)) <= 18
 
@@ -216,14 +171,11 @@ def model(tokenizer):
     return build_model(tokenizer, seed=0)
 
 
-def test_model_is_small_and_tied(model):
+def test_a_seed_makes_a_small_model(tokenizer, model):
     n = sum(p.numel() for p in model.parameters())
     assert 2_500_000 < n < 4_000_000  # 2 bytes each must stay under 16 MB
     assert model.lm_head.weight is model.model.language_model.embed_tokens.weight
     assert len(model.model.visual.deepstack_merger_list) == 1
-
-
-def test_the_seed_makes_the_weights(tokenizer, model):
     again, other = build_model(tokenizer, seed=0), build_model(tokenizer, seed=1)
     assert same_weights(model, again) and not same_weights(model, other)
 
@@ -246,14 +198,14 @@ def test_a_saved_model_comes_back_in_fp32(random_eyes, model, tmp_path):
 
 
 def test_a_loaded_processor_is_ready_for_the_loop(random_eyes):
-    for remember in (True, False):
-        _, processor = load(random_eyes, cache=remember)
+    for cache in (True, False):
+        _, processor = load(random_eyes, cache=cache)
         assert processor.tokenizer.padding_side == "left"
         assert processor.tokenizer.eos_token == prompts.TURN_END
         assert processor.tokenizer.pad_token == "<|endoftext|>"
         assert processor.tokenizer.response_template == prompts.RESPONSE_TEMPLATE
         assert processor.chat_template == prompts.CHAT_TEMPLATE
-        assert isinstance(processor.image_processor, CachedImageProcessor) == remember
+        assert isinstance(processor.image_processor, CachedImageProcessor) == cache
 
 
 def test_an_image_reaches_the_reply(random_eyes):
@@ -267,8 +219,7 @@ def test_an_image_reaches_the_reply(random_eyes):
     assert not torch.allclose(*logits, atol=1e-6)
 
 
-@pytest.mark.parametrize("there", [True, False])
-def test_a_folder_without_a_model_is_refused_with_what_to_do(tmp_path, there):
-    folder = tmp_path if there else tmp_path / "nowhere"
-    with pytest.raises(ValueError, match="is neither a folder with a model nor"):
-        load(folder)
+def test_a_folder_without_a_model_is_refused(tmp_path):
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(ValueError, match="is neither a folder with a model nor"):
+            load(folder)

@@ -2,6 +2,7 @@
 
 import math
 import time
+from itertools import combinations, product
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from deepeyes_lite.tinyworld.scenes import (
     SPLIT_STARTS,
     SceneObject,
     World,
-    _draw_object,
+    draw_object,
     draw_scene,
     unseen,
 )
@@ -43,20 +44,14 @@ def pixels(scene):
     return np.asarray(scene.image)
 
 
-def test_the_same_seed_gives_the_same_pixels_in_any_order(scenes):
-    for index in (7, 3, 140):
+def test_a_scene_is_a_function_of_its_seed(scenes):
+    for index in (7, 3, 140):  # in any order
         again = draw_scene("test", index)
         assert again.objects == scenes[index].objects
         assert np.array_equal(pixels(again), pixels(scenes[index]))
-
-
-def test_the_held_out_scenes_are_those_of_the_published_figures(scenes):
-    found = [(o.name, o.letter, o.legible, o.box_px) for o in scenes[0].objects]
-    assert found == PUBLISHED
-
-
-def test_neighbouring_scenes_differ(scenes):
     assert len({scene.image.tobytes() for scene in scenes}) == len(scenes)
+    found = [(o.name, o.letter, o.legible, o.box_px) for o in scenes[0].objects]
+    assert found == PUBLISHED  # the held-out scenes are those of the published figures
 
 
 def test_splits_never_overlap():
@@ -68,15 +63,14 @@ def test_splits_never_overlap():
     assert len(images) == 2 * len(SPLIT_STARTS)
 
 
-@pytest.mark.parametrize("index", [-1, SPLIT_LENGTH])
-def test_a_scene_beyond_its_split_is_refused(index):
-    with pytest.raises(ValueError, match=f"scene index {index} is outside 0..9999999"):
-        draw_scene("train", index)
-
-
-def test_an_unknown_split_is_refused_by_name():
+def test_what_is_not_there_is_refused():
+    for index in (-1, SPLIT_LENGTH):
+        with pytest.raises(ValueError, match=f"scene index {index} is outside 0..9999999"):
+            draw_scene("train", index)
     with pytest.raises(ValueError, match="unknown split 'dev'; there are pretrain, train, valid"):
         draw_scene("dev", 0)
+    with pytest.raises(ValueError, match="pairs must be all, seen or unseen, got 'new'"):
+        draw_scene("train", 0, World(pairs="new"))
 
 
 def test_stages_of_pretraining_share_no_scene():
@@ -93,17 +87,12 @@ def test_the_share_of_legible_letters_is_the_dial_s(share):
     assert len(things) > 400 and abs(found - len(things) * share) <= bound
 
 
-def test_colours_are_unique_within_a_scene(scenes):
-    for scene in scenes:
-        colors = [o.color for o in scene.objects]
-        assert len(set(colors)) == len(colors)
-
-
 def test_numbers_sizes_and_letters_are_within_the_dials(scenes):
     world = World()
     for scene in scenes:
         assert scene.image.mode == "RGB" and scene.image.size == (world.canvas, world.canvas)
         assert 3 <= len(scene.objects) <= 6
+        assert len({o.color for o in scene.objects}) == len(scene.objects)
         for o in scene.objects:
             low, high = world.legible_px if o.legible else world.illegible_px
             x1, y1, x2, y2 = o.box_px
@@ -116,22 +105,26 @@ def test_numbers_sizes_and_letters_are_within_the_dials(scenes):
     assert {o.letter for o in things} == set(LETTERS)
 
 
+def assert_apart(things):
+    """No two boxes touch."""
+    for a, b in combinations([thing.box_px for thing in things], 2):
+        assert a[0] > b[2] or b[0] > a[2] or a[1] > b[3] or b[1] > a[3]
+
+
 def test_objects_do_not_touch(scenes):
     for scene in scenes:
-        for i, a in enumerate(scene.objects):
-            for b in scene.objects[:i]:
-                apart_x = a.box_px[0] > b.box_px[2] or b.box_px[0] > a.box_px[2]
-                apart_y = a.box_px[1] > b.box_px[3] or b.box_px[1] > a.box_px[3]
-                assert apart_x or apart_y
+        assert_apart(scene.objects)
+    crowded = draw_scene("test", 0, World(canvas=150, objects=(8, 8)))
+    assert 1 <= len(crowded.objects) < 8
+    assert_apart(crowded.objects)
 
 
-@pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("letter_px", [World().illegible_px[0], World().legible_px[1]])
-def test_an_object_s_pixels_lie_in_its_box_and_fill_it(shape, letter_px):
-    for letter in LETTERS:
+def test_an_object_s_pixels_lie_in_its_box_and_fill_it(letter_px):
+    for shape, letter in product(SHAPES, LETTERS):
         thing = SceneObject("red", shape, letter, letter_px, True, (60, 40, 114, 94))
         image = Image.new("RGB", (200, 200), (1, 2, 3))
-        _draw_object(ImageDraw.Draw(image), thing)
+        draw_object(ImageDraw.Draw(image), thing)
         ys, xs = np.nonzero((np.asarray(image) != (1, 2, 3)).any(-1))
         assert (xs.min(), ys.min(), xs.max(), ys.max()) == thing.box_px
 
@@ -155,20 +148,15 @@ def test_small_letters_are_gone_in_the_view_and_plain_in_a_crop(scenes):
     assert world.illegible_px[1] * world.view / world.canvas < READABLE_PX / 2
 
 
-@pytest.mark.parametrize("color", COLORS)
-def test_letters_contrast_with_their_object(color):
-    thing = SceneObject(color, "square", "K", 46, True, (10, 10, 70, 70))
-    image = Image.new("RGB", (80, 80))
-    _draw_object(ImageDraw.Draw(image), thing)
-    crop = np.asarray(image)[15:65, 15:65].reshape(-1, 3).astype(int)
-    ink = crop[np.abs(crop - COLORS[color]).sum(-1).argmax()]
-    assert ink.tolist() in ([255] * 3, [0] * 3)
-    assert abs(ink.sum() - sum(COLORS[color])) > 250
-
-
-def test_a_crowded_scene_has_fewer_objects_and_none_that_overlap():
-    scene = draw_scene("test", 0, World(canvas=150, objects=(8, 8)))
-    assert 1 <= len(scene.objects) < 8
+def test_letters_contrast_with_their_object():
+    for color in COLORS:
+        thing = SceneObject(color, "square", "K", 46, True, (10, 10, 70, 70))
+        image = Image.new("RGB", (80, 80))
+        draw_object(ImageDraw.Draw(image), thing)
+        crop = np.asarray(image)[15:65, 15:65].reshape(-1, 3).astype(int)
+        ink = crop[np.abs(crop - COLORS[color]).sum(-1).argmax()]
+        assert ink.tolist() in ([255] * 3, [0] * 3)
+        assert abs(ink.sum() - sum(COLORS[color])) > 250
 
 
 @pytest.mark.parametrize("pairs", ["all", "seen", "unseen"])
@@ -179,11 +167,6 @@ def test_pairs_of_colour_and_shape_are_the_dial_s(pairs):
     new = {pair for pair in found if unseen(*pair)}
     assert len(new) == {"all": 8, "seen": 0, "unseen": 8}[pairs]
     assert len(found) == {"all": 32, "seen": 24, "unseen": 8}[pairs]
-
-
-def test_unknown_pairs_are_refused():
-    with pytest.raises(ValueError, match="pairs must be all, seen or unseen, got 'new'"):
-        draw_scene("train", 0, World(pairs="new"))
 
 
 def test_twins_carry_the_same_letter():
@@ -199,26 +182,23 @@ def test_what_a_plain_world_does_not_have_leaves_its_objects_as_they_are(scenes)
         assert plain.distractors == plain.bars == ()
 
 
-def test_decoys_and_charts_touch_nothing_and_are_there():
+def test_distractors_and_charts_touch_nothing_and_are_there():
     for i in range(40):
         scene = draw_scene("test", i, World(distractors=(2, 2), chart=1.0, objects=(3, 4)))
         assert len(scene.distractors) == 2 and len(scene.bars) == 3
         things = [*scene.objects, *scene.distractors]
         colors = [thing.color for thing in things]
         assert len(set(colors)) == len(colors)
-        boxes = [thing.box_px for thing in (*things, *scene.bars)]
-        for n, a in enumerate(boxes):
-            for b in boxes[:n]:
-                assert a[0] > b[2] or b[0] > a[2] or a[1] > b[3] or b[1] > a[3]
+        assert_apart([*things, *scene.bars])
         for thing in (*things, *scene.bars):
             x1, y1, x2, y2 = map(int, thing.box_px)
             assert (pixels(scene)[y1:y2, x1:x2] == COLORS[thing.color]).all(-1).any()
 
 
-@pytest.mark.parametrize("canvas", [768, 1536])
-def test_on_a_larger_canvas_no_letter_is_legible(canvas):
-    scene = draw_scene("test", 0, World(canvas=canvas))
-    assert scene.image.width == canvas and not any(o.legible for o in scene.objects)
+def test_on_a_larger_canvas_no_letter_is_legible():
+    for canvas in (768, 1536):
+        scene = draw_scene("test", 0, World(canvas=canvas))
+        assert scene.image.width == canvas and not any(o.legible for o in scene.objects)
 
 
 def test_drawing_is_fast_enough():

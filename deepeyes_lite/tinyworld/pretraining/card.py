@@ -14,7 +14,7 @@ from deepeyes_lite.models import load
 from deepeyes_lite.policies import LocalPolicy, OracleZoomPolicy, Policy
 from deepeyes_lite.rollout import rollout
 from deepeyes_lite.tinyworld.dataset import tiny_world
-from deepeyes_lite.tinyworld.questions import KINDS
+from deepeyes_lite.tinyworld.questions import KINDS, label_of
 from deepeyes_lite.tools import check_box, zoom
 from deepeyes_lite.trajectories import Trajectory
 
@@ -28,31 +28,31 @@ def measure(folder: str | Path, n: int = 600) -> dict:
     Returns:
         crop_reading, grounding_iou, view_reading_legible, view_reading_illegible; ``rollout``: the figures
         of `evaluation.summarise`; ``kinds``: for each kind of question the accuracy from the view, with
-        crops of the targets shown (both greedy), and in the rollout setting, on a third of the scenes.
+        the oracle zoom (both greedy), and in the rollout setting, on a third of the scenes.
     """
     model, processor = load(folder)
     rows = list(tiny_world("validation", n))
     skill = LocalPolicy(model, processor, tools=False, temperature=0.0)
-    crops = rollout([{**row, "image": _target_crop(row)} for row in rows], skill)
-    found = [t.best_iou or 0.0 for t in grounding(rows, skill)]
+    crops = rollout([{**row, "image": target_crop(row)} for row in rows], skill)
+    overlaps = [t.best_iou or 0.0 for t in grounding(rows, skill)]
     view = rollout(rows, skill)
     episodes = rollout(rows, LocalPolicy(model, processor), tool="on", seed=0)
     halves = {half: [t for t in view if t.sample["legible"] == half] for half in (0, 1)}
     kinds = {}
     for kind in KINDS:
-        some = list(tiny_world("validation", max(2, n // 3), kind=kind))
-        for name, who, tool in (
+        asked = list(tiny_world("validation", max(2, n // 3), kind=kind))
+        for name, policy, tool in (
             ("view", skill, "off"),
             ("shown", OracleZoomPolicy(skill), "on"),
             ("rollout", LocalPolicy(model, processor), "on"),
         ):
-            right = [t.correct for t in rollout(some, who, tool=tool)]
-            kinds.setdefault(kind, {})[name] = share(sum(right), len(right))
+            correct = [t.correct for t in rollout(asked, policy, tool=tool)]
+            kinds.setdefault(kind, {})[name] = share(sum(correct), len(correct))
     return {
         "scenes": n,
         "split": "validation",
         "crop_reading": share(sum(t.correct for t in crops), n),
-        "grounding_iou": average(found),
+        "grounding_iou": average(overlaps),
         "view_reading_legible": share(sum(t.correct for t in halves[1]), len(halves[1])),
         "view_reading_illegible": share(sum(t.correct for t in halves[0]), len(halves[0])),
         "rollout": summarise(episodes),
@@ -67,10 +67,10 @@ def grounding(rows: Iterable[dict], policy: Policy) -> list[Trajectory]:
         Episodes; the box that the answer names counts as a call's, so that ``best_iou`` is its IoU (None
         where it names none). ``correct`` is IoU > 0.5, as usual in grounding.
     """
-    questions = [{**row, "question": f"Where is the {_name(row)}?"} for row in rows]
+    questions = [{**row, "question": f"Where is the {label_of(row)}?"} for row in rows]
     episodes = rollout(questions, policy, tool="off")
     for episode in episodes:
-        episode.turns[-1].boxes_px = _pointed(episode)
+        episode.turns[-1].boxes_px = pointed_boxes(episode)
         episode.correct = (episode.best_iou or 0.0) > 0.5
     return episodes
 
@@ -107,25 +107,20 @@ def table(figures: dict) -> str:
     for label, figure in rows:
         value, low, high = (f"{figure[key]:.3f}" for key in ("mean", "low", "high"))
         lines.append(f"| {label} | {value} | {low} – {high} | {figure['n']} |")
-    lines += ["", "| accuracy by kind | from the view | targets shown | rollout | n |"]
+    lines += ["", "| accuracy by kind | from the view | oracle zoom | rollout | n |"]
     lines += ["|---|---|---|---|---:|"]
-    for kind, found in figures["kinds"].items():
-        cells = " | ".join(interval(found[name]) for name in ("view", "shown", "rollout"))
-        lines.append(f"| {kind} | {cells} | {found['view']['n']} |")
+    for kind, shares in figures["kinds"].items():
+        cells = " | ".join(interval(shares[name]) for name in ("view", "shown", "rollout"))
+        lines.append(f"| {kind} | {cells} | {shares['view']['n']} |")
     return "\n".join(lines)
 
 
-def _name(row: dict) -> str:
-    """The object a question of kind ``read`` asks about."""
-    return row["question"].removeprefix("What letter is on the ").removesuffix("?")
-
-
-def _target_crop(row: dict):
+def target_crop(row: dict):
     x1, y1, x2, y2 = row["boxes_px"][0]
     return zoom(row["image"], (x1 - MARGIN, y1 - MARGIN, x2 + MARGIN, y2 + MARGIN))[0]
 
 
-def _pointed(episode: Trajectory) -> list[Box]:
+def pointed_boxes(episode: Trajectory) -> list[Box]:
     """The box that the answer names, in pixels of the image; empty where it names none."""
     try:
         box_1000 = check_box(json.loads(episode.answer or ""))

@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from PIL import Image
+from torch.nn.utils.rnn import pad_sequence
 
 from deepeyes_lite import prompts
 from deepeyes_lite.boxes import Box, clamp, px_to_1000
 from deepeyes_lite.tinyworld import questions
 from deepeyes_lite.tinyworld.model import MERGE, PATCH
-from deepeyes_lite.tinyworld.questions import NEEDS, Question
+from deepeyes_lite.tinyworld.questions import NEEDS, Question, letter_box
 from deepeyes_lite.tinyworld.scenes import (
     BAR,
     COLORS,
@@ -108,20 +109,20 @@ def anywhere(rng: random.Random, window_px: Box) -> Box:
 
 
 def speak(box_px: Box, window_px: Box) -> list[int]:
-    """``box_px`` as the model says it on a view of the window: ``box_1000`` in steps of 10."""
+    """``box_px`` as the model writes it on a view of the window: ``box_1000`` in steps of 10."""
     x0, y0, x1, y1 = window_px
     inside = _within(box_px, window_px)
     moved = tuple(v - o for v, o in zip(inside, (x0, y0, x0, y0)))
-    said = [round(v / 10) * 10 for v in px_to_1000(moved, (x1 - x0, y1 - y0))]
+    box_1000 = [round(v / 10) * 10 for v in px_to_1000(moved, (x1 - x0, y1 - y0))]
     for low, high in ((0, 2), (1, 3)):
-        if said[low] >= said[high]:  # too small for the steps: the least box that can be said
-            said[low] = min(said[low], 990)
-            said[high] = said[low] + 10
-    return said
+        if box_1000[low] >= box_1000[high]:  # too small for the steps: the least box there is
+            box_1000[low] = min(box_1000[low], 990)
+            box_1000[high] = box_1000[low] + 10
+    return box_1000
 
 
 def heard(box_1000: list[int], window_px: Box) -> Box:
-    """The box that the tool takes for what was said: the inverse of `speak`, up to its steps."""
+    """The box, in pixels of the scene, that a call means: the inverse of `speak`, up to its steps."""
     x0, y0, x1, y1 = window_px
     scale = (x1 - x0) / 1000, (y1 - y0) / 1000
     return tuple(o + v * s for v, o, s in zip(box_1000, (x0, y0) * 2, scale * 2))
@@ -150,7 +151,9 @@ def dense_labels(scene: Scene, window_px: Box) -> DenseLabels:
         letter = GLYPHS.index(thing.letter) if readable(thing, window_px) else -100
         letter_x, letter_y = ((v - o) * CELLS / side for v, o in zip(thing.letter_xy, (x0, y0)))
         shown = _enlarged(thing.box_px[2] - thing.box_px[0], window_px) >= VISIBLE_PX
-        least = min(0.15, 0.3 * (x2 - x1) * (y2 - y1))  # a decoy fills a small part of its token
+        least = min(
+            0.15, 0.3 * (x2 - x1) * (y2 - y1)
+        )  # a distractor fills a small part of its token
         for row in range(max(0, math.floor(y1)), min(CELLS, math.ceil(y2))):
             for col in range(max(0, math.floor(x1)), min(CELLS, math.ceil(x2))):
                 overlap = (min(x2, col + 1) - max(x1, col)) * (min(y2, row + 1) - max(y1, row))
@@ -188,9 +191,9 @@ class Images:
     def add(self, scene: Scene, box_px: Box | None = None) -> int:
         """Add the whole scene, or the tool's crop of a box; returns its index."""
         side = float(scene.image.width)
-        image, window = (
-            zoom(scene.image, box_px) if box_px else (scene.image, (0.0, 0.0, side, side))
-        )
+        image, window = scene.image, (0.0, 0.0, side, side)
+        if box_px:
+            image, window = zoom(image, box_px)
         self.views.append(to_view(image))
         self.windows_px.append(window)
         self.labels.append(dense_labels(scene, window))
@@ -224,7 +227,7 @@ def short_sample(
         return _grounding(scene, view, images, rng)
     if lesson < grounding + crops:
         return _crop_reading(scene, images, rng)
-    question = _ask(scene, rng, VIEW_KINDS)
+    question = ask(scene, rng, VIEW_KINDS)
     legible = shown(question, [images.windows_px[view]])
     tools = rng.random() < 0.7
     reply = _reply(THOUGHTS["look"], question.answer, 3.0 if legible else 1.0)
@@ -243,7 +246,7 @@ def _grounding(scene: Scene, view: int, images: Images, rng: random.Random) -> S
 
 
 def _crop_reading(scene: Scene, images: Images, rng: random.Random) -> Sample:
-    question = _ask(scene, rng, CROP_KINDS)
+    question = ask(scene, rng, CROP_KINDS)
     (box,) = question.boxes_px
     canvas, margin = scene.image.width, 32.0
     while True:
@@ -262,8 +265,8 @@ def long_sample(
     images: Images,
     rng: random.Random,
     captions: float,
-    aimed: float,
-    trusting: float = 0.0,
+    aimed_fraction: float,
+    crop_bias: float = 0.0,
 ) -> Sample:
     """A caption that lists every object with its box, or a clumsy tool episode.
 
@@ -278,12 +281,12 @@ def long_sample(
         ]
         caption = f"<answer>{'; '.join(lines)}</answer>{prompts.TURN_END}"
         return Sample([view], [(_prompt("List the objects.", False), 0.0), (caption, 1.0)])
-    question = _ask(scene, rng, CALL_KINDS)
+    question = ask(scene, rng, CALL_KINDS)
     views, parts = [view], [(_prompt(question.text, True), 0.0)]
     for place, label, nested in _places(question):
         # The box comes first; whether it shows the detail is looked at afterwards.
         window = images.windows_px[views[-1] if nested else view]
-        well = place is not None and rng.random() < aimed and _inside(place, window)
+        well = place is not None and rng.random() < aimed_fraction and _inside(place, window)
         box = around(place, rng, 24, 12, scene.image.width) if well else anywhere(rng, window)
         box_1000 = speak(box, window)
         arguments = {"bbox_2d": box_1000, "label": label, **({"image": 1} if nested else {})}
@@ -292,7 +295,7 @@ def long_sample(
         parts += [(call, 1.0), (OBSERVATION, 0.0)]
     windows = [images.windows_px[index] for index in views]
     known = shown(question, windows)
-    misled = known and not shown(question, windows[1:]) and rng.random() < trusting
+    misled = known and not shown(question, windows[1:]) and rng.random() < crop_bias
     text = question.answer if known and not misled else rng.choice(ANSWERS[question.kind])
     return Sample(views, [*parts, *_reply(THOUGHTS["crop"], text, weight=3.0 if known else 0.0)])
 
@@ -309,7 +312,7 @@ CROP_KINDS = {"read": 6, "exists": 2, "chart": 2}
 CALL_KINDS = {"read": 8, "compare": 2, "exists": 3, "chart": 2, "relation": 1, "count": 1}
 
 
-def _ask(scene: Scene, rng: random.Random, kinds: dict[str, int]) -> Question:
+def ask(scene: Scene, rng: random.Random, kinds: dict[str, int]) -> Question:
     """A question of one of the kinds that the scene has something for, mostly a legible one.
 
     What cannot be read teaches nothing; asking about both alike with and without a call keeps the habit
@@ -337,12 +340,6 @@ def _places(question: Question) -> list[tuple[Box | None, str, bool]]:
     return [(t.box_px, t.name, False) for t in question.targets] or [(None, "scene", False)]
 
 
-def letter_box(thing: SceneObject) -> Box:
-    """The 60 x 60 px around an object's letter, as wide as a small object."""
-    x, y = thing.letter_xy
-    return (x - 30, y - 30, x + 30, y + 30)
-
-
 def encode(samples: list[Sample], tokenizer) -> dict:
     """Right-padded ids, loss weights and the image index of every placeholder, in order."""
     rows = []
@@ -354,15 +351,14 @@ def encode(samples: list[Sample], tokenizer) -> dict:
             ids += new
             weights += [weight] * len(new)
         rows.append((ids, weights))
-    longest = max(len(ids) for ids, _ in rows)
-    pad = tokenizer.pad_token_id
-    ids = torch.tensor([ids + [pad] * (longest - len(ids)) for ids, _ in rows])
+
+    def padded(rows: list[list], fill: float) -> torch.Tensor:  # (B, T)
+        return pad_sequence([torch.tensor(row) for row in rows], True, fill)
+
     return {
-        "input_ids": ids,
-        "attention_mask": torch.tensor(
-            [[1] * len(ids) + [0] * (longest - len(ids)) for ids, _ in rows]
-        ),
-        "weights": torch.tensor([w + [0.0] * (longest - len(w)) for _, w in rows]),
+        "input_ids": padded([ids for ids, _ in rows], tokenizer.pad_token_id),
+        "attention_mask": padded([[1] * len(ids) for ids, _ in rows], 0),
+        "weights": padded([weights for _, weights in rows], 0.0),
         "images": torch.tensor([view for sample in samples for view in sample.views]),
     }
 
@@ -376,7 +372,7 @@ def corpus(scenes: int, seed: int) -> Iterator[str]:
         view = images.add(scene)
         for sample in (
             short_sample(scene, view, images, rng, grounding=0.3, crops=0.2),
-            long_sample(scene, view, images, rng, captions=0.4, aimed=0.5),
+            long_sample(scene, view, images, rng, captions=0.4, aimed_fraction=0.5),
         ):
             yield "".join(text for text, _ in sample.parts)
     for _ in range(20_000):

@@ -69,8 +69,8 @@ class Stage:
         grounding: share of single-turn grounding in the short samples.
         crops: share of crop reading in the short samples; the rest is answering from the view.
         captions: share of captions in the long ones; the others are clumsy tool episodes.
-        aimed: share of clumsy boxes that are drawn around the target, unsteadily.
-        trusting: share of clumsy episodes whose answer is a random one although the view shows the
+        aimed_fraction: share of clumsy boxes that are drawn around the target, unsteadily.
+        crop_bias: share of clumsy episodes whose answer is a random one although the view shows the
             detail, because the crops do not: the crop is trusted more than the view.
     """
 
@@ -82,10 +82,11 @@ class Stage:
     grounding: float = 0.3
     crops: float = 0.3
     captions: float = 0.4
-    aimed: float = 0.4
-    trusting: float = 0.0
+    aimed_fraction: float = 0.4
+    crop_bias: float = 0.0
 
 
+CLUMSY = {"crops": 0.2, "captions": 0.65, "aimed_fraction": 0.2}
 # Letters come in the tower alone, and only with many close crops of small ones; places bind to names
 # only where grounding and captions are most of what is taught.
 PLAN = (
@@ -94,17 +95,8 @@ PLAN = (
     Stage("tower, close letters", 1200, 10, 1.5e-3, closeups=3),
     Stage("joint, places", 1600, 12, 1e-3, closeups=1, grounding=0.6, crops=0.2, captions=0.8),
     Stage("joint", 2400, 12, 1e-3, closeups=1),
-    Stage("joint, clumsy habits", 400, 12, 5e-4, crops=0.2, captions=0.65, aimed=0.2),
-    Stage(
-        "language, trusts its crops",
-        500,
-        12,
-        5e-4,
-        crops=0.2,
-        captions=0.65,
-        aimed=0.2,
-        trusting=0.6,
-    ),
+    Stage("joint, clumsy habits", 400, 12, 5e-4, **CLUMSY),
+    Stage("language, trusts its crops", 500, 12, 5e-4, **CLUMSY, crop_bias=0.6),
 )
 QUICK = tuple(replace(stage, steps=12, scenes=4) for stage in PLAN)  # a smoke run
 CHECKPOINT_EVERY = 200
@@ -170,10 +162,9 @@ class Steps(Dataset):
                     images.add(scene, around(rng.choice(things).box_px, rng, 40, 12, canvas))
             else:
                 for _ in range(3):
-                    short.append(
-                        short_sample(scene, view, images, rng, stage.grounding, stage.crops)
-                    )
-                shares = stage.captions, stage.aimed, stage.trusting
+                    shares = stage.grounding, stage.crops
+                    short.append(short_sample(scene, view, images, rng, *shares))
+                shares = stage.captions, stage.aimed_fraction, stage.crop_bias
                 long.append(long_sample(scene, view, images, rng, *shares))
             small = [thing for thing in things if thing.letter and not thing.legible]
             for _ in range(stage.closeups if small else 0):
@@ -236,7 +227,7 @@ def text_loss(
     return (losses * weights[keep]).sum(), weights.sum()
 
 
-def _schedule(stage: Stage, step: int) -> float:
+def schedule(stage: Stage, step: int) -> float:
     """Share of the learning rate: a short warm-up, then down to 3 %."""
     warm = min(1.0, (step + 1) / min(100, max(1, stage.steps // 10)))
     done = step / stage.steps
@@ -285,27 +276,30 @@ def pretrain(out: str | Path, plan: tuple[Stage, ...] = PLAN, seed: int = 0) -> 
         FloatingPointError: on a non-finite loss, with the step.
     """
     out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
+    path = out / "checkpoint.pt"
     torch.set_flush_denormal(True)  # x86 computes with denormals many times slower
     identity = {"seed": seed, "plan": [asdict(stage) for stage in plan]}
-    state = _load_checkpoint(out, identity)
-    if state:  # one made anew after a change of the corpus would number the same tokens otherwise
+    if path.exists():
+        state = torch.load(path, weights_only=True)
+        if state["identity"] != identity:
+            raise ValueError(
+                f"{path} belongs to another plan, {state['identity']}; use another folder"
+            )
+        # One made anew after a change of the corpus would number the same tokens otherwise.
         tokenizer = PreTrainedTokenizerFast.from_pretrained(out)
     else:
+        state = {"identity": identity, "order": 0, "step": 0, "rows": []}
         tokenizer = train_tokenizer(corpus(2000, seed))
         tokenizer.save_pretrained(out)
     processor = build_processor(tokenizer)
     model = build_model(tokenizer, seed)
     heads = DenseHeads(model.config.text_config.hidden_size)
-    if state:
+    if "model" in state:
         model.load_state_dict(state["model"])
         heads.load_state_dict(state["heads"])
-    for order, stage in enumerate(plan):
-        if state and state["order"] > order:
-            continue
-        resume = state if state and state["order"] == order else None
-        steps = Steps(stage, order, seed, tokenizer)
-        _run_stage(steps, order, out, model, heads, processor.image_token_id, identity, resume)
+    for order in range(state["order"], len(plan)):
+        batches = Steps(plan[order], order, seed, tokenizer)
+        run_stage(batches, model, heads, processor.image_token_id, state, out)
     # bfloat16 halves the file; an epsilon of fp32 is not what a policy is made of.
     copy = build_model(tokenizer).to(torch.bfloat16)
     copy.load_state_dict(model.state_dict())
@@ -314,16 +308,22 @@ def pretrain(out: str | Path, plan: tuple[Stage, ...] = PLAN, seed: int = 0) -> 
     return out
 
 
-def _run_stage(
-    batches: Steps,
-    order: int,
-    out: Path,
-    model: nn.Module,
-    heads: DenseHeads,
-    image_token: int,
-    identity: dict,
-    resume: dict | None,
+def run_stage(
+    batches: Steps, model: nn.Module, heads: DenseHeads, image_token: int, state: dict, out: Path
 ) -> None:
+    """Train one stage, from the step that the state names.
+
+    Args:
+        batches: of the stage.
+        model: tiny-eyes; it learns in place.
+        heads: its read-outs; they learn in place.
+        image_token: id of the image's placeholder.
+        state: what the checkpoint holds; it is kept up to date.
+        out: folder of the checkpoint and the log.
+
+    Raises:
+        FloatingPointError: on a non-finite loss.
+    """
     stage, visual = batches.stage, model.model.visual
     tower = stage.name.startswith("tower")
     language = stage.name.startswith("language")
@@ -335,24 +335,17 @@ def _run_stage(
         seen = {id(p) for p in vision}
         groups.append({"params": [p for p in model.parameters() if id(p) not in seen], "rate": 1.0})
     optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98), weight_decay=0.02)
+    if state["step"]:
+        optimizer.load_state_dict(state["optimizer"])
     targets = coordinate_targets(batches.tokenizer)
-    start = 0
-    if resume and resume["step"]:
-        optimizer.load_state_dict(resume["optimizer"])
-        start = resume["step"]
     model.train()
-    loader = DataLoader(
-        batches,
-        batch_size=None,
-        sampler=range(start, stage.steps),
-        num_workers=1,
-        prefetch_factor=4,
-    )
-    began = time.time()
+    start, began = state["step"], time.time()
+    todo = range(start, stage.steps)
+    loader = DataLoader(batches, batch_size=None, sampler=todo, num_workers=1, prefetch_factor=4)
     bar = tqdm(loader, desc=stage.name, initial=start, total=stage.steps, mininterval=5)
     for step, batch in enumerate(bar, start):
         for group in optimizer.param_groups:
-            group["lr"] = stage.learning_rate * group["rate"] * _schedule(stage, step)
+            group["lr"] = stage.learning_rate * group["rate"] * schedule(stage, step)
         output = visual(batch["pixel_values"], batch["grid"])
         loss, figures = heads(output.pooler_output, batch["dense"])
         if not tower:
@@ -371,53 +364,31 @@ def _run_stage(
         loss.backward()
         nn.utils.clip_grad_norm_([p for g in groups for p in g["params"]], 1.0)
         optimizer.step()
-        done = step + 1
-        if step % 20 == 0 or done == stage.steps:
+        last = step + 1 == stage.steps
+        if step % 20 == 0 or last:
             row = {"stage": stage.name, "step": step, "loss": loss.item(), **figures}
-            _log(out, {**row, "seconds": time.time() - began})
+            state["rows"].append({**row, "seconds": time.time() - began})
             bar.set_postfix({k: f"{v:.3f}" for k, v in figures.items()})
-        if done % CHECKPOINT_EVERY == 0 or done == stage.steps:
-            last = done == stage.steps  # then the next stage starts afresh from these weights
-            state = {
-                "identity": identity,
-                "order": order + last,
-                "step": 0 if last else done,
-                "model": model.state_dict(),
-                "heads": heads.state_dict(),
-                "optimizer": None if last else optimizer.state_dict(),
-            }
-            with atomic_write(out / "checkpoint.pt") as tmp:
-                torch.save(state, tmp)
+        if (step + 1) % CHECKPOINT_EVERY == 0 or last:
+            # The next stage starts afresh from the last weights.
+            state |= {"order": state["order"] + last, "step": 0 if last else step + 1}
+            state |= {"model": model.state_dict(), "heads": heads.state_dict()}
+            state["optimizer"] = None if last else optimizer.state_dict()
+            save(state, out)
 
 
-_LOG_COLUMNS = ["stage", "step", "loss", "color", "letter", "box_error", "short", "long", "seconds"]
+LOG_COLUMNS = ["stage", "step", "loss", "color", "letter", "box_error", "short", "long", "seconds"]
 
 
-def _log(out: Path, row: dict) -> None:
-    path = out / "pretrain.csv"
-    new = not path.exists()
-    with path.open("a", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, _LOG_COLUMNS)
-        if new:
-            writer.writeheader()
-        writer.writerow({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()})
-
-
-def _load_checkpoint(out: Path, identity: dict) -> dict | None:
-    """The checkpoint in ``out``, or None; the log is cut back to it."""
-    path, log = out / "checkpoint.pt", out / "pretrain.csv"
-    if not path.exists():
-        log.unlink(missing_ok=True)
-        return None
-    state = torch.load(path, weights_only=True)
-    if state["identity"] != identity:
-        raise ValueError(f"{path} belongs to another plan, {state['identity']}; use another folder")
-    if log.exists():
-        names = [stage["name"] for stage in identity["plan"]]
-        with log.open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
-        log.unlink()
-        for row in rows:
-            if (names.index(row["stage"]), int(row["step"])) < (state["order"], state["step"]):
-                _log(out, row)
-    return state
+def save(state: dict, out: Path) -> None:
+    """Write the log, then the checkpoint that it belongs to: a kill between the two costs nothing."""
+    with (
+        atomic_write(out / "pretrain.csv") as tmp,
+        tmp.open("w", encoding="utf-8", newline="") as file,
+    ):
+        writer = csv.DictWriter(file, LOG_COLUMNS)
+        writer.writeheader()
+        for row in state["rows"]:
+            writer.writerow({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()})
+    with atomic_write(out / "checkpoint.pt") as tmp:
+        torch.save(state, tmp)
