@@ -102,16 +102,12 @@ def watch(process: subprocess.Popen, seconds: float, memory: float) -> str:
     return reason or "the process ended by itself"
 
 
-def run(
-    cells: list[str], asked: list[Exercise], seconds: float, gigabytes: float
-) -> list[list[str]]:
+def run(cells: list[str], asked: list, seconds: float, memory: float) -> list[list[str]]:
     """Verdict and message of the first exercises, one at least; ``cells[0]`` imports the libraries."""
     env = {name: value for name, value in os.environ.items() if not SECRET.search(name)}
     env |= {"PYTHONPATH": PATHS, "HF_HUB_OFFLINE": "1"}
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        told, job, work = (
-            Path(folder, name) for name in (secrets.token_hex(), "job.ipynb", "work")
-        )
+        told, job, work = (Path(folder, x) for x in (secrets.token_hex(), "job.ipynb", "work"))
         work.mkdir()
         told.touch()
         filled = {"tell": f"_{told.name}", "file": str(told), "seconds": seconds}
@@ -123,9 +119,9 @@ def run(
         nbformat.write(book, job)
         quiet = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
         process = subprocess.Popen([sys.executable, "-c", RUN, job], cwd=work, env=env, **quiet)
-        reason = watch(process, START + WHOLE * seconds, gigabytes * 1e9)
+        reason = watch(process, START + WHOLE * seconds, memory)
         verdicts = [json.loads(entry) for entry in told.read_text("utf-8").splitlines()]
-    if not verdicts or verdicts[0] != ["ready", "''"]:
+    if verdicts[:1] != [["ready", "''"]]:
         raise RuntimeError(f"the course's imports fail: {verdicts[0][1] if verdicts else reason}")
     return [*verdicts[1:], ["not yet", reason]][: len(asked)]
 
@@ -149,7 +145,7 @@ def grade(path: Path, seconds: float = 60, gigabytes: float = 4) -> dict[Exercis
         raise ValueError(f"which notebook of the course? Keep the original's name in {path.name}")
     imports = next(cell for cell in sources(original, "code") if IMPORT.search(cell))
     while len(verdicts) < len(asked):  # what ends the process costs one exercise only
-        verdicts += run([imports, *cells], asked[len(verdicts) :], seconds, gigabytes)
+        verdicts += run([imports, *cells], asked[len(verdicts) :], seconds, gigabytes * 1e9)
     return dict(zip(asked, verdicts))
 
 
@@ -179,13 +175,11 @@ def main(argv: list[str] | None = None) -> int:
         except (ValueError, OSError, RuntimeError) as error:
             marks = {Exercise("", 0, 0, "", "", "", ""): ["error", str(error)]}
         print(f"\n{line(str(path))}")
-        for exercise, (verdict, message) in marks.items():
-            number, difficulty, _, module, _, function, _ = exercise
-            points, message = difficulty * (verdict == "ok"), line(message)
-            rows.append(
-                [line(str(path)), module, number, function, difficulty, verdict, points, message]
-            )
-            print(f"{number:>3} {function:16} {points} of {difficulty}  [{verdict}]  {message}")
+        for task, (verdict, message) in marks.items():
+            points = task.difficulty * (verdict == "ok")
+            rows.append([line(str(path)), task.module, task.number, task.function])
+            rows[-1] += [task.difficulty, verdict, points, line(message)]
+            print("{2:>3} {3:16} {6} of {4}  [{5}]  {7}".format(*rows[-1]))
     solved = sum(row[5] == "ok" for row in rows)
     points, most = (sum(row[k] for row in rows) for k in (6, 4))
     print(f"\ntotal: {solved} of {len(rows)} exercises, {points} of {most} points")

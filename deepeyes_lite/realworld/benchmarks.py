@@ -130,17 +130,13 @@ def _line(row: dict, episodes: list[Trajectory]) -> dict:
         "truth": row["answer"],
         "episodes": [
             {
-                "answer": t.answer,
-                "correct": t.correct,
-                "well_formed": t.well_formed,
-                "attempts": sum(turn.text.count("<tool_call>") for turn in t.turns),
-                "boxes_px": t.boxes_px,
-                "ious": [
-                    max(iou(box, target) for target in targets) for box in t.boxes_px if targets
-                ],
-                "turns": [turn.text for turn in t.turns],
+                **{name: getattr(episode, name) for name in ("answer", "correct", "well_formed")},
+                "attempts": sum(turn.text.count("<tool_call>") for turn in episode.turns),
+                "boxes_px": episode.boxes_px,
+                "ious": [max(iou(box, t) for t in targets) for box in episode.boxes_px if targets],
+                "turns": [turn.text for turn in episode.turns],
             }
-            for t in episodes
+            for episode in episodes
         ],
     }
 
@@ -237,11 +233,10 @@ def table(report: dict) -> str:
             mean = f"{figures[key]['mean']:.2f}" if figures[key]["n"] else "-"
             line += f"{mean:>{columns}}"
         lines.append(f"{name:20}{line}")
-    average_of = f"; Avg@{report['k']}" if report["k"] > 1 else ""
-    lines.append(
-        f"{report['questions']} questions of {', '.join(sources)}{average_of}; "
-        f"accuracy with 95 % intervals; options shuffled with seed {report['seed']}"
-    )
+    caption = f"{report['questions']} questions of {', '.join(sources)}"
+    caption += f"; Avg@{report['k']}" if report["k"] > 1 else ""
+    caption += f"; accuracy with 95 % intervals; options shuffled with seed {report['seed']}"
+    lines.append(caption)
     lines += differences_table(report["paired_accuracy"])
     theirs = [
         f"{row['benchmark']:12} {row['model']:18} {row['percent']:>24}  "

@@ -240,3 +240,12 @@ def read_image(source: str | Path | bytes, name: str = "") -> tuple[Image.Image,
     image = image.convert("RGB").resize([max(MIN_SIDE, round(side * scale)) for side in size])
     image.info.clear()  # a colour profile of the old mode is wrong for the new one
     return image, encode(image, "PNG"), size
+
+
+def read_photo(path: str | Path) -> Image.Image:
+    """A picture of one's own, as `read_image` checks and turns it.
+
+    Raises:
+        BadRow: with the reason, for a file that is no such picture.
+    """
+    return read_image(path)[0]

@@ -12,8 +12,9 @@ from datasets import Dataset, Features, IterableDataset, List, Value
 from datasets import Image as ImageFeature
 
 from deepeyes_lite.files import atomic_write
-from deepeyes_lite.prompts import DEEPEYES_SYSTEM, FORMAT
+from deepeyes_lite.prompts import FORMAT
 from deepeyes_lite.realworld.folder import BadRow, new_sample, read_image, read_text
+from deepeyes_lite.realworld.served import deepeyes_system
 from deepeyes_lite.realworld.verl_reward import MATH, VISUAL, verifier_of
 from deepeyes_lite.verifiers import split_options
 
@@ -95,7 +96,7 @@ def to_verl(sample: dict) -> dict:
     return {
         "data_source": kind,
         "prompt": [
-            {"role": "system", "content": DEEPEYES_SYSTEM if tool else MATH_SYSTEM},
+            {"role": "system", "content": deepeyes_system() if tool else MATH_SYSTEM},
             {"role": "user", "content": f"<image>\n{question}{FORMAT if tool else MATH_SUFFIX}"},
         ],
         "images": [{"bytes": sample["image"]["bytes"], "path": None}],

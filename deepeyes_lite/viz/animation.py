@@ -49,7 +49,11 @@ class Story:
         """What is asked, for a figure."""
         return plain(self.episodes[self.last].sample["question"], 60)
 
-    def overlap(self, step: int) -> float:
+    def answer(self, step: int) -> str:
+        """The answer at a recorded step, for a figure."""
+        return plain(answer_text(self.episodes[step], 8))
+
+    def iou(self, step: int) -> float:
         """The best IoU at a recorded step."""
         return self.episodes[step].best_iou or 0.0
 
@@ -68,19 +72,18 @@ def story(folder: str | Path) -> Story:
         ValueError: if it holds no step yet, or no zoom.
     """
     history, snapshots = read_run(folder)
-    stories = [
-        Story(history, dict(zip(snapshots, episodes))) for episodes in zip(*snapshots.values())
-    ]
+    scenes = zip(*snapshots.values())
+    stories = [Story(history, dict(zip(snapshots, episodes))) for episodes in scenes]
     stories = [s for s in stories if any(t.called and t.images for t in s.episodes.values())]
     if not stories:
         raise ValueError(f"the run in {folder} never zoomed on the scenes of its snapshots")
-    return max(stories, key=_worth)
 
+    def worth(story: Story) -> tuple[bool, int, float]:
+        before, after = story.episodes[story.first], story.episodes[story.last]
+        gain = story.iou(story.last) - story.iou(story.first)
+        return after.correct and not before.correct, -story.first, gain
 
-def _worth(story: Story) -> tuple[bool, int, float]:
-    before, after = story.episodes[story.first], story.episodes[story.last]
-    gain = story.overlap(story.last) - story.overlap(story.first)
-    return after.correct and not before.correct, -story.first, gain
+    return max(stories, key=worth)
 
 
 def frame(story: Story, step: int) -> Figure:
@@ -90,9 +93,8 @@ def frame(story: Story, step: int) -> Figure:
     """
     figure = Figure(figsize=(8, 4.5), dpi=100)
     episode = story.episodes[step]
-    answer = plain(answer_text(episode, 8))
     figure.text(0.02, 0.925, story.question, fontsize=15, weight="bold")
-    figure.text(0.985, 0.925, f"step {step}: {answer}", fontsize=15, ha="right")
+    figure.text(0.985, 0.925, f"step {step}: {story.answer(step)}", fontsize=15, ha="right")
     corners = [(0.02, 0.03, 384), (0.54, 0.47, 168), (0.775, 0.47, 168)]  # the side in px
     places = [figure.add_axes((x, y, side / 800, side / 450)) for x, y, side in corners]
     draw_episode(places, episode, fontsize=13)
@@ -109,8 +111,7 @@ def still(story: Story) -> Figure:
     places = figure.subplots(1, 3, width_ratios=[1, 1, 1.15])
     figure.suptitle(story.question, fontsize=20, weight="bold")
     for axes, step in zip(places, (story.first, story.last)):
-        episode = story.episodes[step]
-        draw_boxes(axes, episode, f"step {step}: {plain(answer_text(episode, 8))}", fontsize=16)
+        draw_boxes(axes, story.episodes[step], f"step {step}: {story.answer(step)}", fontsize=16)
     _draw_curves(places[2], story, story.last)
     return figure
 
@@ -134,8 +135,8 @@ def _draw_curves(axes, story: Story, step: int) -> None:
 def alt(story: Story) -> str:
     """What one sees, for those who cannot."""
     moments = [
-        f"at step {step} the zoom has IoU {story.overlap(step):.2f} with it, "
-        f"and the answer is {plain(answer_text(story.episodes[step], 8))}"
+        f"at step {step} the zoom has IoU {story.iou(step):.2f} with it, "
+        f"and the answer is {story.answer(step)}"
         for step in (story.first, story.last)
     ]
     changes = []

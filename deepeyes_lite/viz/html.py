@@ -8,6 +8,7 @@ import base64
 import io
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
@@ -85,10 +86,8 @@ def checked(trajectory: Trajectory) -> Trajectory:
 def _boxes(values: object) -> list[Box]:
     boxes = []
     for value in values if isinstance(values, list) else []:
-        try:
+        with suppress(ToolError):
             boxes.append(check_box(value))
-        except ToolError:
-            continue
     return boxes
 
 
@@ -104,19 +103,23 @@ def answer_text(trajectory: Trajectory, limit: int = 40) -> str:
     ('no answer (wrong, it is K)', 'L')
     """
     answer, truth = trajectory.answer, str(trajectory.sample.get("answer") or "")
+    wrong = f" (wrong, it is {line(truth, limit)})" if truth else ""
     text = "no answer" if answer is None else line(answer, limit)
-    if trajectory.correct:
-        return f"{text} (right)"
-    return f"{text} (wrong, it is {line(truth, limit)})" if truth else text
+    return text + (" (right)" if trajectory.correct else wrong)
+
+
+def zoom_text(trajectory: Trajectory) -> str:
+    """How often an episode zoomed, and the best IoU of a zoom."""
+    zooms, iou = len(trajectory.boxes_px), trajectory.best_iou
+    return f"{zooms} zoom{'' if zooms == 1 else 's'}" + (
+        "" if iou is None else f", best IoU {iou:.2f}"
+    )
 
 
 def verdict(trajectory: Trajectory) -> str:
     """How an episode ended: answer, zooms, best IoU; plain text that is not escaped yet."""
-    zooms = len(trajectory.boxes_px)
-    overlap = "" if trajectory.best_iou is None else f", best IoU {trajectory.best_iou:.2f}"
-    text = answer_text(trajectory)
-    text = text if trajectory.answer is None else f"answer {text}"
-    return f"{text}, {zooms} zoom{'' if zooms == 1 else 's'}{overlap}"
+    prefix = "" if trajectory.answer is None else "answer "
+    return f"{prefix}{answer_text(trajectory)}, {zoom_text(trajectory)}"
 
 
 def episode_text(trajectory: Trajectory) -> str:
@@ -148,9 +151,9 @@ def episode_text(trajectory: Trajectory) -> str:
 
 def data_uri(image: Image.Image, lossless: bool = False) -> str:
     """The picture as a data URI, at most ``MAX_SIDE`` px wide; scenes are noisy, so JPEG by default."""
+    buffer, kind = io.BytesIO(), "png" if lossless else "jpeg"
     image = image.convert("RGB")
     image.thumbnail((MAX_SIDE, MAX_SIDE))
-    buffer, kind = io.BytesIO(), "png" if lossless else "jpeg"
     image.save(buffer, kind, quality=92)
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
@@ -185,9 +188,8 @@ def parts(
 ) -> dict[str, float]:
     """The reward of an episode in its parts, as `reward_parts` gives them."""
     t = trajectory
-    overlap = t.best_iou or 0.0
-    outcome = Outcome(t.correct, t.well_formed, len(t.boxes_px), overlap, group_call_rate)
-    return reward_parts(weights, outcome)
+    figures = t.correct, t.well_formed, len(t.boxes_px), t.best_iou or 0.0, group_call_rate
+    return reward_parts(weights, Outcome(*figures))
 
 
 def reward_table(parts: dict[str, float]) -> Markup:
@@ -196,12 +198,7 @@ def reward_table(parts: dict[str, float]) -> Markup:
 
 
 def tokens(trajectory: Trajectory, tokenizer=None) -> Markup:
-    """The completion token by token, white on blue where ``loss_mask`` is 1.
-
-    Args:
-        trajectory: the episode.
-        tokenizer: of the model that wrote it; without one, ids are shown.
-    """
+    """The completion token by token, white on blue where ``loss_mask`` is 1; ids without a tokenizer."""
     ids, mask = trajectory.completion_ids, trajectory.loss_mask
     words = [f"#{i}" if tokenizer is None else tokenizer.decode([i]) for i in ids[:MAX_TOKENS]]
     words += [""] * (len(ids) - len(words))
@@ -214,14 +211,14 @@ def token_strip(pieces: Sequence[tuple[str, int]]) -> Markup:
     Args:
         pieces: (token as text, mask) pairs; mask 1 is written by the model.
     """
-    shown = []
-    for piece, run in groupby(pieces[:MAX_TOKENS]):
-        text, mask = piece
+    spans = []
+    for (text, mask), run in groupby(pieces[:MAX_TOKENS]):
+        count = len(list(run))
         if text == "<|image_pad|>":
-            shown.append((f"{text} × {len(list(run))}", 0))
+            spans.append((f"{text} × {count}", 0))
         elif text:
-            shown += [(text[:200].replace("\n", "⏎"), mask)] * len(list(run))
-    return _macro("token_strip", shown, max(0, len(pieces) - MAX_TOKENS))
+            spans += [(text[:200].replace("\n", "⏎"), mask)] * count
+    return _macro("token_strip", spans, max(0, len(pieces) - MAX_TOKENS))
 
 
 def episode_page(
@@ -238,21 +235,15 @@ def episode_page(
         rates: the group call rate for each name, as in `parts`.
         tokenizer: as in `tokens`.
     """
-    learned = {
-        name: {
-            "reward": reward_table(parts(weights, episode, (rates or {}).get(name, 0.0))),
-            "tokens": tokens(episode, tokenizer),
-        }
-        for name, episode in episodes.items()
-        if weights
-    }
-    columns = [(name, episode, learned.get(name)) for name, episode in episodes.items()]
-    return render("episode_page.jinja", sample=columns[0][1].sample, columns=columns)
-
-
-def render(template: str, **values) -> str:
-    """A page of ``templates/``."""
-    return TEMPLATES.get_template(template).render(values)
+    columns = []
+    for name, episode in episodes.items():
+        reward = strip = None
+        if weights:
+            reward = reward_table(parts(weights, episode, (rates or {}).get(name, 0.0)))
+            strip = tokens(episode, tokenizer)
+        columns.append((name, episode, reward, strip))
+    page = TEMPLATES.get_template("episode_page.jinja")
+    return page.render(sample=columns[0][1].sample, columns=columns)
 
 
 def _macro(name: str, *values) -> Markup:

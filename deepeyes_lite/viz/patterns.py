@@ -12,8 +12,8 @@ from itertools import combinations
 from deepeyes_lite.boxes import Box
 from deepeyes_lite.trajectories import Trajectory
 
-# Share of a target's area from which on a crop counts as showing it. What is asked for lies in its middle:
-# notebook 07 measures that letters are read from a half on, and guessed below.
+# Share of a target's area from which on a crop counts as showing the target: notebook 07 measures that
+# letters are read from a half on, and guessed below.
 MIN_COVERED = 0.5
 WIDE = 0.05  # IoU below which a crop is too wide: its target fills less than a twentieth of it
 

@@ -29,35 +29,29 @@ def smooth(values: Sequence[float], window: int = 5) -> np.ndarray:
     """
     data = np.asarray(values, float)
     half = window // 2
-    means = []
-    for i in range(len(data)):
-        part = data[max(0, i - half) : i + half + 1]
-        part = part[~np.isnan(part)]
-        means.append(part.mean() if len(part) else np.nan)
-    return np.array(means)
+    windows = [data[max(0, i - half) : i + half + 1] for i in range(len(data))]
+    windows = [part[~np.isnan(part)] for part in windows]
+    return np.array([part.mean() if len(part) else np.nan for part in windows])
 
 
 # --- runs -----------------------------------------------------------------------------------------
 
-# The panels of `curves`: title, unit of the y axis, the label of each column of the history.
+# The panels of `curves`: title, unit of the y axis, columns of the history.
 PANELS = [
-    (
-        "Accuracy",
-        "share of episodes",
-        {
-            "accuracy": "all",
-            "accuracy_legible": "legible in the view",
-            "accuracy_illegible": "illegible in the view",
-        },
-    ),
-    ("Call rate", "share of episodes", {"call_rate": "with a zoom"}),
-    ("Boxes", "best IoU with the target", {"best_iou": "episodes with a call"}),
-    (
-        "Why it zooms",
-        "probability of a correct answer",
-        {"p_zoom": "given a zoom", "p_direct": "given none"},
-    ),
+    ("Accuracy", "share of episodes", ["accuracy", "accuracy_legible", "accuracy_illegible"]),
+    ("Call rate", "share of episodes", ["call_rate"]),
+    ("Boxes", "best IoU with the target", ["best_iou"]),
+    ("Why it zooms", "probability of a correct answer", ["p_zoom", "p_direct"]),
 ]
+LABELS = {
+    "accuracy": "all",
+    "accuracy_legible": "legible in the view",
+    "accuracy_illegible": "illegible in the view",
+    "call_rate": "with a zoom",
+    "best_iou": "episodes with a call",
+    "p_zoom": "given a zoom",
+    "p_direct": "given none",
+}
 
 
 def curves(history: list[dict]) -> Figure:
@@ -70,11 +64,11 @@ def curves(history: list[dict]) -> Figure:
 def draw_curves(figure, history: list[dict], cursor: int | None = None) -> None:
     """`curves` in a figure or a part of one, with a line at the step ``cursor``."""
     steps = [row["step"] for row in history]
-    for axes, (title, unit, labels) in zip(figure.subplots(1, len(PANELS)), PANELS):
-        for (column, label), (color, style) in zip(labels.items(), STYLES):
-            values = [row[column] for row in history]
+    for axes, (title, unit, columns) in zip(figure.subplots(1, len(PANELS)), PANELS):
+        for column, (color, style) in zip(columns, STYLES):
+            values, looks = [row[column] for row in history], {"color": color, "linewidth": 2}
             axes.plot(steps, values, color=color, alpha=0.25, linewidth=1)
-            axes.plot(steps, smooth(values), style, color=color, linewidth=2, label=label)
+            axes.plot(steps, smooth(values), style, label=LABELS[column], **looks)
         axes.set(title=title, xlabel="step", ylabel=unit, ylim=(-0.03, 1.03))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
         axes.grid(alpha=0.3)
@@ -102,7 +96,7 @@ def accuracy_bars(report: dict) -> Figure:
             axes.text(place, top + 0.02, f"{100 * value:.0f} %", ha="center", fontsize=10)
     axes.axhline(1 / 12, color=GREY, linestyle=":", label="a blind guess (1 of 12)")
     axes.set_xticks(range(len(conditions)), [name.replace(", ", ",\n") for name in conditions])
-    axes.set(ylabel="accuracy", ylim=(0, 1.18))
+    axes.set(ylabel="accuracy", ylim=(0, 1.25))
     axes.legend(fontsize=9, loc="upper center", ncols=3)
     return figure
 
@@ -113,11 +107,9 @@ def pass_rate_bars(rates: Sequence[float]) -> Figure:
     axes = figure.subplots()
     values, counts = np.unique([rate for rate in rates if rate == rate], return_counts=True)
     width = 0.8 * min(np.diff(values), default=1.0)
-    for keep, color, hatch, label in (
-        (True, BLUE, "", "kept"),
-        (False, ORANGE, "//", "dropped: no gradient in a group of equals"),
-    ):
-        which = ((values > 0) & (values < 1)) == keep
+    kept = (values > 0) & (values < 1)
+    dropped = "dropped: no gradient in a group of equals"
+    for which, color, hatch, label in ((kept, BLUE, "", "kept"), (~kept, ORANGE, "//", dropped)):
         looks = {"color": color, "hatch": hatch, "edgecolor": "white"}
         label = f"{label} ({counts[which].sum()})"
         axes.bar(values[which], counts[which], width, label=label, **looks)
@@ -161,15 +153,8 @@ def intervals(figures: dict[str, dict], xlabel: str, line: float = 0.0) -> Figur
     return figure
 
 
-PART_STYLES = [  # colour and hatch
-    ("#DDDDDD", ""),
-    (GREY, ""),
-    ("#E69F00", "//"),
-    (ORANGE, ""),
-    ("#56B4E9", ".."),
-    ("#CC79A7", "xx"),
-    (BLUE, ""),
-]
+PART_COLORS = ["#DDDDDD", GREY, "#E69F00", ORANGE, "#56B4E9", "#CC79A7", BLUE]
+PART_HATCHES = ["", "", "//", "", "..", "xx", ""]
 
 
 def parts(rows: dict[str, dict[str, int]], xlabel: str) -> Figure:
@@ -183,7 +168,7 @@ def parts(rows: dict[str, dict[str, int]], xlabel: str) -> Figure:
     starts = np.zeros(len(rows))
     total = max(sum(counts.values()) for counts in rows.values())
     mark = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none"}
-    for name, (color, hatch) in zip(next(iter(rows.values())), PART_STYLES):
+    for name, color, hatch in zip(next(iter(rows.values())), PART_COLORS, PART_HATCHES):
         widths = [counts[name] for counts in rows.values()]
         looks = {"color": color, "hatch": hatch, "edgecolor": "white", "label": name}
         axes.barh(range(len(rows)), widths, left=starts, **looks)
@@ -197,11 +182,7 @@ def parts(rows: dict[str, dict[str, int]], xlabel: str) -> Figure:
 
 
 def bonus_lines(
-    shares: Sequence[float],
-    least: Sequence[float],
-    low: Sequence[float],
-    high: Sequence[float],
-    bonuses: dict[str, float],
+    shares: Sequence[float], least: Sequence, low: Sequence, high: Sequence, bonuses: dict
 ) -> Figure:
     """The least bonus over the share of legible details, against the bonuses that reward variants pay.
 
@@ -210,15 +191,15 @@ def bonus_lines(
         least: (N,) b* at each of them.
         low: (N,) lower ends of its interval.
         high: (N,) upper ends; an infinite one is drawn at the edge.
-        bonuses: the bonus of each variant, by its name.
+        bonuses: the bonus of each variant, a float by its name.
     """
     figure = Figure(figsize=(8, 4), layout="constrained")
     axes = figure.subplots()
-    ends = [end for end in (*least, *bonuses.values()) if np.isfinite(end)]
-    floor, top = min(ends) - 0.3, max(ends) + 0.3
+    finite = [end for end in (*least, *bonuses.values()) if np.isfinite(end)]
+    floor, top = min(finite) - 0.3, max(finite) + 0.3
     low, least, high = (np.clip(values, floor, top) for values in (low, least, high))
-    band = {"color": BLUE, "alpha": 0.15, "linewidth": 0, "label": "its 95 % interval"}
-    axes.fill_between(shares, low, high, **band)
+    looks = {"color": BLUE, "alpha": 0.15, "linewidth": 0}
+    axes.fill_between(shares, low, high, label="its 95 % interval", **looks)
     axes.plot(shares, least, color=BLUE, linewidth=2.5, label="least bonus b*")
     for (name, bonus), (color, style) in zip(bonuses.items(), [*STYLES[1:], STYLES[0]]):
         axes.axhline(bonus, color=color, linestyle=style, linewidth=2)

@@ -37,14 +37,13 @@ def write_report(out: str | Path) -> Path:
     chosen = spread([episode.sample["legible"] for episode in trained])
     images = {dataset[i]["id"]: dataset[i]["image"] for i in chosen}
     episodes = {
-        title: read_jsonl(out / "trajectories" / f"{name}.jsonl", images)
-        for title, name in (("Before", "base"), ("After", "trained"))
+        title: read_jsonl(out / "trajectories" / name, images)
+        for title, name in (("Before", "base.jsonl"), ("After", "trained.jsonl"))
     }
     crops = max(len(group[i].boxes_px) for group in episodes.values() for i in chosen)
     crops = min(3, max(1, crops))
     base, trained = (evaluation["conditions"][name] for name in ("base", "trained"))
-    page = html.render(
-        "report.jinja",
+    page = html.TEMPLATES.get_template("report.jinja").render(
         config=config,
         steps=len(history),
         samples=evaluation["samples"],

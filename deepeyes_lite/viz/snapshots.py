@@ -44,8 +44,8 @@ class Snapshots(TrainerCallback):
             tools: whether prompts offer the tool.
             max_new_tokens: tokens of a turn, as many as the run allows; 0 for the family's.
         """
-        self.samples, self.folder = samples, Path(folder)
-        self.tools, self.max_new_tokens = tools, max_new_tokens
+        self.samples, self.folder, self.tools = samples, Path(folder), tools
+        self.max_new_tokens = max_new_tokens or None
 
     def on_train_begin(self, args, state, control, model=None, processing_class=None, **kwargs):
         if state.global_step == 0:
@@ -60,8 +60,7 @@ class Snapshots(TrainerCallback):
             return
         training = model.training
         with torch.random.fork_rng():
-            length = self.max_new_tokens or None
-            policy = LocalPolicy(model, processor, self.tools, max_new_tokens=length)
+            policy = LocalPolicy(model, processor, self.tools, max_new_tokens=self.max_new_tokens)
             # The same draws at every step, so that what differs is the policy.
             tool = "on" if self.tools else "off"
             episodes = rollout(self.samples, policy, tool=tool, seed=0, progress=False)

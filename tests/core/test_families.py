@@ -434,7 +434,7 @@ def test_the_targets_of_lora_are_the_language_model_s(loaded):
     [
         ({"micro_batch": 3}, "micro_batch must divide a process's 2 rollouts .1 prompts x 2"),
         ({"trl": {"bta": 1}}, "TRL's GRPOConfig has no option 'bta'"),
-        ({"trl": {"max_steps": 1}}, "TRL's max_steps follows from the run: set steps instead"),
+        ({"trl": {"max_steps": 1}}, "TRL's max_steps follows from the run: set --steps instead"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(folder, tmp_path, changes, message):

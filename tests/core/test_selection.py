@@ -97,9 +97,9 @@ def test_a_killed_measurement_ends_as_the_undisturbed_one(rows, chances, process
 def test_a_record_of_another_measurement_is_refused(rows, chances, processor, tmp_path, change):
     path = tmp_path / "record.jsonl"
     difficulty(rows.select(range(4)), Dice(processor, chances), k=4, record=path)
-    with pytest.raises(ValueError, match="another measurement"):
+    with pytest.raises(ValueError, match="holds another record"):
         difficulty(rows, Dice(processor, chances), **{"k": 4, "record": path, **change})
-    with pytest.raises(ValueError, match="another measurement"):
+    with pytest.raises(ValueError, match="holds another record"):
         difficulty(rows.select(range(5, 9)), Dice(processor, chances), k=4, record=path)
 
 

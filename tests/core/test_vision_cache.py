@@ -4,8 +4,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from deepeyes_lite import fast
-from deepeyes_lite.fast import cache_vision, vision_tower
+from deepeyes_lite.fast import LRU, cache_vision, vision_tower
 from deepeyes_lite.models import LORA_TARGETS, load
 from deepeyes_lite.tinyworld.model import patchify
 
@@ -92,14 +91,24 @@ def test_the_memory_holds_the_images_last_seen(random_eyes):
     assert cached.computed == 4
 
 
-def test_the_memory_is_bounded_in_bytes(cached, monkeypatch):
-    one = sum(features.nbytes for features in cached.see(0))
-    monkeypatch.setattr(fast, "MAX_BYTES", 2 * one + 1)
-    for view in (1, 2, 1, 2):  # 0 goes, for three do not fit
-        cached.see(view)
-    assert cached.computed == 3
-    cached.see(0)
-    assert cached.computed == 4
+def test_the_memory_is_bounded_in_bytes():
+    computed = []
+
+    def see(*keys):
+        def compute(rows):
+            computed.extend(keys[i] for i in rows)
+            return [{"features": torch.zeros(100)} for _ in rows]  # 400 bytes
+
+        return cache.get([*keys], compute)
+
+    cache = LRU(10, 801)
+    see("a"), see("b"), see("a"), see("b")
+    assert computed == ["a", "b"]
+    see("c"), see("b"), see("c")  # a goes, for three do not fit
+    assert computed == ["a", "b", "c"]
+    see("a")
+    assert computed == ["a", "b", "c", "a"]
+    assert len(see("x", "y", "z")) == 3  # more than fit are answered all the same
 
 
 def test_a_batch_larger_than_the_memory_is_answered(plain, random_eyes):

@@ -157,12 +157,9 @@ def test_a_cell_is_left_out_where_it_means_nothing(processor, tmp_path):
     report = benchmark(tiny_world("test", 4), policy, tmp_path / "b", progress=False)
     assert list(report["cells"]) == ["listed, tool on", "listed, tool off", "listed, tool blank"]
     assert "\n\n" not in table(report)  # nothing was published about them
-
-
-def test_a_judge_decides_what_the_rules_cannot(processor, tmp_path):
-    policy = Stub(processor, lambda t: "something else")
-    report = benchmark(questions(4), policy, tmp_path, judge=lambda *asked: True, progress=False)
-    assert accuracy(report) == 1.0
+    policy = ScriptedPolicy(processor, [prompts.answer("!", "something else")])
+    judged = benchmark(questions(2), policy, tmp_path / "c", judge=lambda *_: True, progress=False)
+    assert accuracy(judged) == 1.0  # by the judge: the rules cannot tell
 
 
 def test_k_answers_are_kept_and_averaged(processor, tmp_path):
@@ -182,9 +179,9 @@ def test_k_answers_are_kept_and_averaged(processor, tmp_path):
 
 
 def test_a_killed_benchmark_ends_where_the_undisturbed_one_ends(processor, tmp_path):
-    rows = questions(10)
+    rows = questions(6)
     whole = benchmark(rows, Stub(processor, luck), tmp_path / "a", batch_size=4, progress=False)
-    for dies_after in (5, 30):
+    for dies_after in (5, 13):
         with pytest.raises(KeyboardInterrupt):
             policy = Stub(processor, luck, dies_after=dies_after)
             benchmark(rows, policy, tmp_path / "b", batch_size=4, progress=False)
@@ -200,12 +197,12 @@ def test_a_killed_benchmark_ends_where_the_undisturbed_one_ends(processor, tmp_p
 
 def test_records_of_another_benchmark_are_refused(processor, tmp_path):
     policy = Stub(processor, always_a)
-    benchmark(questions(4), policy, tmp_path, progress=False)
+    benchmark(questions(2), policy, tmp_path, progress=False)
     for change in ({"seed": 1}, {"k": 2}):
         with pytest.raises(ValueError, match="holds another record"):
-            benchmark(questions(4), policy, tmp_path, progress=False, **change)
+            benchmark(questions(2), policy, tmp_path, progress=False, **change)
     with pytest.raises(ValueError, match="k is at least 1"):
-        benchmark(questions(4), policy, tmp_path / "b", k=0)
+        benchmark(questions(2), policy, tmp_path / "b", k=0)
 
 
 # --- figures ------------------------------------------------------------------------------------
@@ -304,16 +301,3 @@ def test_the_command_asks_a_served_model_and_a_judge(faulty, tmp_path, capsys):
     assert main([*arguments, *served, "--no-tool"]) == 0
     text = capsys.readouterr().out
     assert "listed, tool off" in text and "tool on" not in text and "undecided" not in text
-
-
-def test_a_benchmark_of_a_served_model_goes_on_where_it_was_refused(faulty, tmp_path, capsys):
-    questions(3).save_to_disk(tmp_path / "set")
-    arguments = ["benchmark", "--data", str(tmp_path / "set"), "--out", str(tmp_path / "out")]
-    arguments += ["--endpoint", f"{faulty}/halts/v1", "--model", "m", "--no-tool"]
-    assert main(arguments) == 1  # the fourth request is refused
-    assert "no credit left" in capsys.readouterr().err
-    kept = (tmp_path / "out" / "shuffled-off.jsonl").read_text()
-    assert kept.count("\n") == 4  # settings and three questions
-    assert main(arguments) == 0
-    assert "listed, tool off" in capsys.readouterr().out
-    assert (tmp_path / "out" / "shuffled-off.jsonl").read_text() == kept

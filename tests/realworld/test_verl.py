@@ -13,6 +13,7 @@ from deepeyes_lite.data import FEATURES
 from deepeyes_lite.realworld import verl_reward
 from deepeyes_lite.realworld.folder import BadRow
 from deepeyes_lite.realworld.public import write
+from deepeyes_lite.realworld.served import deepeyes_system
 from deepeyes_lite.realworld.verl import (
     MATH_SUFFIX,
     MATH_SYSTEM,
@@ -46,7 +47,7 @@ def official(
     row = {
         "data_source": source,
         "prompt": [
-            {"role": "system", "content": prompts.DEEPEYES_SYSTEM if tool else MATH_SYSTEM},
+            {"role": "system", "content": deepeyes_system() if tool else MATH_SYSTEM},
             {"role": "user", "content": f"<image>\n{question}{suffix}"},
         ],
         "images": [{"bytes": picture(), "path": None}],

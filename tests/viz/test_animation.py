@@ -113,7 +113,7 @@ def test_the_command_writes_a_picture_that_moves_and_one_that_does_not(improving
     assert sorted(p.name for p in (tmp_path / "new").iterdir()) == ["zoom.gif", "zoom.png"]
     story = animation.story(improving)
     for step in (0, 10):
-        assert f"at step {step} the zoom has IoU {story.overlap(step):.2f}" in text
+        assert f"at step {step} the zoom has IoU {story.iou(step):.2f}" in text
     assert animation.alt(story) in text and story.question in text
     assert f"right {1 / 12:.2f} → 1.00" in text
     assert main(["animate", "--records", str(tmp_path / "none")]) == 1

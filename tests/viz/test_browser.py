@@ -56,7 +56,7 @@ import warnings
 from pathlib import Path
 from episodes import hostile, made, recorded_run
 from transformers.utils.logging import disable_progress_bar
-from deepeyes_lite.data import tiny_world
+from deepeyes_lite.tinyworld.dataset import tiny_world
 from deepeyes_lite.models import load
 from deepeyes_lite.viz.widgets import RewardLab, TrainingScrubber, TrajectoryViewer, ZoomByHand
 disable_progress_bar()
@@ -85,9 +85,9 @@ return found;
 
 
 def free_port():
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 @contextmanager
@@ -169,19 +169,12 @@ def reachable(url, process, log):
 def browser(tmp_path_factory):
     options = webdriver.ChromeOptions()
     options.binary_location = CHROMIUM
-    for flag in (
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-quic",
-        "--no-first-run",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-sync",
-        f"--user-data-dir={tmp_path_factory.mktemp('chromium')}",
-        "--window-size=1280,720",
-    ):
-        options.add_argument(flag)
+    flags = (
+        "headless no-sandbox disable-gpu disable-quic no-first-run disable-background-networking "
+    )
+    flags += "disable-component-update disable-sync window-size=1280,720"
+    for flag in [*flags.split(), f"user-data-dir={tmp_path_factory.mktemp('chromium')}"]:
+        options.add_argument(f"--{flag}")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     driver = webdriver.Chrome(options=options, service=Service(DRIVER))
     driver.set_page_load_timeout(PATIENCE)
@@ -200,15 +193,11 @@ def lab(browser, tmp_path_factory):
         metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}},
     )
     nbformat.write(notebook, folder / "widgets.ipynb")
-    command = [
-        "jupyterlab",
-        "--no-browser",
-        "--allow-root",
-        "--IdentityProvider.token=",
-        "--LabApp.expose_app_in_browser=True",
-        "--LabApp.extension_manager=readonly",
-        f"--ServerApp.root_dir={folder}",
-    ]
+    flags = (
+        "--no-browser --allow-root --IdentityProvider.token= --LabApp.expose_app_in_browser=True"
+    )
+    flags += " --LabApp.extension_manager=readonly"
+    command = ["jupyterlab", *flags.split(), f"--ServerApp.root_dir={folder}"]
     with serve(folder, *command) as (address, process), leaving(browser):
         reachable(f"{address}/api", process, folder / "log.txt")
         browser.get(f"{address}/doc/tree/widgets.ipynb")
@@ -250,8 +239,8 @@ def wait(browser, condition, seconds=STEP):
 
 
 def outputs(browser):
-    found = browser.find_elements(By.CSS_SELECTOR, ".jp-OutputArea-output")
-    return [area for area in found if area.find_elements(By.CSS_SELECTOR, ".jupyter-widgets")]
+    areas = browser.find_elements(By.CSS_SELECTOR, ".jp-OutputArea-output")
+    return [area for area in areas if area.find_elements(By.CSS_SELECTOR, ".jupyter-widgets")]
 
 
 def scenes_shown(browser):
@@ -288,28 +277,25 @@ def press(browser, area, name, *keys):
 
 def keep(browser, area, name):
     """A picture of the widget's upper part in 256 colours, where somebody asked for it."""
-    if folder := os.environ.get("SCREENSHOTS"):
-        size = browser.get_window_size()
-        browser.set_window_size(
-            size["width"], 2 * size["height"]
-        )  # what is scrolled away is not in it
-        browser.execute_script("arguments[0].scrollIntoView({block: 'start'});", area)
-        time.sleep(1)
-        write_picture(area.screenshot_as_png, Path(folder) / f"{name}.png", size["height"])
-        browser.set_window_size(size["width"], size["height"])
-
-
-def write_picture(data, path, height):
-    picture = Image.open(io.BytesIO(data)).convert("RGB")
-    picture = picture.crop((0, 0, picture.width, min(height, picture.height)))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    picture.quantize(256, method=Image.Quantize.FASTOCTREE).save(path, optimize=True)
+    if not (folder := os.environ.get("SCREENSHOTS")):
+        return
+    size = browser.get_window_size()
+    # What is scrolled away is not in the picture.
+    browser.set_window_size(size["width"], 2 * size["height"])
+    browser.execute_script("arguments[0].scrollIntoView({block: 'start'});", area)
+    time.sleep(1)
+    picture = Image.open(io.BytesIO(area.screenshot_as_png)).convert("RGB")
+    picture = picture.crop((0, 0, picture.width, min(size["height"], picture.height)))
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    picture = picture.quantize(256, method=Image.Quantize.FASTOCTREE)
+    picture.save(Path(folder) / f"{name}.png", optimize=True)
+    browser.set_window_size(size["width"], size["height"])
 
 
 def console_errors(browser):
     """What the page complains of, but for other people's servers: Voilà asks a CDN for icons."""
-    found = [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
-    return [e for e in found if e["source"] != "network" or "//127.0.0.1:" in e["message"]]
+    entries = [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
+    return [e for e in entries if e["source"] != "network" or "//127.0.0.1:" in e["message"]]
 
 
 @pytest.fixture(autouse=True)
@@ -456,25 +442,3 @@ def test_a_console_error_would_be_seen(browser):
     browser.get("data:text/html,<title>empty</title>")
     browser.execute_script("console.error('made for this test')")
     wait(browser, lambda: "made for this test" in str(console_errors(browser)))
-
-
-def test_a_server_is_stopped_with_its_children(tmp_path):
-    child = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'input()'])"
-    process = subprocess.Popen([sys.executable, "-c", child], stdin=subprocess.PIPE, cwd=tmp_path)
-    server = psutil.Process(process.pid)
-    while not server.children():
-        time.sleep(0.1)
-    family = [server, *server.children(recursive=True)]
-    stop(process)
-    for _ in range(STEP):
-        if not any(map(alive, family)):
-            return
-        time.sleep(1)
-    pytest.fail("a child outlived its server")
-
-
-def alive(process):
-    try:
-        return process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False

@@ -7,7 +7,6 @@ import pytest
 from PIL import Image
 
 from deepeyes_lite.rewards import VARIANTS
-from deepeyes_lite.tools import zoom
 from deepeyes_lite.trajectories import Trajectory, Turn
 from deepeyes_lite.viz import html
 from episodes import HOSTILE, LONG, TEXTS, Reader, hostile, made
@@ -130,15 +129,13 @@ def test_a_page_has_every_policy_and_needs_nothing_beside_it(episode):
 
 def test_an_episode_without_a_known_answer_is_shown_without_reward():
     photo = Image.effect_noise((3000, 2000), 90).convert("RGB")
-    crop, box_px = zoom(photo, (100, 200, 1900, 1900))
-    turns = [Turn(HOSTILE, [box_px]), Turn(LONG, [], [f"Error: {HOSTILE}"])]
-    turns.append(Turn(f"<answer>{HOSTILE}</answer>"))
-    episode = Trajectory({"question": HOSTILE}, [photo, crop], turns=turns, answer=HOSTILE)
+    turns = [Turn(HOSTILE, [(100, 200, 1900, 1900)]), Turn(LONG, [], [f"Error: {HOSTILE}"])]
+    episode = Trajectory({"question": HOSTILE}, [photo], turns=turns, answer=HOSTILE)
     page = html.episode_page({f"model {HOSTILE}": episode})
-    reader = Reader(page)
-    assert len(page) < 4_000_000 and reader.text.count(HOSTILE) >= 4
-    assert "Reward" not in reader.text and "wrong" not in reader.text
-    assert "K" * 1900 in reader.text and "K" * 2001 not in reader.text
+    text = Reader(page).text
+    assert len(page) < 4_000_000 and text.count(HOSTILE) >= 4
+    assert "Reward" not in text and "wrong" not in text
+    assert "K" * 1900 in text and "K" * 2001 not in text
 
 
 def test_how_an_episode_ended_in_words(episode):

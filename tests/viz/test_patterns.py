@@ -41,7 +41,6 @@ def exists(*boxes, answer, truth="no"):
 DIRECT, WRONG = episode(), episode(correct=False, answer="L")
 CASES = [
     ("visual search", episode(FAR, ON_A), None, True),
-    ("visual search", episode(FAR, FAR, ON_A), None, True),
     ("visual search", episode(FAR, BOTH, targets=(A, B)), None, False),  # after which one?
     ("visual search", episode(ON_A), None, False),
     ("visual search", episode(ON_A, FAR), None, False),  # found at once
@@ -51,28 +50,18 @@ CASES = [
     ("visual comparison", episode(ON_A, ON_B, targets=(A, B)), None, True),
     ("visual comparison", episode(FAR, ON_B, BOTH, targets=(A, B)), None, True),
     ("visual comparison", episode(BOTH, targets=(A, B)), None, False),  # one look
-    ("visual comparison", episode(ON_A, ON_A, targets=(A, B)), None, False),
     ("visual comparison", episode(ON_A, ON_B), None, False),  # one target
     ("visual confirmation", episode(ON_A), DIRECT, True),
     ("visual confirmation", episode(ON_A), WRONG, False),  # it did not know
     ("visual confirmation", episode(ON_A, correct=False), DIRECT, False),
     ("visual confirmation", episode(FAR), DIRECT, False),  # it looked elsewhere
     ("visual confirmation", episode(), DIRECT, False),
-    ("visual confirmation", episode(ON_A), None, False),
     ("visual confirmation", episode(ON_A, targets=(A, B)), DIRECT, False),  # half of it
     ("hallucination mitigation", exists(ON_A, answer="no"), exists(answer="yes"), True),
     ("hallucination mitigation", exists(ON_A, answer="no"), exists(answer="no"), False),
-    ("hallucination mitigation", exists(ON_A, answer="yes"), exists(answer="yes"), False),
     ("hallucination mitigation", exists(FAR, answer="no"), exists(answer="yes"), False),
     ("hallucination mitigation", exists(answer="no"), exists(answer="yes"), False),
-    ("hallucination mitigation", exists(ON_A, answer="no"), exists(answer=None), False),
     ("hallucination mitigation", exists(ON_A, answer="no"), None, False),
-    (
-        "hallucination mitigation",
-        exists(ON_A, answer="yes", truth="yes"),
-        exists(answer="no", truth="yes"),
-        False,
-    ),
 ]
 
 

@@ -13,6 +13,7 @@ from deepeyes_lite.tinyworld.scenes import COLORS, draw_scene
 from deepeyes_lite.training import HISTORY_COLUMNS
 from deepeyes_lite.trajectories import Trajectory, Turn
 from deepeyes_lite.viz.plots import (
+    LABELS,
     PANELS,
     accuracy_bars,
     bonus_lines,
@@ -26,7 +27,6 @@ from deepeyes_lite.viz.plots import (
     plain,
     png,
     show,
-    smooth,
 )
 from episodes import TEXTS, Reader, made
 
@@ -53,9 +53,9 @@ def texts(artists):
 def test_curves_have_a_panel_for_each_question_and_a_label_for_each_line():
     figure = curves(history(20, accuracy=0.25))
     assert isinstance(figure, Figure) and pixels(figure).size
-    for axes, (title, unit, labels) in zip(figure.axes, PANELS, strict=True):
+    for axes, (title, unit, columns) in zip(figure.axes, PANELS, strict=True):
         assert axes.get_title() == title and axes.get_ylabel() == unit
-        assert texts(axes.get_legend().get_texts()) == list(labels.values())
+        assert texts(axes.get_legend().get_texts()) == [LABELS[column] for column in columns]
         styles = [line.get_linestyle() for line in axes.get_lines()[1::2]]
         assert len(set(styles)) == len(styles)  # lines differ without their colours, too
     thin, thick = figure.axes[0].get_lines()[:2]
@@ -63,16 +63,10 @@ def test_curves_have_a_panel_for_each_question_and_a_label_for_each_line():
     assert list(thin.get_xdata()) == list(range(1, 21))
 
 
-def test_curves_of_little_or_nothing():
+def test_curves_of_little_or_nothing(capsys):
     for rows in ([], history(1), history(3, p_zoom=math.nan, best_iou=math.nan)):
-        assert pixels(curves(rows)).size
-
-
-def test_smoothing():
-    nan = math.nan
-    assert smooth([1.0, 2.0, 3.0, 4.0, 5.0], 5).tolist() == [2.0, 2.5, 3.0, 3.5, 4.0]
-    assert smooth([1.0, 2.0], 1).tolist() == [1.0, 2.0]
-    assert np.isnan(smooth([nan, nan], 3)).all() and smooth([], 5).tolist() == []
+        show(curves(rows), f"{len(rows)} steps.")
+        assert f"Figure: {len(rows)} steps." in capsys.readouterr().out
 
 
 def report(legible, illegible):
@@ -191,8 +185,3 @@ def test_a_png_keeps_the_colours_of_a_noisy_scene():
         part = image[y - 20 : y + 20, x - 20 : x + 20].reshape(-1, 3)
         nearest = np.abs(part[:, None] - np.array(list(COLORS.values()))).sum(-1).argmin(-1)
         assert (nearest == list(COLORS).index(o.color)).mean() > 0.3, o.name
-
-
-def test_showing_a_figure_says_what_it_shows(capsys):
-    show(curves(history(2)), "Two steps.")
-    assert "Figure: Two steps." in capsys.readouterr().out

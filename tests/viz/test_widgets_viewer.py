@@ -31,14 +31,11 @@ def text(viewer, name="policy"):
     return Reader(viewer._columns[name].value).text
 
 
-def test_everything_is_there_at_first(viewer):
+def test_everything_is_there_until_outcome_and_call_are_filtered(viewer):
     assert len(viewer.passing) == 12 and "12 of 12 episodes" in viewer._count.value
     assert "50 %" in viewer._count.value
     assert viewer._list.options[0][0] == f"test-0: {viewer.passing[0].answer} (right), 0 zooms"
     assert "answers" in text(viewer) and "reward" in text(viewer)
-
-
-def test_filters_by_outcome_and_call(viewer):
     viewer.correct.value = "right"
     assert len(viewer.passing) == 6 and all(t.correct for t in viewer.passing)
     viewer.called.value = "with a zoom"

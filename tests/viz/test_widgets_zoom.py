@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -25,14 +26,7 @@ def samples():
 @pytest.fixture
 def clock(monkeypatch):
     """A clock that a test sets."""
-
-    class Clock:
-        now = 0.0
-
-        def monotonic(self):
-            return self.now
-
-    clock = Clock()
+    clock = SimpleNamespace(now=0.0, monotonic=lambda: clock.now)
     monkeypatch.setattr(zoom_by_hand, "time", clock)
     return clock
 
@@ -72,6 +66,8 @@ def test_the_score_tells_answer_reward_and_baseline(widget, samples, clock):
     widget.start()
     widget.box_1000 = target_1000(samples[0])
     widget.zoom()
+    before = widget._question.value + widget._crops.value + widget._score.value + widget.alt
+    assert "svg" not in before and "wrong, it is" not in before  # the target is not shown yet
     clock.now = 4.0
     widget.answer(samples[0]["answer"])
     text = Reader(widget._score.value).text
@@ -84,13 +80,6 @@ def test_the_score_tells_answer_reward_and_baseline(widget, samples, clock):
     text = Reader(widget._score.value).text
     assert f"(wrong, it is {samples[1]['answer']}), 0 zooms" in text and "reward+0.00" in text
     assert "right of 2" in text and "3.0 s a question" in text
-
-
-def test_the_target_is_not_shown_before_the_answer(widget):
-    widget.start()
-    widget.zoom()
-    values = widget._question.value + widget._crops.value + widget._score.value + widget.alt
-    assert "svg" not in values and "wrong, it is" not in values
 
 
 def test_the_record_is_a_human_baseline(samples, processor, clock, tmp_path):
@@ -180,14 +169,6 @@ def test_an_empty_box_costs_nothing_and_says_so(widget):
     assert widget.answer("K").boxes_px == []
 
 
-def test_there_are_six_zooms(widget):
-    widget.start()
-    for _ in range(8):
-        widget._zoom.click()
-    assert widget._zoom.disabled and widget._crops.value.count("<img ") == 6
-    assert len(widget.answer("K").boxes_px) == 6
-
-
 def test_what_is_no_answer_is_not_taken(widget):
     widget.start()
     for text in ("", "   ", HOSTILE, LONG, "a\nb", "<|im_end|>", "\u202e", "\ud800"):
@@ -200,9 +181,13 @@ def test_before_the_start_and_after_the_answer_nothing_counts(widget, samples):
     assert widget.answer("K") is None and widget._crops.value == ""
     widget.start()
     widget._text.value = samples[0]["answer"]
+    for _ in range(8):
+        widget._zoom.click()
+    assert widget._zoom.disabled and widget._crops.value.count("<img ") == 6
     widget._text._handle_custom_msg({"event": "submit"}, [])  # Enter
     widget.zoom()
     assert widget.answer("K") is None and len(widget.record) == 1
+    assert len(widget.record[0].boxes_px) == 6
 
 
 def test_a_hostile_question_is_text(samples, processor):

@@ -4,15 +4,14 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable
 
-from ipywidgets import HTML, Dropdown, HBox, Layout, VBox
-from markupsafe import Markup
+from ipywidgets import HTML, Dropdown, Layout, VBox
 from matplotlib.figure import Figure
 
 from deepeyes_lite.rewards import VARIANTS, advantages, least_bonus
 from deepeyes_lite.trajectories import Trajectory
 from deepeyes_lite.viz import BLUE, GREY, ORANGE, html
 from deepeyes_lite.viz.plots import image_tag
-from deepeyes_lite.viz.widgets.controls import Panel, Slider
+from deepeyes_lite.viz.widgets.controls import Panel, Slider, wrapped
 
 # The dials: a reward function, and the greatest weight that its dial gives it.
 DIALS = {
@@ -45,18 +44,16 @@ class RewardLab(Panel):
             by_id[str(trajectory.sample.get("id"))].append(trajectory)
         self.groups = {name: group for name, group in by_id.items() if len(group) > 1}
         if not self.groups:
-            raise ValueError(
-                "an advantage needs a group: roll out several episodes of the same sample"
-            )
+            message = "an advantage needs a group: roll out several episodes of the same sample"
+            raise ValueError(message)
         self.measured = {"p_zoom": self._measure(True), "p_direct": self._measure(False)}
-        wide = {"layout": Layout(width="330px"), "style": {"description_width": "100px"}}
-        variants = [*VARIANTS, OWN]
-        self.variant = Dropdown(options=variants, value=None, description="reward variant", **wide)
+        wide = {"layout": Layout(width="330px"), "style": {"description_width": "105px"}}
+        self.variant = Dropdown(
+            options=[*VARIANTS, OWN], value=None, description="reward variant", **wide
+        )
         names = [(f"{html.line(name, 30)} ({len(g)})", name) for name, g in self.groups.items()]
         self.group = Dropdown(options=names, description="group", **wide)
-        self.dials = {
-            name: Slider(label=name, max=most, step=0.05, value=0.0) for name, most in DIALS.items()
-        }
+        self.dials = {name: Slider(label=name, max=most) for name, most in DIALS.items()}
         self.chances = {
             name: Slider(label=name, step=0.01, value=0.5 if math.isnan(p) else round(p, 2))
             for name, (p, _) in self.measured.items()
@@ -71,8 +68,7 @@ class RewardLab(Panel):
         self.variant.value = "conditional"
         controls = [self.variant, *self.dials.values(), *self.chances.values(), self.group]
         left = VBox(controls, layout=Layout(width="400px"))
-        wrap = Layout(flex_flow="row wrap", grid_gap="20px")
-        super().__init__([HBox([left, self._figure], layout=wrap), self._table])
+        super().__init__([wrapped(left, self._figure), self._table])
 
     def _measure(self, called: bool) -> tuple[float, int]:
         """The share of right answers with a zoom, or without, over all groups; and of how many."""
@@ -142,32 +138,9 @@ class RewardLab(Panel):
         )
 
     def _show(self) -> None:
-        (p_zoom, zooms), (p_direct, direct) = self.measured.values()
-        row = Markup(
-            "<tr><td>{}</td><td>{}</td><td>{}</td><td>{:.2f}</td><td><b>{:+.2f}</b></td></tr>"
-        )
-        rows = []
-        for number, (t, parts, advantage) in enumerate(
-            zip(self.episodes, self.parts, self.advantages), 1
-        ):
-            split = [f"{html.PARTS[name]} {value:+.2f}" for name, value in parts.items() if value]
-            ending = html.excerpt(html.verdict(t), 120)
-            paid = ", ".join(split) or "nothing"
-            rows.append(row.format(number, ending, paid, sum(parts.values()), advantage))
-        self._table.value = Markup(
-            "<p><b>{}</b> Measured in these {} groups: p_zoom {:.2f} ({} episodes), p_direct {:.2f} ({})."
-            "</p><p>{}</p><table><tr><th>episode</th><th>how it ended</th><th>parts</th><th>reward</th>"
-            "<th>advantage</th></tr>{}</table>"
-        ).format(
-            self.verdict,
-            len(self.groups),
-            p_zoom,
-            zooms,
-            p_direct,
-            direct,
-            html.excerpt(self.episodes[0].sample.get("question", ""), 200),
-            Markup("").join(rows),
-        )
+        rows = zip(self.episodes, self.parts, self.advantages)
+        group = html.TEMPLATES.get_template("group.jinja")
+        self._table.value = group.render(lab=self, rows=rows)
         self._figure.value = image_tag(self.picture(), self.alt, dpi=80)
 
     def picture(self) -> Figure:
@@ -191,13 +164,13 @@ class RewardLab(Panel):
 def _draw_advantages(axes, episodes: list[Trajectory], advantages: list[float]) -> None:
     """A bar for each episode of a group."""
     looks = {True: (BLUE, "", "with a zoom"), False: (ORANGE, "//", "without")}
-    for number, (t, advantage) in enumerate(zip(episodes, advantages), 1):
-        color, hatch, _ = looks[t.called]
-        axes.bar(number, advantage, color=color, hatch=hatch, edgecolor="white")
-    for color, hatch, label in looks.values():
+    numbers = range(1, len(episodes) + 1)
+    colors, hatches, _ = zip(*(looks[t.called] for t in episodes))
+    axes.bar(numbers, advantages, color=colors, hatch=hatches, edgecolor="white")
+    for color, hatch, label in looks.values():  # for the legend
         axes.bar(0, 0, color=color, hatch=hatch, edgecolor="white", label=label)
-    labels = [f"{n}\n{'right' if t.correct else 'wrong'}" for n, t in enumerate(episodes, 1)]
-    axes.set_xticks(range(1, len(episodes) + 1), labels, fontsize=9)
+    labels = [f"{n}\n{'right' if t.correct else 'wrong'}" for n, t in zip(numbers, episodes)]
+    axes.set_xticks(numbers, labels, fontsize=9)
     axes.axhline(0, color=GREY, linewidth=1)
     axes.set(title="advantages of the group", xlabel="episode", ylabel="advantage")
     axes.set(xlim=(0.3, len(episodes) + 0.7), ylim=(-2.8, 2.8))

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ipywidgets import HTML, Dropdown, HBox, Layout
+from ipywidgets import HTML, Dropdown, Layout
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
@@ -10,7 +10,7 @@ from deepeyes_lite.trajectories import Trajectory
 from deepeyes_lite.viz import html
 from deepeyes_lite.viz.plots import draw_boxes, draw_curves, image_tag, plain
 from deepeyes_lite.viz.snapshots import read_run
-from deepeyes_lite.viz.widgets.controls import Panel, Slider
+from deepeyes_lite.viz.widgets.controls import Panel, Slider, wrapped
 
 
 class TrainingScrubber(Panel):
@@ -39,8 +39,7 @@ class TrainingScrubber(Panel):
         self.run.observe(lambda _: self._open(), "value")
         self.step.observe(lambda _: self._show(), "value")
         self._open()
-        wrap = Layout(flex_flow="row wrap", grid_gap="16px")
-        super().__init__([HBox([self.run, self.step], layout=wrap), self._figure, self._texts])
+        super().__init__([wrapped(self.run, self.step), self._figure, self._texts])
 
     def _open(self) -> None:
         self.history, self.snapshots = self._runs[self.run.value]

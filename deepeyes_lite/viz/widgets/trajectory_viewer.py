@@ -6,19 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote
 
-from ipywidgets import (
-    HTML,
-    BoundedFloatText,
-    Button,
-    Checkbox,
-    Dropdown,
-    HBox,
-    Label,
-    Layout,
-    Select,
-    Text,
-    VBox,
-)
+import ipywidgets
+from ipywidgets import HTML, Button, Dropdown, Layout
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
@@ -27,7 +16,7 @@ from deepeyes_lite.rewards import VARIANTS
 from deepeyes_lite.trajectories import Trajectory, crops, read_jsonl
 from deepeyes_lite.viz import html
 from deepeyes_lite.viz.plots import episode_strips
-from deepeyes_lite.viz.widgets.controls import Panel
+from deepeyes_lite.viz.widgets.controls import Panel, wrapped
 
 ANY = "any"
 SORTS = {
@@ -38,7 +27,7 @@ SORTS = {
     "most turns first": lambda t: -len(t.turns),
     "longest text first": lambda t: -sum(len(turn.text) for turn in t.turns),
 }
-Key = tuple[str, int]  # sample id, number of the episode among those of the sample
+Key = tuple[str, int]  # sample id, and which of the episodes of this sample
 
 
 class TrajectoryViewer(Panel):
@@ -60,8 +49,7 @@ class TrajectoryViewer(Panel):
             ValueError: if there are no episodes.
         """
         sources = episodes if isinstance(episodes, dict) else {"policy": episodes}
-        self.tokenizer = tokenizer
-        self._images, self._places = images, {}
+        self.tokenizer, self._images = tokenizer, images
         if images is not None and not isinstance(images, dict):
             # A dataset decodes an image when it is asked for.
             self._places = {name: i for i, name in enumerate(images["id"])}
@@ -79,37 +67,36 @@ class TrajectoryViewer(Panel):
         self._keys = list(dict.fromkeys(key for keyed in self._by_policy.values() for key in keyed))
         if not self._keys:
             raise ValueError("there are no episodes to show")
-        children = self._build()
+        super().__init__(self._build())
         self._filter()
         self._list.observe(lambda _: self._open(), "value")
         self._open()
-        super().__init__(children)
 
     def _build(self) -> list:
         names = list(self._by_policy)
         kinds = Counter(_kind(t) for keyed in self._by_policy.values() for t in keyed.values())
         only = {f"only {html.line(name, 30)} right": name for name in names}
         self._only = only if len(names) == 2 else {}
-        wide = {"layout": Layout(width="260px")}
-        self.of = Dropdown(options=_options(names), description="filters on", **wide)
-        answers = [ANY, "right", "wrong", *self._only]
-        self.correct = Dropdown(options=answers, description="answer", **wide)
-        self.called = Dropdown(options=[ANY, "with a zoom", "without"], description="zoom", **wide)
-        self.kind = Dropdown(options=[(ANY, ANY), *_options(kinds)], description="kind", **wide)
+
+        def dropdown(description: str, options) -> Dropdown:
+            style = {"description_width": "105px"}
+            layout = Layout(width="260px")
+            return Dropdown(options=options, description=description, layout=layout, style=style)
+
+        self.of = dropdown("filters on", _options(names))
+        self.correct = dropdown("answer", [ANY, "right", "wrong", *self._only])
+        self.called = dropdown("zoom", [ANY, "with a zoom", "without"])
+        self.kind = dropdown("kind", [(ANY, ANY), *_options(kinds)])
         bound = {"min": 0, "max": 1, "step": 0.05, "layout": Layout(width="170px")}
-        self.iou_from = BoundedFloatText(value=0, description="IoU from", **bound)
-        self.iou_to = BoundedFloatText(value=1, description="to", **bound)
-        self.contains = Text(description="contains", placeholder="text of the model", **wide)
-        self.sort = Dropdown(options=list(SORTS), description="sort", **wide)
-        self.variant = Dropdown(
-            options=list(VARIANTS),
-            description="reward variant",
-            style={"description_width": "100px"},
-            **wide,
-        )
-        self._tokens = Checkbox(description="show tokens and loss mask", value=False)
-        self._list = Select(rows=16, description="episodes", layout=Layout(width="400px"))
-        self._count, self._step, self._link = HTML(), Label(), HTML()
+        self.iou_from = ipywidgets.BoundedFloatText(value=0, description="IoU from", **bound)
+        self.iou_to = ipywidgets.BoundedFloatText(value=1, description="to", **bound)
+        self.contains = ipywidgets.Text(description="contains", placeholder="text of the model")
+        self.sort = dropdown("sort", list(SORTS))
+        self.variant = dropdown("reward variant", list(VARIANTS))
+        self._tokens = ipywidgets.Checkbox(description="show tokens and loss mask", value=False)
+        size = Layout(width="430px")
+        self._list = ipywidgets.Select(rows=16, description="episodes", layout=size)
+        self._count, self._step, self._link = HTML(), ipywidgets.Label(), HTML()
         self._back = Button(description="Previous turn")
         self._forth = Button(description="Next turn")
         self._export = Button(description="Make a page", tooltip="This episode as one HTML file")
@@ -124,15 +111,14 @@ class TrajectoryViewer(Panel):
         self._forth.on_click(lambda _: self.step(1))
         self._export.on_click(lambda _: self._offer())
         several = [self.of] if len(names) > 1 else []
-        steps = [self._back, self._forth, self._step, self._export, self._link]
-        rows = [_wrapped(steps), _wrapped([self.variant, self._tokens])]
-        rows.append(_wrapped(self._columns.values(), "16px"))
-        beside = VBox(rows, layout=Layout(flex="1 1 480px"))
-        return [
-            _wrapped([*several, *filters, self.sort]),
-            self._count,
-            _wrapped([self._list, beside], "12px"),
+        rows = [
+            wrapped(self._back, self._forth, self._step, self._export, self._link, gap="0"),
+            wrapped(self.variant, self._tokens, gap="0"),
+            wrapped(*self._columns.values()),
         ]
+        beside = ipywidgets.VBox(rows, layout=Layout(flex="1 1 480px"))
+        filters = wrapped(*several, *filters, self.sort, gap="0")
+        return [filters, self._count, wrapped(self._list, beside)]
 
     # --- what a reader does -------------------------------------------------------------------------
 
@@ -146,12 +132,11 @@ class TrajectoryViewer(Panel):
         """The episodes on show by the policy's name, with their images; empty if none passes."""
         key = self._list.value
         chosen = {n: keyed[key] for n, keyed in self._by_policy.items() if key in keyed}
-        image = self._image(key[0]) if chosen else None
+        if (image := self._image(key[0]) if key else None) is None:
+            return chosen
         # Cut when they are looked at, and not kept: a thousand scenes fill the memory.
         return {
-            name: t
-            if t.images or image is None
-            else replace(t, images=[image, *crops(image, t.boxes_px)])
+            name: t if t.images else replace(t, images=[image, *crops(image, t.boxes_px)])
             for name, t in chosen.items()
         }
 
@@ -168,15 +153,14 @@ class TrajectoryViewer(Panel):
         """
         if not (episodes := self.episodes):
             raise ValueError("no episode passes the filters, so there is none to export")
-        return html.episode_page(
-            episodes, VARIANTS[self.variant.value], self._rates_here(), self.tokenizer
-        )
+        weights = VARIANTS[self.variant.value]
+        return html.episode_page(episodes, weights, self._rates_here(), self.tokenizer)
 
     # --- how it looks -------------------------------------------------------------------------------
 
     def _image(self, name: str):
-        if isinstance(self._images, dict):
-            return self._images.get(name)
+        if self._images is None or isinstance(self._images, dict):
+            return (self._images or {}).get(name)
         return self._images[self._places[name]]["image"] if name in self._places else None
 
     def _filter(self) -> None:
@@ -193,22 +177,16 @@ class TrajectoryViewer(Panel):
     def _passes(self, key: Key) -> bool:
         t = self._by_policy[self.of.value][key]
         answer, low, high = self.correct.value, self.iou_from.value, self.iou_to.value
-        if answer in ("right", "wrong") and t.correct != (answer == "right"):
-            return False
-        if answer in self._only:
-            right = [
-                n for n, keyed in self._by_policy.items() if key in keyed and keyed[key].correct
-            ]
-            if right != [self._only[answer]]:
-                return False
-        if self.called.value != ANY and t.called != (self.called.value == "with a zoom"):
-            return False
-        if self.kind.value not in (ANY, _kind(t)):
-            return False
-        if (low, high) != (0, 1) and (t.best_iou is None or not low <= t.best_iou <= high):
-            return False
-        text = "\n".join(turn.text for turn in t.turns)
-        return self.contains.value.casefold() in text.casefold()
+        right = [n for n, keyed in self._by_policy.items() if key in keyed and keyed[key].correct]
+        text = "\n".join(turn.text for turn in t.turns).casefold()
+        return (
+            (answer not in ("right", "wrong") or t.correct == (answer == "right"))
+            and (answer not in self._only or right == [self._only[answer]])
+            and (self.called.value == ANY or t.called == (self.called.value == "with a zoom"))
+            and self.kind.value in (ANY, _kind(t))
+            and ((low, high) == (0, 1) or (t.best_iou is not None and low <= t.best_iou <= high))
+            and self.contains.value.casefold() in text
+        )
 
     def _open(self) -> None:
         self._turns = max((len(t.turns) for t in self.episodes.values()), default=1) or 1
@@ -239,8 +217,8 @@ class TrajectoryViewer(Panel):
 
     def _rates_here(self) -> dict[str, float]:
         """The call rate of each policy in the group of the episode on show."""
-        key = self._list.value
-        return {name: rates.get(key[0], 0.0) if key else 0.0 for name, rates in self._rates.items()}
+        name, _ = self._list.value
+        return {policy: rates.get(name, 0.0) for policy, rates in self._rates.items()}
 
     def _offer(self) -> None:
         """A link to the page: it is stored where the reader is, which need not be where the kernel is."""
@@ -273,16 +251,9 @@ def _kind(t: Trajectory) -> str:
 
 
 def _label(key: Key, t: Trajectory) -> str:
-    """An episode in the list: ``test-0: K (right), 1 zoom, IoU 0.31``."""
-    zooms = len(t.boxes_px)
-    overlap = "" if t.best_iou is None else f", IoU {t.best_iou:.2f}"
-    answer = html.answer_text(t, 12)
-    return f"{html.line(key[0], 24)}: {answer}, {zooms} zoom{'' if zooms == 1 else 's'}{overlap}"
+    """An episode in the list: ``test-0: K (right), 1 zoom, best IoU 0.31``."""
+    return f"{html.line(key[0], 24)}: {html.answer_text(t, 12)}, {html.zoom_text(t)}"
 
 
 def _options(names) -> list[tuple[str, str]]:
     return [(html.line(name, 40), str(name)) for name in names]
-
-
-def _wrapped(children, gap: str = "0") -> HBox:
-    return HBox(list(children), layout=Layout(flex_flow="row wrap", grid_gap=gap))

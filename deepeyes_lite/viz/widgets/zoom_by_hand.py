@@ -20,7 +20,7 @@ from deepeyes_lite.tools import MAX_CALLS, ToolError, zoom
 from deepeyes_lite.trajectories import Trajectory, Turn, read_jsonl, write_jsonl
 from deepeyes_lite.viz import html
 from deepeyes_lite.viz.plots import draw_boxes, draw_image
-from deepeyes_lite.viz.widgets.controls import BoxPicture, Panel
+from deepeyes_lite.viz.widgets.controls import BoxPicture, Panel, wrapped
 
 # What a reader reached by hand in notebook 01; git ignores the folder.
 BY_HAND = DATA.parent / "runs" / "by-hand.jsonl"
@@ -95,14 +95,13 @@ class ZoomByHand(Panel):
             number.observe(lambda _: self._set_box(), "value")
         self._zoom.on_click(lambda _: self.zoom())
         self._submit.on_click(lambda _: self.answer(self._text.value))
-        self._text.on_msg(lambda _, message, __: self._typed(message))
+        self._text.on_msg(lambda _, message, __: self._on_key(message))
         self._next.on_click(lambda _: self.start())
         beside = VBox([HBox(self._numbers[:2]), HBox(self._numbers[2:]), self._cost, self._zoom])
-        wrap = Layout(flex_flow="row wrap", grid_gap="12px")
         return [
             self._question,
-            HBox([self._box, VBox([beside, self._crops])], layout=wrap),
-            HBox([self._text, self._submit, self._next], layout=wrap),
+            wrapped(self._box, VBox([beside, self._crops])),
+            wrapped(self._text, self._submit, self._next),
             self._score,
         ]
 
@@ -119,32 +118,27 @@ class ZoomByHand(Panel):
 
     def start(self) -> None:
         """Start the clock, on the first question or on the next."""
-        if self._running or not self._left:
+        if self._box.running or not self._left:
             return
         if self._answered:
             self._open()
-        self._running, self._began = True, time.monotonic()
-        self._box.running = True
+        self._began, self._box.running = time.monotonic(), True
         self._allow()
 
     def zoom(self) -> None:
         """Call the tool with the box; the crop comes back as the model would see it."""
         crop = self._crop()
-        if not self._running or len(self._calls) >= MAX_CALLS or crop is None:
+        if self._zoom.disabled or crop is None:
             return
         self._calls.append(self._call)
         self._tokens += self._tokens_of(crop)
         view = self._view_of(crop)
-        self._views.append(view)
-        picture = Markup(
+        self._pictures += Markup(
             '<img src="{}" alt="Zoom {}, as the model sees it." '
             'style="width:150px;margin:4px;image-rendering:pixelated">'
-        )
-        self._crops.value = Markup("").join(
-            picture.format(html.data_uri(view, lossless=True), number)
-            for number, view in enumerate(self._views, 1)
-        ) + (
-            f"Zoom {len(self._views)}: {crop.width} × {crop.height} px of the image, for the model "
+        ).format(html.data_uri(view, lossless=True), len(self._calls))
+        self._crops.value = self._pictures + Markup("<div>{}</div>").format(
+            f"Zoom {len(self._calls)}: {crop.width} × {crop.height} px of the image, for the model "
             f"{view.width} × {view.height} px. Zooms so far: {self._tokens} tokens."
         )
         self._allow()
@@ -152,7 +146,7 @@ class ZoomByHand(Panel):
     def answer(self, text: str) -> Trajectory | None:
         """End the episode with an answer; None if it cannot be taken."""
         text = text.strip()
-        if not self._running:
+        if not self._box.running:
             return None
         if not text or len(text) > MAX_CHARS or any(c in "<>" or not c.isprintable() for c in text):
             self._score.value = (
@@ -168,7 +162,7 @@ class ZoomByHand(Panel):
         if self.save_to:
             with atomic_write(self.save_to) as tmp:
                 write_jsonl(self.record, tmp)
-        self._running, self._box.running, self._answered = False, False, True
+        self._box.running, self._answered = False, True
         self._left.pop(0)
         self._next.description = "Next question" if self._left else "Done"
         self._reveal(episode)
@@ -182,10 +176,9 @@ class ZoomByHand(Panel):
         self._row = self.samples[self._left[0]]
         self._image = self._row["image"]
         self._calls: list[str] = []
-        self._views: list[Image.Image] = []
-        self._tokens = 0
+        self._pictures, self._tokens = Markup(""), 0  # of the crops
         self._prompt = len(self._policy.prompt_ids(self._row["question"], self._image))
-        self._running, self._answered = False, False
+        self._answered = False
         number, total = len(self.samples) - len(self._left) + 1, len(self.samples)
         self._view = self._view_of(self._image)
         self._question.value = Markup(
@@ -193,18 +186,18 @@ class ZoomByHand(Panel):
             "(0 to 1000), then zoom."
         ).format(number, total, html.excerpt(self._row["question"], 300))
         self._box.src = html.data_uri(self._view, lossless=True)
-        self._box.alt = (
-            f"The model's view of the image, {self._view.width} × {self._view.height} px."
-        )
+        width, height = self._view.size
+        self._box.alt = f"The model's view of the image, {width} × {height} px."
         self._box.box = MIDDLE
         self._set_numbers(MIDDLE)
         self._crops.value = self._score.value = self._text.value = ""
         self._allow()
 
     def _allow(self) -> None:
-        self._zoom.disabled = not self._running or len(self._calls) >= MAX_CALLS
-        self._submit.disabled = self._text.disabled = not self._running
-        self._next.disabled = self._running or not self._left
+        running = self._box.running
+        self._zoom.disabled = not running or len(self._calls) >= MAX_CALLS
+        self._submit.disabled = self._text.disabled = not running
+        self._next.disabled = running or not self._left
         self._set_cost()
 
     def _set_numbers(self, box: list[int]) -> None:
@@ -251,7 +244,8 @@ class ZoomByHand(Panel):
         observation = self._policy.observation_ids([[{"type": "image", "image": crop}]])
         return len(written) + len(observation)
 
-    def _typed(self, message: dict) -> None:
+    def _on_key(self, message: dict) -> None:
+        """Enter answers."""
         if message.get("event") == "submit":
             self.answer(self._text.value)
 
