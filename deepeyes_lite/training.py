@@ -152,6 +152,16 @@ def reward_weights(config: RunConfig) -> dict[str, float]:
 
 # --- TRL's trainer --------------------------------------------------------------------------------
 
+# What is the same in all runs.
+RECIPE = {
+    "loss_type": "dapo",
+    "scale_rewards": "group",  # advantages are divided by the group's deviation
+    "beta": 0.0,  # no KL term, so no reference model
+    "temperature": 1.0,
+    "lr_scheduler_type": "constant_with_warmup",
+    "warmup_steps": 5,
+}
+
 
 def build_trainer(
     config: RunConfig,
@@ -180,45 +190,38 @@ def build_trainer(
         model = PeftModel.from_pretrained(model, config.adapter, is_trainable=True)
     spec, tokenizer = spec_of(processor), processor.tokenizer
     offers_tool = config.reward not in WITHOUT_TOOL
-    environment = tool_of(processor, environment_named(config.environment))
+    tool = tool_of(processor, environment_named(config.environment))
+    environment = partial(tool, max_calls=config.max_calls)
     weighted = {REWARDS[name]: weight for name, weight in reward_weights(config).items()}
     weighted |= {log_episodes: 0.0, **(rewards or {})}
-    settings = dict(
-        output_dir=str(out / "checkpoints"),
-        max_steps=config.steps,
-        num_generations=config.num_generations,  # G, the group
-        reward_weights=list(weighted.values()),
-        learning_rate=config.learning_rate,
-        lr_scheduler_type="constant_with_warmup",
-        warmup_steps=5,
-        temperature=1.0,
-        beta=0.0,  # no KL term, so no reference model
-        loss_type="dapo",
-        scale_rewards="group",  # advantages divided by the group's deviation
-        max_completion_length=completion_length(processor, config.max_calls, config.max_new_tokens),
-        max_tool_calling_iterations=config.max_calls,
-        generation_kwargs=sampling(config, processor),
-        seed=config.seed,
-        **batches(config),
-        **machine_settings(config, model),
+    settings = RECIPE | {
+        "output_dir": str(out / "checkpoints"),
+        "seed": config.seed,
+        "max_steps": config.steps,
+        "learning_rate": config.learning_rate,
+        "num_generations": config.num_generations,  # G, the group
+        "reward_weights": list(weighted.values()),
+        "max_completion_length": completion_length(
+            processor, config.max_calls, config.max_new_tokens
+        ),
+        "max_tool_calling_iterations": config.max_calls,
+        "generation_kwargs": sampling(config, processor),
+    }
+    settings |= batches(config) | machine_settings(config, model) | trl_options(config.trl)
+    lora = LoraConfig(
+        r=config.lora_rank,
+        lora_alpha=2 * config.lora_rank,
+        target_modules=spec.lora_targets,
+        task_type="CAUSAL_LM",
     )
     trainer = (GRPOTrainer if stock else ZoomTrainer)(
         model=model,
-        args=GRPOConfig(**settings | trl_options(config.trl)),
-        reward_funcs=[for_trl(function, tokenizer) for function in weighted],
-        train_dataset=with_prompts(config, dataset, spec.suffix[offers_tool]),
         processing_class=processor,
-        environment_factory=partial(environment, max_calls=config.max_calls)
-        if offers_tool
-        else NoTool,
-        peft_config=None
-        if config.adapter
-        else LoraConfig(
-            r=config.lora_rank,
-            lora_alpha=2 * config.lora_rank,
-            target_modules=spec.lora_targets,
-            task_type="CAUSAL_LM",
-        ),
+        args=GRPOConfig(**settings),
+        peft_config=None if config.adapter else lora,
+        train_dataset=with_prompts(config, dataset, spec.suffix[offers_tool]),
+        environment_factory=environment if offers_tool else NoTool,
+        reward_funcs=[for_trl(function, tokenizer) for function in weighted],
         callbacks=[History(out / "history.csv", config), MarkComplete(), *callbacks],
     )
     for noisy in (PrinterCallback, ProgressCallback, NotebookProgressCallback):
