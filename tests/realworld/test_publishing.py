@@ -5,7 +5,6 @@ import shutil
 import pytest
 import torch
 
-from deepeyes_lite.__main__ import main
 from deepeyes_lite.evaluation import evaluate_run
 from deepeyes_lite.models import load
 from deepeyes_lite.realworld.publishing import card, merge
@@ -17,10 +16,8 @@ def run(finished_run, tmp_path):
     return shutil.copytree(finished_run, tmp_path / "run")
 
 
-def test_a_merged_model_is_the_trained_one(run, tmp_path, capsys):
-    to = tmp_path / "merged"
-    assert main(["merge", "--out", str(run), "--to", str(to)]) == 0
-    assert capsys.readouterr().out.strip().endswith(f"merged: {to}")
+def test_a_merged_model_is_the_trained_one(run, tmp_path):
+    to = merge(run, tmp_path / "merged")
     ours, processor = load(to)
     theirs, base = load_trained(run)
     for (name, a), b in zip(ours.state_dict().items(), theirs.state_dict().values()):
@@ -40,9 +37,9 @@ def test_nothing_is_written_over_and_an_unfinished_run_is_refused(run, tmp_path)
     assert not (tmp_path / "to").exists()
 
 
-def test_the_card_says_what_was_measured_and_what_was_not(run):
+def test_the_card_says_what_was_measured_and_what_was_not(run, samples):
     text = card(run)
     assert text.startswith("---\nbase_model: ") and "Not evaluated." in text
     assert "after 2 steps of GRPO with LoRA (rank 16), reward variant `conditional`" in text
-    evaluate_run(run, 2)
-    assert "Not evaluated." not in card(run) and "2 held-out scenes" in card(run)
+    evaluate_run(run, samples)
+    assert "Not evaluated." not in card(run) and "8 held-out scenes" in card(run)

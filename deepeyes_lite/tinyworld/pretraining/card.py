@@ -43,7 +43,7 @@ def measure(folder: str | Path, n: int = 600) -> dict:
         asked = list(tiny_world("validation", max(2, n // 3), kind=kind))
         for name, policy, tool in (
             ("view", skill, "off"),
-            ("shown", OracleZoomPolicy(skill), "on"),
+            ("shown", OracleZoomPolicy(skill, label_of), "on"),
             ("rollout", LocalPolicy(model, processor), "on"),
         ):
             correct = [t.correct for t in rollout(asked, policy, tool=tool)]
