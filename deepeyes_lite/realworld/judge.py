@@ -54,7 +54,7 @@ class Judge:
 
         Args:
             endpoint: the judging model.
-            cache: JSONL file that remembers verdicts, see `files.JsonlLog`.
+            cache: JSONL file that keeps verdicts, see `files.JsonlLog`.
 
         Raises:
             ValueError: if the file holds something else.
@@ -126,7 +126,7 @@ def read_verdict(content: object) -> bool | None:
     if not isinstance(content, str):
         return None
     last = content.rpartition("</think>")[2].strip().rpartition("\n")[2]
-    verdict = re.fullmatch(r"\W*(?:judge?ment\W*)?([01])\W*", last, re.IGNORECASE)
+    verdict = re.fullmatch(r"\W*(?:(?:judgement|judgment)\W*)?([01])\W*", last, re.IGNORECASE)
     return verdict[1] == "1" if verdict else None
 
 

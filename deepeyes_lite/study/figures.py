@@ -26,7 +26,7 @@ def write_figures(records: str | Path, rows: list[dict], out: str | Path) -> lis
     runs = load_records(records)
     figures = {}
     if variants := by_variant(runs):
-        figures["arms"] = variant_curves(variants)
+        figures["variants"] = variant_curves(variants)
     if mostly_legible := by_variant(runs, "legible-"):
         figures["complaint"] = seed_lines(mostly_legible)
     if sweep := predictions(runs, load_sweep_base(records)):

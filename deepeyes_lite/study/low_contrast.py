@@ -1,8 +1,8 @@
 """Scenes of low contrast, and questions of which some need one tool and some another.
 
-Small letters need the zoom. A *faint* scene has all its tones squeezed into a few grey levels, as in fog or
-an underexposed photo: its letters are large, but only `two_tools.ZoomAndContrast` brings them back, and a
-crop is as faint as the scene. Plain scenes need no tool.
+Small letters need the zoom. A scene of low contrast, kind "faint", has all its tones squeezed into a few grey
+levels, as in fog or an underexposed photo: its letters are large, but only `two_tools.ZoomAndContrast` brings
+them back, and a crop has no more contrast than the scene. Plain scenes need no tool.
 """
 
 import numpy as np
@@ -18,7 +18,7 @@ CONTRAST = "image_contrast_tool"
 KINDS = ("plain", "small", "faint", "small and faint")
 TRAINED = KINDS[:3]  # the last one needs both tools; it is only asked
 HELPS = {"small": ZOOM, "faint": CONTRAST, "small and faint": f"{CONTRAST} + {ZOOM}"}
-LEVELS = 14  # grey levels of 256 that a faint scene has left
+LEVELS = 14  # grey levels of 256 that a scene of low contrast has left
 
 
 def lower_contrast(image: Image.Image) -> Image.Image:

@@ -111,7 +111,7 @@ def spent(records: dict[str, Record]) -> str:
     Times are of a process: two of them were run side by side, and each was slower for the other.
     """
     lines = [
-        "| device | runs | hours of training | minutes of an arm's 100 steps: median [range] |",
+        "| device | runs | hours of training | minutes of a variant's 100 steps: median [range] |",
         "|---|---:|---:|---|",
     ]
     minutes = defaultdict(list)  # of each run, by device

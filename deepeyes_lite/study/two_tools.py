@@ -55,8 +55,8 @@ class ZoomAndContrast(ZoomTool):
 def stretched(image: Image.Image) -> Image.Image:
     """The image with its darkest tone black and its brightest white; its colours keep their hue.
 
-    >>> faint = Image.linear_gradient("L").point(lambda v: 100 + v // 32).convert("RGB")
-    >>> faint.getextrema()[0], stretched(faint).getextrema()[0]
+    >>> fog = Image.linear_gradient("L").point(lambda v: 100 + v // 32).convert("RGB")
+    >>> fog.getextrema()[0], stretched(fog).getextrema()[0]
     ((100, 107), (0, 255))
     """
     return ImageOps.autocontrast(image.convert("RGB"), preserve_tone=True)
@@ -381,8 +381,8 @@ def curve(records: list[list[dict]], kind: str, tool: str) -> tuple[list[int], l
 def verdict(reports: list[dict]) -> str:
     """Whether trained policies tell the kinds apart, in words.
 
-    They do in a run if the tool that helps one kind is surely called more often on it than on the kind that
-    needs the other tool: the two 95 % intervals do not touch.
+    They do in a run if the tool that helps one kind is called more often on it than on the kind that needs
+    the other tool, so that the two 95 % intervals do not touch.
     """
     lines = []
     for kind, other in (("small", "faint"), ("faint", "small")):

@@ -30,14 +30,14 @@ def tiny_world(
         world: the dials.
         start: index of the first scene in the split; sample i shows scene ``start + i``.
         kind: a key of ``KINDS``; the dials of ``NEEDS`` are turned for it.
-        spoiled: shares of rows that are spoiled on purpose, by a key of ``SPOILS``, so that a filter has
-            something to find; their ``source`` says so.
+        corrupted: shares of rows that are corrupted on purpose, by a key of ``CORRUPTIONS``, so that a
+            filter has something to find; their ``source`` says so.
 
     Returns:
         A dataset of ``n`` rows with the columns of ``FEATURES``.
 
     Raises:
-        ValueError: for an unknown split, kind or way to spoil, or scenes that the split does not have.
+        ValueError: for an unknown split, kind or corruption, or scenes that the split does not have.
 
     >>> sample = tiny_world("test", 1)[0]
     >>> sample["id"], sample["image"].size, len(sample["boxes_px"])
@@ -50,10 +50,12 @@ def tiny_world(
     corrupted = corrupted or {}
     if unknown := set(corrupted) - set(CORRUPTIONS):
         raise ValueError(
-            f"unknown way to spoil {unknown.pop()!r}; there are {', '.join(CORRUPTIONS)}"
+            f"unknown corruption {unknown.pop()!r}; there are {', '.join(CORRUPTIONS)}"
         )
     if not all(share >= 0 for share in corrupted.values()) or sum(corrupted.values()) > 1:
-        raise ValueError(f"shares of spoiled rows must be 0 or more and 1 in all, got {corrupted}")
+        raise ValueError(
+            f"shares of corrupted rows must be 0 or more and 1 in all, got {corrupted}"
+        )
     if n < 1 or start < 0 or start + n > SPLIT_LENGTH:
         raise ValueError(
             f"scenes {start} to {start + n - 1} of {split!r} (n = {n}) do not exist; "

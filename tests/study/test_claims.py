@@ -170,7 +170,7 @@ def test_three_seeds_are_less_sure_than_a_bootstrap_of_them_says():
 
 def test_every_figure_is_made_of_the_records(records, tmp_path):
     paths = write_figures(records, ledger(records), tmp_path / "figures")
-    assert [path.name for path in paths] == ["arms.png", "collapse.png", "claims.png"]
+    assert [path.name for path in paths] == ["variants.png", "collapse.png", "claims.png"]
     for path in paths:
         assert Image.open(path).size[0] > 500
     assert write_figures(tmp_path / "nothing", [], tmp_path / "figures") == []
