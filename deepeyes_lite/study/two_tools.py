@@ -28,7 +28,13 @@ from deepeyes_lite.realworld.cold_start import sft_on_traces
 from deepeyes_lite.rollout import rollout
 from deepeyes_lite.study.low_contrast import CONTRAST, HELPS, KINDS, questions
 from deepeyes_lite.study.run import archive
-from deepeyes_lite.tinyworld.pretraining.lessons import THOUGHTS, anywhere, around, heard, speak
+from deepeyes_lite.tinyworld.pretraining.lessons import (
+    THOUGHTS,
+    anywhere,
+    around,
+    decode_box,
+    encode_box,
+)
 from deepeyes_lite.tinyworld.questions import label_of
 from deepeyes_lite.tools import ZOOM, ZoomTool, zoom
 from deepeyes_lite.training import RunConfig, base_of, load_trained, read_config, train
@@ -132,9 +138,9 @@ def traces(rows: list[dict], processor, aimed_fraction: float = AIMED_FRACTION) 
         if tool == ZOOM:
             aimed = rng.random() < aimed_fraction
             box_px = around(target_px, rng, 24, 12, side) if aimed else anywhere(rng, whole_px)
-            box_1000 = speak(box_px, whole_px)
+            box_1000 = encode_box(box_px, whole_px)
             call = prompts.tool_call({"bbox_2d": box_1000, "label": label_of(row)})
-            crop_px = zoom(row["image"], heard(box_1000, whole_px))[1]
+            crop_px = zoom(row["image"], decode_box(box_1000, whole_px))[1]
             shown[row["id"]] = row["kind"] != "faint" and _shows(crop_px, target_px)
         else:
             call = prompts.tool_call({}, CONTRAST)

@@ -52,7 +52,7 @@ benefit = Exercise(
     solution=lambda view, crop: ~view & crop,
     mistakes={
         "what the view answers is kept, too: it needs no zoom": lambda view, crop: crop,
-        "kept without a look at the crop: what stays wrong with it is hopeless or spoiled": (
+        "kept without a look at the crop: what stays wrong with it is hopeless or corrupted": (
             lambda view, crop: ~view
         ),
         "turned round: wrong from the view, right with the crop": lambda view, crop: view & ~crop,

@@ -20,15 +20,15 @@ from deepeyes_lite.tinyworld.pretraining.lessons import (
     anywhere,
     around,
     corpus,
+    decode_box,
     dense_labels,
     draw,
-    heard,
+    encode_box,
     letter_box,
     long_sample,
     readable,
     short_sample,
     shown,
-    speak,
     to_view,
     visible,
 )
@@ -186,14 +186,14 @@ def test_a_clumsy_box_is_anywhere_in_its_window():
 
 
 def test_a_spoken_box_is_rounded_to_tens_and_heard_in_its_window():
-    assert speak((0, 96, 191, 384), WHOLE) == [0, 250, 500, 1000]
+    assert encode_box((0, 96, 191, 384), WHOLE) == [0, 250, 500, 1000]
     window = (100.0, 50.0, 300.0, 250.0)
-    assert speak((150, 100, 250, 400), window) == [250, 250, 750, 1000]
-    assert heard([250, 250, 750, 1000], window) == (150, 100, 250, 250)
+    assert encode_box((150, 100, 250, 400), window) == [250, 250, 750, 1000]
+    assert decode_box([250, 250, 750, 1000], window) == (150, 100, 250, 250)
     rng = random.Random(0)
     for _ in range(50):
         box = anywhere(rng, window)
-        assert heard(speak(box, window), window) == pytest.approx(box, abs=1.01)
+        assert decode_box(encode_box(box, window), window) == pytest.approx(box, abs=1.01)
 
 
 def test_a_view_is_what_the_image_processor_makes(processor):
@@ -254,7 +254,7 @@ def test_most_boxes_of_clumsy_episodes_are_off_target():
     for _, question, sample, images in episodes(SCENES, n=3):
         for call, view in zip(calls_in(sample), [sample.views[0]] * 2):
             if question.targets and "image" not in call.split("arguments")[1]:
-                box = heard(spoken_in(call), images.windows_px[view])
+                box = decode_box(spoken_in(call), images.windows_px[view])
                 overlaps.append(max(iou(box, target.box_px) for target in question.targets))
     assert np.mean(overlaps) < 0.35
     assert np.mean([v < 0.1 for v in overlaps]) > 0.5
@@ -277,7 +277,7 @@ def test_a_crop_is_of_the_box_that_was_spoken():
             on_crop = question.kind == "nested" and n == 1
             assert ('"image": 1' in call) == on_crop
             window = images.windows_px[sample.views[1 if on_crop else 0]]
-            x1, y1, x2, y2 = heard(spoken_in(call), window)
+            x1, y1, x2, y2 = decode_box(spoken_in(call), window)
             shows = images.windows_px[sample.views[n + 1]]
             assert shows[0] - 1 <= x1 and shows[1] - 1 <= y1
             assert shows[2] + 1 >= x2 and shows[3] + 1 >= y2
@@ -321,13 +321,13 @@ def test_every_other_reply_is_true(monkeypatch):
                 continue
             found = next(o for o in things if f"{o.name}?" in text)
             box = letter_box(found) if "Where is the letter" in text else found.box_px
-            spoken = speak(box, images.windows_px[sample.views[0]])
+            spoken = encode_box(box, images.windows_px[sample.views[0]])
             assert f"<answer>{spoken}</answer>" in text
         images = Images()
         caption = text_of(long_sample(scene, images.add(scene), images, rng, 1.0, 0.0))
         for o in scene.objects:
             letter = f'"{o.letter}" ' if o.legible else ""
-            assert f"{o.name} {letter}{speak(o.box_px, whole)}" in caption
+            assert f"{o.name} {letter}{encode_box(o.box_px, whole)}" in caption
 
 
 def test_calls_do_not_depend_on_whether_the_letter_is_legible():
@@ -378,9 +378,9 @@ def test_the_corpus_is_the_same_every_time_and_has_all_letters():
 
 def test_the_least_thing_can_be_pointed_at_and_cropped():
     for x in (0.0, 89.2, 383.4):
-        said = speak((x, 250.0, x + 0.5, 262.0), WHOLE)
+        said = encode_box((x, 250.0, x + 0.5, 262.0), WHOLE)
         assert said[0] < said[2] <= 1000 and said[1] < said[3] <= 1000
-        x1, y1, x2, y2 = heard(said, WHOLE)
+        x1, y1, x2, y2 = decode_box(said, WHOLE)
         assert x1 < x2 and y1 < y2
     rng = random.Random(0)
     for _ in range(300):

@@ -108,7 +108,7 @@ def anywhere(rng: random.Random, window_px: Box) -> Box:
     return (x, y, x + w, y + h)
 
 
-def speak(box_px: Box, window_px: Box) -> list[int]:
+def encode_box(box_px: Box, window_px: Box) -> list[int]:
     """``box_px`` as the model writes it on a view of the window: ``box_1000`` in steps of 10."""
     x0, y0, x1, y1 = window_px
     inside = _within(box_px, window_px)
@@ -121,8 +121,8 @@ def speak(box_px: Box, window_px: Box) -> list[int]:
     return box_1000
 
 
-def heard(box_1000: list[int], window_px: Box) -> Box:
-    """The box, in pixels of the scene, that a call means: the inverse of `speak`, up to its steps."""
+def decode_box(box_1000: list[int], window_px: Box) -> Box:
+    """The box, in pixels of the scene, that a call means: the inverse of `encode_box`, up to its steps."""
     x0, y0, x1, y1 = window_px
     scale = (x1 - x0) / 1000, (y1 - y0) / 1000
     return tuple(o + v * s for v, o, s in zip(box_1000, (x0, y0) * 2, scale * 2))
@@ -240,7 +240,7 @@ def _grounding(scene: Scene, view: int, images: Images, rng: random.Random) -> S
     if any(thing.shift_px) and rng.random() < 0.5:  # in a crop of the object, its letter
         view = images.add(scene, around(thing.box_px, rng, 40, 12, scene.image.width))
         target, name = letter_box(thing), f"letter on the {thing.name}"
-    box = str(speak(target, images.windows_px[view]))
+    box = str(encode_box(target, images.windows_px[view]))
     reply = _reply(THOUGHTS["look"], box, weight=1.5)
     return Sample([view], [(_prompt(f"Where is the {name}?", False), 0.0), *reply])
 
@@ -276,7 +276,9 @@ def long_sample(
         whole = images.windows_px[view]
         order = sorted(scene.objects, key=lambda o: (o.box_px[1] * 4 // whole[3], o.box_px[0]))
         lines = [
-            f"{o.name} " + (f'"{o.letter}" ' if o.legible else "") + str(speak(o.box_px, whole))
+            f"{o.name} "
+            + (f'"{o.letter}" ' if o.legible else "")
+            + str(encode_box(o.box_px, whole))
             for o in order
         ]
         caption = f"<answer>{'; '.join(lines)}</answer>{prompts.TURN_END}"
@@ -288,10 +290,10 @@ def long_sample(
         window = images.windows_px[views[-1] if nested else view]
         well = place is not None and rng.random() < aimed_fraction and _inside(place, window)
         box = around(place, rng, 24, 12, scene.image.width) if well else anywhere(rng, window)
-        box_1000 = speak(box, window)
+        box_1000 = encode_box(box, window)
         arguments = {"bbox_2d": box_1000, "label": label, **({"image": 1} if nested else {})}
         call = f"<think>{THOUGHTS['zoom']}</think>{prompts.tool_call(arguments)}{prompts.TURN_END}"
-        views.append(images.add(scene, heard(box_1000, window)))
+        views.append(images.add(scene, decode_box(box_1000, window)))
         parts += [(call, 1.0), (OBSERVATION, 0.0)]
     windows = [images.windows_px[index] for index in views]
     known = shown(question, windows)
