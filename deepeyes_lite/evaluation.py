@@ -30,7 +30,7 @@ CONDITIONS = {
     "trained, blank crops": ("trained", "blank"),
     "trained, other crops": ("trained", "other"),
 }
-# An arm without a tool never sees it in a prompt, so there is nothing to switch off.
+# A variant without a tool never sees it in a prompt, so there is nothing to switch off.
 CONDITIONS_WITHOUT_TOOL = {"base": ("base", "on"), "trained": ("trained", "off")}
 EPISODE_COLUMNS = ["condition", "id", "legible", "correct", "calls", "best_iou"]
 

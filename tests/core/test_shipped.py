@@ -105,7 +105,7 @@ def test_its_chat_template_is_the_package_s(eyes):
 
 @pytest.mark.slow
 def test_a_run_with_crops_killed_hard_ends_where_the_undisturbed_run_ends(tmp_path):
-    """As in test_training.py, with a model that zooms and answers, so with the arm's own rewards."""
+    """As in test_training.py, with a model that zooms and answers, so with the variant's own rewards."""
     config = RunConfig(
         model=str(EYES), steps=3, prompts_per_step=4, num_generations=4, save_steps=1
     )

@@ -20,7 +20,7 @@ COURSE = ROOT / "notebooks"
 DOCUMENTS = [path for folder in (ROOT, COURSE, ROOT / "docs") for path in folder.glob("*.md")]
 DOCUMENTS.append(ROOT / "data/tiny-eyes/README.md")
 
-GLANCE = ["You will be able to", "Time", "Hardware", "Run time", "Needs", "(Files|Rooms) used"]
+GLANCE = ["You will be able to", "Time", "Hardware", "Run time", "Needs", "Files used"]
 # The map of the course and the reading of trained behaviour may do without exercises, and are shorter.
 CELLS, CELLS_WITHOUT_EXERCISES = range(30, 51), range(15, 51)
 CODE_LINES, BYTES, COMPARED, ALT_WORDS = 200, 500_000, 3, 3

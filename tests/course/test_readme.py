@@ -29,7 +29,7 @@ def test_the_lines_are_those_of_the_files():
 
 
 def test_the_demo_table_is_made_of_the_records():
-    from deepeyes_lite.evaluation import seeds_table
+    from deepeyes_lite.study.records import seeds_table
 
     assert block("demo") == seeds_table(SEEDS)
     assert len(SEEDS) == 3 and all((run / "snapshots" / "0100.jsonl").exists() for run in SEEDS)
@@ -39,7 +39,7 @@ def test_the_picture_is_made_of_the_record_that_is_named():
     """With its description; the pixels are left alone, for they depend on the build of the fonts."""
     from deepeyes_lite.viz.animation import alt, story
 
-    shown = story(ROOT / re.search(r"deepeyes_lite animate --records (\S+?)`", README)[1])
+    shown = story(ROOT / re.search(r"deepeyes_lite animate (\S+?)`", README)[1])
     picture = block("zoom")
     assert f'alt="{html.escape(alt(shown))}"' in picture
     moving, still = (ROOT / re.search(rf'{name}="(\S+)"', picture)[1] for name in ("src", "srcset"))
