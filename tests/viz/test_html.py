@@ -133,7 +133,7 @@ def test_an_episode_without_a_known_answer_is_shown_without_reward():
     episode = Trajectory({"question": HOSTILE}, [photo], turns=turns, answer=HOSTILE)
     page = html.episode_page({f"model {HOSTILE}": episode})
     text = Reader(page).text
-    assert len(page) < 4_000_000 and text.count(HOSTILE) >= 4
+    assert len(page) < 4_000_000 and text.count(HOSTILE) >= 3
     assert "Reward" not in text and "wrong" not in text
     assert "K" * 1900 in text and "K" * 2001 not in text
 

@@ -9,6 +9,7 @@ from deepeyes_lite import evaluation, prompts
 from deepeyes_lite.evaluation import CONDITIONS, evaluate_run
 from deepeyes_lite.policies import ScriptedPolicy
 from deepeyes_lite.rollout import rollout
+from deepeyes_lite.tinyworld.dataset import held_out
 from deepeyes_lite.viz.report import spread, write_report
 from episodes import HOSTILE, Reader
 
@@ -28,7 +29,7 @@ def run(finished_run, tmp_path_factory, processor):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(evaluation, "rollout", scripted)
-        evaluate_run(out, n=12)
+        evaluate_run(out, held_out(12))
     (out / "report.html").write_text("an older report")
     return out
 
@@ -80,5 +81,5 @@ def test_episodes_are_chosen_by_what_was_asked():
 
 def test_a_report_of_few_scenes_shows_what_there_is(finished_run, tmp_path):
     out = shutil.copytree(finished_run, tmp_path / "run")
-    evaluate_run(out, n=2)
+    evaluate_run(out, held_out(2))
     assert write_report(out).stat().st_size > 10_000
