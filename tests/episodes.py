@@ -4,6 +4,8 @@ import json
 import re
 from html.parser import HTMLParser
 
+from ipywidgets import HTML, Button
+
 from deepeyes_lite import prompts
 from deepeyes_lite.boxes import clamp, px_from_1000, px_to_1000
 from deepeyes_lite.tinyworld.dataset import tiny_world
@@ -61,59 +63,60 @@ class Reader(HTMLParser):
             self.text += data if data.strip() else ""
 
 
+def parts(widget, kind=HTML):
+    """All widgets of a kind inside a widget, from top to bottom."""
+    inside = [part for child in getattr(widget, "children", ()) for part in parts(child, kind)]
+    return [widget] * isinstance(widget, kind) + inside
+
+
+def shown(widget):
+    """What a widget says in words; fails on markup that is not ours."""
+    return Reader("".join(part.value for part in parts(widget))).text
+
+
+def button(widget, name):
+    return next(part for part in parts(widget, Button) if part.description == name)
+
+
 def made(n=12, right=lambda i: i % 2 == 0, zooms=lambda i: i % 3, scenes=6, text="I look."):
     """Episodes on a few scenes in turn, whose calls come nearer to the target from turn to turn."""
     rows = tiny_world("test", scenes)
     episodes = []
     for i in range(n):
         row = rows[i % scenes]
-        image, target = row["image"], row["boxes_px"][0]
+        image = row.pop("image")
+        x1, y1, x2, y2 = px_to_1000(tuple(row["boxes_px"][0]), image.size)
         turns = []
         for number in range(zooms(i)):
-            x1, y1, x2, y2 = px_to_1000(tuple(target), image.size)
             far = 150 / (number + 1)
             box = [round(min(1000, max(0, v))) for v in (x1 - far, y1 - far, x2 + far, y2)]
             call = f"<think>{text}</think>" + prompts.tool_call({"bbox_2d": box})
             turns.append(Turn(call, [clamp(px_from_1000(box, image.size), image.size)]))
         answer = row["answer"] if right(i) else "?"
+        images = [image, *crops(image, [box for turn in turns for box in turn.boxes_px])]
         turns.append(Turn(prompts.answer(text, answer)))
-        sample = {key: value for key, value in row.items() if key != "image"}
-        boxes_px = [box for turn in turns for box in turn.boxes_px]
-        episodes.append(
-            Trajectory(
-                sample=sample,
-                images=[image, *crops(image, boxes_px)],
-                prompt_ids=[1, 2],
-                completion_ids=[5, 6, 7, 8],
-                loss_mask=[1, 1, 0, 1],
-                turns=turns,
-                answer=answer,
-                correct=right(i),
-                well_formed=True,
-            )
-        )
+        ids, mask = [5, 6, 7, 8], [1, 1, 0, 1]
+        episodes.append(Trajectory(row, images, [1, 2], ids, mask, turns, answer, right(i), True))
     return episodes
 
 
 def hostile():
     """What a hostile model or a hostile file may hold, one episode each."""
-    (row,) = tiny_world("test", 1)
-    sample = {key: value for key, value in row.items() if key != "image"}
-    images = [row["image"]]
+    (sample,) = tiny_world("test", 1)
+    images = [sample.pop("image")]
     markup = dict.fromkeys(("id", "question", "answer", "kind"), HOSTILE)
     turn = Turn(f"<think>{HOSTILE}</think>{HOSTILE}", [], [HOSTILE])
+    odd = {"id": "odd", "boxes_px": [[HOSTILE] * 4, [1], None, [1, 2, 9e99, 4]]}
+    odd_turns = [Turn("\x00\x1b[31m\u202e\ud800 漢字 $x^$", [(HOSTILE, 1, 2, 3)])]
     return [
         Trajectory({**sample, **markup}, images, turns=[turn], answer=HOSTILE),
         Trajectory(sample, images, turns=[Turn(LONG)], answer=LONG),
         Trajectory(
-            sample={**sample, "id": "odd", "boxes_px": [[HOSTILE] * 4, [1], None, [1, 2, 9e99, 4]]},
+            sample={**sample, **odd},
             images=images,
             completion_ids=["<b>", -5, 1.5],
             loss_mask=[1, HOSTILE, 0],
-            turns=[
-                Turn("\x00\x1b[31m\u202e\ud800 漢字 $x^$", [(HOSTILE, 1, 2, 3)]),
-                Turn("<think>" * 3000),
-            ],
+            turns=[*odd_turns, Turn("<think>" * 3000)],
             answer="\ud800\n$x^$",
         ),
         Trajectory(sample={"id": 7}, turns=[], answer=5),

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from pathlib import Path
 
 import pytest
 
@@ -11,7 +10,7 @@ from deepeyes_lite.trajectories import write_jsonl
 from deepeyes_lite.viz.plots import png
 from deepeyes_lite.viz.snapshots import scenes
 from deepeyes_lite.viz.widgets import TrainingScrubber
-from episodes import HOSTILE, LONG, Reader, made, recorded_run
+from episodes import HOSTILE, LONG, made, parts, recorded_run, shown
 
 CONFIG = {"data": "", "legible_share": 0.5}
 
@@ -24,14 +23,12 @@ def run(tmp_path):
 def test_the_slider_goes_over_the_steps(run):
     scrubber = TrainingScrubber(run)
     assert (scrubber.step.min, scrubber.step.max, scrubber.step.value) == (0, 12, 12)
-    for step, row in ((12, 12), (7, 7), (0, 1)):
+    for step, row, recorded, right in ((0, 1, 0, 0), (4, 4, 0, 0), (5, 5, 5, 3), (12, 12, 10, 5)):
         scrubber.step.value = step
         assert scrubber.row["step"] == row
-    for step, recorded, right in ((0, 0, 0), (4, 0, 0), (5, 5, 3), (12, 10, 5)):
-        scrubber.step.value = step
         assert len(scrubber.episodes) == 6 and sum(t.correct for t in scrubber.episodes) == right
         assert all(t.images for t in scrubber.episodes)
-        assert f"Step {recorded}." in Reader(scrubber._texts.value).text
+        assert f"Step {recorded}." in shown(scrubber)
         assert f"scenes after step {recorded}: {right} right" in scrubber.alt
 
 
@@ -45,7 +42,7 @@ def test_the_cursor_stands_at_the_step(run):
         assert list(axes.get_lines()[-1].get_xdata()) == [7, 7]
     assert sum(axes.get_title().endswith("(right)") for axes in below.axes) == 3
     assert png(figure, 30) and "at step 7 of 12" in scrubber.alt
-    assert scrubber.alt.split(".")[0] in scrubber._figure.value
+    assert scrubber.alt.split(".")[0] in parts(scrubber)[0].value
 
 
 def test_several_runs(run, tmp_path):
@@ -54,17 +51,10 @@ def test_several_runs(run, tmp_path):
     scrubber = TrainingScrubber(run, other)
     scrubber.run.value = str(other)
     assert (scrubber.step.min, scrubber.step.max, scrubber.step.value) == (1, 3, 3)
-    assert scrubber.episodes == [] and "recorded no scenes" in scrubber._texts.value
+    assert scrubber.episodes == [] and "recorded no scenes" in shown(scrubber)
     assert len(scrubber.picture().axes) == 4
     scrubber.run.value = str(run)
     assert scrubber.step.max == 12 and len(scrubber.episodes) == 6
-
-
-def test_the_committed_runs_open():
-    runs = Path(__file__).parents[2] / "data" / "runs" / "study"
-    folders = sorted(runs.glob("conditional-[0-2]"))
-    scrubber = TrainingScrubber(*folders)
-    assert scrubber.step.max == 100 and len(scrubber.run.options) == len(folders)
 
 
 def test_what_is_no_run_is_refused(tmp_path):
@@ -86,8 +76,4 @@ def test_a_hostile_policy_writes_text(run):
         t.answer = HOSTILE if name.endswith("0") else LONG
     write_jsonl(episodes, run / "snapshots" / "0010.jsonl")
     scrubber = TrainingScrubber(run)
-    text = Reader(scrubber._texts.value).text
-    assert HOSTILE in text and len(text) < 30_000
-    Reader(scrubber._figure.value)
-    data, metadata = scrubber._repr_mimebundle_()
-    assert data["image/png"] and metadata["image/png"]["alt"] == scrubber.alt
+    assert HOSTILE in shown(scrubber) and len(shown(scrubber)) < 30_000

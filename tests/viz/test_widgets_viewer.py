@@ -6,6 +6,7 @@ import time
 from urllib.parse import unquote
 
 import pytest
+from ipywidgets import Checkbox, Label, Select
 from matplotlib.figure import Figure
 
 from deepeyes_lite.tinyworld.dataset import tiny_world
@@ -13,7 +14,7 @@ from deepeyes_lite.trajectories import write_jsonl
 from deepeyes_lite.viz.plots import png
 from deepeyes_lite.viz.widgets import TrajectoryViewer
 from deepeyes_lite.viz.widgets.trajectory_viewer import SORTS
-from episodes import HOSTILE, Reader, hostile, made
+from episodes import HOSTILE, Reader, button, hostile, made, parts, shown
 
 
 @pytest.fixture
@@ -27,15 +28,17 @@ def pair():
     return TrajectoryViewer({"base": made(6), "trained": made(6, right=lambda i: i < 4)})
 
 
-def text(viewer, name="policy"):
-    return Reader(viewer._columns[name].value).text
+def choose(viewer, index):
+    (episodes,) = parts(viewer, Select)
+    episodes.index = index
 
 
 def test_everything_is_there_until_outcome_and_call_are_filtered(viewer):
-    assert len(viewer.passing) == 12 and "12 of 12 episodes" in viewer._count.value
-    assert "50 %" in viewer._count.value
-    assert viewer._list.options[0][0] == f"test-0: {viewer.passing[0].answer} (right), 0 zooms"
-    assert "answers" in text(viewer) and "reward" in text(viewer)
+    text = shown(viewer)
+    assert len(viewer.passing) == 12 and "12 of 12 episodes" in text and "50 %" in text
+    label, _ = parts(viewer, Select)[0].options[0]
+    assert label == f"test-0: {viewer.passing[0].answer} (right), 0 zooms"
+    assert "answers" in text and "reward" in text
     viewer.correct.value = "right"
     assert len(viewer.passing) == 6 and all(t.correct for t in viewer.passing)
     viewer.called.value = "with a zoom"
@@ -49,14 +52,13 @@ def test_filter_by_kind_and_text():
     for t in others:
         t.sample = {**t.sample, "id": "other " + t.sample["id"], "kind": "other"}
     viewer = TrajectoryViewer(made(6) + others)
-    viewer.kind.value = "other"
-    assert len(viewer.passing) == 3
-    viewer.kind.value = "any"
-    viewer.contains.value = "of note"
-    assert len(viewer.passing) == 3
+    for control, value in ((viewer.kind, "other"), (viewer.contains, "of note")):
+        control.value = value
+        assert len(viewer.passing) == 3
+        viewer.kind.value = "any"
     viewer.contains.value = "of not[e]"  # a text, not a pattern
     assert viewer.passing == [] and viewer.episodes == {}
-    assert "No episode passes" in text(viewer) and viewer._export.disabled
+    assert "No episode passes" in shown(viewer) and button(viewer, "Make a page").disabled
     with pytest.raises(ValueError, match="no episode passes the filters"):
         viewer.page()
     viewer.contains.value = ""
@@ -85,36 +87,34 @@ def test_filter_by_iou_and_sorts(viewer):
 
 def test_steps_turn_by_turn(viewer):
     viewer.sort.value = "most zooms first"
-    viewer._list.index = 0
-    assert viewer._step.value == "turns 1 to 3 of 3" and viewer._forth.disabled
-    viewer._back.click()
-    assert "Turn 3" not in text(viewer) and "reward" not in text(viewer)
-    viewer._back.click()
-    assert "zoom 1" in text(viewer) and "zoom 2" not in text(viewer) and viewer._back.disabled
+    choose(viewer, 0)
+    back, forth = button(viewer, "Previous turn"), button(viewer, "Next turn")
+    (step,) = parts(viewer, Label)
+    assert step.value == "turns 1 to 3 of 3" and forth.disabled
+    back.click()
+    assert "Turn 3" not in shown(viewer) and "reward" not in shown(viewer)
+    back.click()
+    assert "zoom 1" in shown(viewer) and "zoom 2" not in shown(viewer) and back.disabled
     viewer.step(-1)
-    assert viewer._step.value == "turns 1 to 1 of 3"
-    viewer._forth.click()
-    assert viewer._step.value == "turns 1 to 2 of 3" and "zoom 2" in text(viewer)
+    assert step.value == "turns 1 to 1 of 3"
+    forth.click()
+    assert step.value == "turns 1 to 2 of 3" and "zoom 2" in shown(viewer)
 
 
 def test_the_reward_follows_the_variant_and_tokens_come_on_demand(viewer):
     viewer.called.value, viewer.correct.value = "with a zoom", "right"
-    assert "bonus, right and zoomed+1.20" in text(viewer)
+    assert "bonus, right and zoomed+1.20" in shown(viewer)
     viewer.variant.value = "unconditional"
-    assert "bonus, zoomed+0.40" in text(viewer)
-    assert "mask 1" not in text(viewer)
-    viewer._tokens.value = True
-    assert "mask 1" in text(viewer) and "#5#6#7#8" in text(viewer)
-
-
-def test_curiosity_sees_the_group():
-    """Two of the four episodes of a scene call: above the target of 0.3 there is no bonus."""
+    assert "bonus, zoomed+0.40" in shown(viewer) and "mask 1" not in shown(viewer)
+    parts(viewer, Checkbox)[0].value = True
+    assert "mask 1" in shown(viewer) and "#5#6#7#8" in shown(viewer)
+    # Curiosity sees the group: of four episodes of a scene two call, and of eight one does.
     for n, zooms, bonus in ((4, lambda i: i % 2, None), (8, lambda i: i == 1, "curiosity+0.09")):
         viewer = TrajectoryViewer(made(n, zooms=zooms, scenes=1))
         viewer.variant.value = "curiosity"
-        viewer._list.index = 1
-        assert (bonus or "reward") in text(viewer)  # 0.5 * (0.3 - 1/8)
-        assert bonus or "curiosity" not in text(viewer)
+        choose(viewer, 1)
+        assert (bonus or "reward") in shown(viewer)  # 0.5 * (0.3 - 1/8)
+        assert bonus or "curiosity" not in shown(viewer)
 
 
 def test_two_policies_stand_side_by_side_on_one_sample(pair):
@@ -122,20 +122,17 @@ def test_two_policies_stand_side_by_side_on_one_sample(pair):
     assert len({t.sample["id"] for t in pair.episodes.values()}) == 1
     pair.correct.value = "only trained right"
     assert [t.sample["id"] for t in pair.passing] == ["test-1", "test-3"]
-    assert "(wrong" in text(pair, "base") and "(right" in text(pair, "trained")
+    assert shown(pair).index("(wrong") < shown(pair).index("(right")
     pair.correct.value = "only base right"
     assert [t.sample["id"] for t in pair.passing] == ["test-4"]
     pair.of.value, pair.correct.value = "trained", "right"
     assert len(pair.passing) == 4
-
-
-def test_a_sample_that_one_policy_lacks():
-    viewer = TrajectoryViewer({"base": made(2), "trained": made(6)})
-    assert len(viewer.passing) == 2
-    viewer.of.value = "trained"
-    assert len(viewer.passing) == 6
-    viewer._list.index = 5
-    assert set(viewer.episodes) == {"trained"} and viewer._columns["base"].value == ""
+    uneven = TrajectoryViewer({"base": made(2), "trained": made(6)})
+    assert len(uneven.passing) == 2
+    uneven.of.value = "trained"
+    assert len(uneven.passing) == 6
+    choose(uneven, 5)
+    assert set(uneven.episodes) == {"trained"} and shown(uneven).count("What letter") == 1
     with pytest.raises(ValueError, match="no episodes"):
         TrajectoryViewer([])
 
@@ -146,13 +143,13 @@ def test_a_file_gets_its_images_back(tmp_path):
     for images in (rows, {row["id"]: row["image"] for row in rows}):
         viewer = TrajectoryViewer(tmp_path / "episodes.jsonl", images)
         viewer.sort.value = "most zooms first"
-        viewer._list.index = 0
+        choose(viewer, 0)
         (episode,) = viewer.episodes.values()
-        assert len(episode.images) == 3 and "<image " in viewer._columns["policy"].value
+        assert len(episode.images) == 3 and any("<image " in part.value for part in parts(viewer))
         # Looked at and given back: the memory does not fill with scenes.
         assert not any(t.images for t in viewer.passing)
     without = TrajectoryViewer(str(tmp_path / "episodes.jsonl"))
-    assert "The image is not at hand" in text(without)
+    assert "The image is not at hand" in shown(without)
     assert isinstance(without.picture(), Figure)
 
 
@@ -169,39 +166,40 @@ def test_a_thousand_episodes_open_in_under_a_second(tmp_path):
     assert min(seconds) < 1.0
 
 
+def links(viewer):
+    return [part.value for part in parts(viewer) if part.value.startswith("<a ")]
+
+
 def test_one_episode_goes_out_as_a_page(pair):
     assert all(words in Reader(pair.page()).text for words in ("base", "trained", "Loss mask"))
-    pair._export.click()
-    link = re.fullmatch(
-        r'<a download="episode-test-0.html" href="data:text/html;charset=utf-8,([^"<>]+)">'
-        "Download the page</a>",
-        pair._link.value,
-    )
-    assert unquote(link[1]) == pair.page()
+    button(pair, "Make a page").click()
+    (link,) = links(pair)
+    start = '<a download="episode-test-0.html" href="data:text/html;charset=utf-8,'
+    assert link.startswith(start) and link.endswith('">Download the page</a>')
+    assert unquote(link.removeprefix(start).split('"')[0]) == pair.page()
     pair.correct.value = "wrong"
-    assert pair._link.value == ""  # it was another episode's
+    assert links(pair) == []  # it was another episode's
 
 
 @pytest.mark.filterwarnings("ignore:Glyph")
 def test_a_hostile_model_writes_text():
     viewer = TrajectoryViewer({HOSTILE: hostile(), "plain": made(2)})
-    viewer._tokens.value = True
-    assert len(viewer._list.options) == 4
-    for label, key in viewer._list.options:
-        viewer._list.value = key
-        label.encode()
-        for column in viewer._columns.values():
-            Reader(column.value)
-            assert len(re.sub(r"data:[^\"]*", "", column.value)) < 30_000
-        assert len(label) < 100 and label.isprintable()
+    parts(viewer, Checkbox)[0].value = True
+    (episodes,) = parts(viewer, Select)
+    assert len(episodes.options) == 4
+    for label, key in episodes.options:
+        episodes.value = key
+        shown(viewer)  # fails on foreign markup
+        assert all(len(re.sub(r"data:[^\"]*", "", part.value)) < 30_000 for part in parts(viewer))
+        assert label.encode() and len(label) < 100 and label.isprintable()
         Reader(viewer.page())
-        viewer._export.click()
-        assert re.fullmatch(r'<a download="[\w.-]+" href="[^"<>]+">[\w ]+</a>', viewer._link.value)
-        assert png(viewer.picture(), 30)
-        viewer.alt.encode()
-        assert len(viewer.alt) < 1000
+        button(viewer, "Make a page").click()
+        (link,) = links(viewer)
+        assert re.fullmatch(r'<a download="[\w.-]+" href="[^"<>]+">[\w ]+</a>', link)
+        assert png(viewer.picture(), 30) and viewer.alt.encode() and len(viewer.alt) < 1000
     for control in (viewer.of, viewer.kind, viewer.correct):
-        assert all(len(str(label)) < 60 for label in control._options_labels)
+        labels = [option if isinstance(option, str) else option[0] for option in control.options]
+        assert all(len(label) < 60 for label in labels)
 
 
 def test_readers_without_a_kernel_see_a_picture(pair):

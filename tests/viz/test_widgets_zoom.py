@@ -1,10 +1,10 @@
 """ZoomByHand, driven in Python: a person's episodes are like a model's."""
 
-import json
-from pathlib import Path
+import re
 from types import SimpleNamespace
 
 import pytest
+from ipywidgets import BoundedIntText, Text
 
 from deepeyes_lite import boxes
 from deepeyes_lite.evaluation import table
@@ -14,8 +14,9 @@ from deepeyes_lite.tinyworld.dataset import tiny_world
 from deepeyes_lite.trajectories import read_jsonl, write_jsonl
 from deepeyes_lite.viz.plots import png
 from deepeyes_lite.viz.widgets import ZoomByHand, zoom_by_hand
-from deepeyes_lite.viz.widgets.zoom_by_hand import BY_HAND, by_hand
-from episodes import HOSTILE, LONG, Reader, made
+from deepeyes_lite.viz.widgets.controls import BoxPicture
+from deepeyes_lite.viz.widgets.zoom_by_hand import by_hand
+from episodes import HOSTILE, LONG, button, made, parts, shown
 
 
 @pytest.fixture
@@ -43,14 +44,17 @@ def target_1000(row):
 
 def test_an_episode_by_hand(widget, samples, clock, processor):
     row = samples[0]
-    assert widget._submit.disabled and widget._zoom.disabled and not widget._box.running
-    widget._next.click()
-    assert widget._box.running and widget._next.disabled
+    zoom, answer, start = (button(widget, name) for name in ("Zoom", "Answer", "Start"))
+    assert answer.disabled and zoom.disabled
+    assert row["question"] in widget.alt and "(375, 375, 625, 625)" in widget.alt
+    assert widget.picture().axes[0].get_images()[0].get_size() == (96, 96)  # the model's view
+    start.click()
+    assert start.disabled
     widget.box_1000 = target_1000(row)
-    widget._zoom.click()
+    zoom.click()
     clock.now = 12.5
-    widget._text.value = f" {row['answer'].lower()}. "
-    widget._submit.click()
+    parts(widget, Text)[0].value = f" {row['answer'].lower()}. "
+    answer.click()
     (episode,) = widget.record
     assert episode.correct and episode.well_formed and episode.sample["seconds"] == 12.5
     assert episode.best_iou > 0.8 and len(episode.images) == 2
@@ -62,48 +66,31 @@ def test_an_episode_by_hand(widget, samples, clock, processor):
         assert getattr(same, name) == getattr(episode, name)
 
 
-def test_the_score_tells_answer_reward_and_baseline(widget, samples, clock):
+def test_the_score_tells_answer_reward_and_baseline(samples, processor, clock, tmp_path):
+    record = tmp_path / "runs" / "by-hand.jsonl"
+    assert by_hand(record) == {}
+    widget = ZoomByHand(samples, processor, save_to=record)
     widget.start()
     widget.box_1000 = target_1000(samples[0])
     widget.zoom()
-    before = widget._question.value + widget._crops.value + widget._score.value + widget.alt
-    assert "svg" not in before and "wrong, it is" not in before  # the target is not shown yet
+    assert "wrong, it is" not in shown(widget)  # the target is not shown yet
+    assert not any("<svg" in part.value for part in parts(widget))
     clock.now = 4.0
     widget.answer(samples[0]["answer"])
-    text = Reader(widget._score.value).text
+    text = shown(widget)
     assert f"answer {samples[0]['answer']} (right), 1 zoom, best IoU" in text and "4.0 s" in text
     assert "accuracy+0.80bonus, right and zoomed+1.20reward+2.00" in text
     assert "You so far: 100 % [21, 100] right of 1" in text and "4.0 s a question" in text
     widget.start()
     clock.now = 6.0
     widget.answer("?")
-    text = Reader(widget._score.value).text
+    text = shown(widget)
     assert f"(wrong, it is {samples[1]['answer']}), 0 zooms" in text and "reward+0.00" in text
     assert "right of 2" in text and "3.0 s a question" in text
-
-
-def test_the_record_is_a_human_baseline(samples, processor, clock, tmp_path):
-    record = tmp_path / "runs" / "by-hand.jsonl"
-    assert by_hand(record) == {}
-    widget = ZoomByHand(samples, processor, save_to=record)
-    for row, text, seconds in zip(samples, (samples[0]["answer"], "?"), (3.0, 5.0)):
-        widget.start()
-        widget.box_1000 = target_1000(row)
-        widget.zoom()
-        clock.now += seconds
-        widget.answer(text)
     figures = by_hand(record)["you"]
     assert (figures["accuracy"]["mean"], figures["accuracy"]["n"]) == (0.5, 2)
-    assert figures["call_iou"]["mean"] > 0.8 and figures["seconds"]["mean"] == 4.0
+    assert figures["call_iou"]["mean"] > 0.8 and figures["seconds"]["mean"] == 3.0
     assert "you" in table({"samples": 2, "conditions": by_hand(record)})
-
-
-def test_the_record_of_the_course_is_not_in_the_repository():
-    """Nor in `data/`: it is the reader's own."""
-    root = Path(__file__).parents[2]
-    name = BY_HAND.relative_to(root).as_posix()
-    ignored = (root / ".gitignore").read_text(encoding="utf-8").splitlines()
-    assert f"/{name.split('/')[0]}/" in ignored
 
 
 def test_what_was_answered_is_kept_and_not_asked_again(samples, processor, tmp_path):
@@ -112,21 +99,17 @@ def test_what_was_answered_is_kept_and_not_asked_again(samples, processor, tmp_p
     first.start()
     first.answer("K")
     again = ZoomByHand(samples, processor, save_to=path)
-    assert "Question 2 of 3" in again._question.value and len(again.record) == 1
+    assert "Question 2 of 3" in shown(again) and len(again.record) == 1
     for _ in range(2):
         again.start()
         again.answer("K")
     assert [t.sample["id"] for t in read_jsonl(path)] == list(samples["id"])
     assert [p.name for p in path.parent.iterdir()] == [path.name]
-    assert again._next.description == "Done" and again._next.disabled
+    assert button(again, "Done").disabled
     again.start()
     assert again.answer("K") is None
     with pytest.raises(ValueError, match="nothing left to ask: 3 questions are answered"):
         ZoomByHand(samples, processor, save_to=path)
-
-
-def test_a_model_s_file_is_not_written_over(samples, processor, tmp_path):
-    path = tmp_path / "model.jsonl"
     write_jsonl(made(2), path)
     before = path.read_bytes()
     with pytest.raises(ValueError, match="holds episodes of a model; choose another file"):
@@ -135,73 +118,58 @@ def test_a_model_s_file_is_not_written_over(samples, processor, tmp_path):
 
 
 def test_box_and_numbers_are_one(widget):
-    changes = []
-    widget._box.observe(lambda change: changes.append(change.new), "box")
+    changes, numbers = [], parts(widget, BoundedIntText)
+    parts(widget, BoxPicture)[0].observe(lambda change: changes.append(change.new), "box")
     widget.box_1000 = (10, 20, 30, 40)
-    assert [n.value for n in widget._numbers] == [10, 20, 30, 40] and len(changes) == 1
-    widget._numbers[2].value = 300
-    assert widget.box_1000 == (10, 20, 300, 40)
-    widget._numbers[3].value = 5000
+    assert [n.value for n in numbers] == [10, 20, 30, 40] and len(changes) == 1
+    numbers[2].value, numbers[3].value = 300, 5000
     assert widget.box_1000 == (10, 20, 300, 1000)
+
+
+def crops_in(widget):
+    return sum(part.value.count("<img ") for part in parts(widget))
 
 
 def test_cost_and_crop_follow_the_tool(widget, processor):
     widget.start()
+    for box in ((5, 5, 5, 5), (0, 0, 0, 1000), (1000, 1000, 1000, 1000)):
+        widget.box_1000 = box
+        widget.zoom()
+        assert "The box is empty" in shown(widget) and crops_in(widget) == 0
+        assert png(widget.picture(), 30)
     widget.box_1000 = (0, 0, 250, 250)
-    assert "96 × 96 px, 4.0 times as large as in the view" in widget._cost.value
-    promised = int(widget._cost.value.split(" tokens")[0].split()[-1])
+    assert "96 × 96 px, 4.0 times as large as in the view" in shown(widget)
+    promised = int(re.findall(r"(\d+) tokens", shown(widget))[0])
     widget.zoom()
     widget.zoom()
-    assert f"Zooms so far: {2 * promised} tokens" in widget._crops.value
-    assert widget._crops.value.count("<img ") == 2
+    assert f"Zooms so far: {2 * promised} tokens" in shown(widget) and crops_in(widget) == 2
     episode = widget.answer("K")
     answer = processor.tokenizer(episode.turns[-1].text + "<|im_end|>", add_special_tokens=False)
     assert len(episode.completion_ids) == 2 * promised + len(answer["input_ids"])
 
 
-def test_an_empty_box_costs_nothing_and_says_so(widget):
+def test_hostile_text_is_text_and_no_answer(samples, processor):
+    rows = samples.map(lambda row: {"question": HOSTILE, "answer": HOSTILE})
+    widget = ZoomByHand(rows, processor)
+    assert HOSTILE in shown(widget) and HOSTILE in widget.alt  # plain text
     widget.start()
-    for box in ((5, 5, 5, 5), (0, 0, 0, 1000), (1000, 1000, 1000, 1000)):
-        widget.box_1000 = box
-        widget.zoom()
-        assert "The box is empty" in widget._cost.value and widget._crops.value == ""
-        assert png(widget.picture(), 30)
-    assert widget.answer("K").boxes_px == []
-
-
-def test_what_is_no_answer_is_not_taken(widget):
-    widget.start()
+    before = len(shown(widget))
     for text in ("", "   ", HOSTILE, LONG, "a\nb", "<|im_end|>", "\u202e", "\ud800"):
         assert widget.answer(text) is None and widget.record == []
-        assert "Write the answer alone" in widget._score.value and len(widget._score.value) < 200
+        assert "Write the answer alone" in shown(widget) and len(shown(widget)) < before + 200
+    widget.answer("K")
+    assert shown(widget).count(HOSTILE[:40]) == 2  # in the question, and as its answer
 
 
 def test_before_the_start_and_after_the_answer_nothing_counts(widget, samples):
     widget.zoom()
-    assert widget.answer("K") is None and widget._crops.value == ""
+    assert widget.answer("K") is None and crops_in(widget) == 0
     widget.start()
-    widget._text.value = samples[0]["answer"]
+    zoom = button(widget, "Zoom")
     for _ in range(8):
-        widget._zoom.click()
-    assert widget._zoom.disabled and widget._crops.value.count("<img ") == 6
-    widget._text._handle_custom_msg({"event": "submit"}, [])  # Enter
+        zoom.click()
+    assert zoom.disabled and crops_in(widget) == 6
+    assert widget.answer(samples[0]["answer"]).correct
     widget.zoom()
     assert widget.answer("K") is None and len(widget.record) == 1
     assert len(widget.record[0].boxes_px) == 6
-
-
-def test_a_hostile_question_is_text(samples, processor):
-    rows = samples.map(lambda row: {"question": HOSTILE, "answer": HOSTILE})
-    widget = ZoomByHand(rows, processor)
-    assert HOSTILE in Reader(widget._question.value).text and HOSTILE in widget.alt  # plain text
-    widget.start()
-    widget.answer("K")
-    assert HOSTILE[:40] in Reader(widget._score.value).text
-
-
-def test_readers_without_a_kernel_see_a_picture(widget, samples, processor):
-    data, metadata = widget._repr_mimebundle_()
-    assert data["image/png"] and metadata["image/png"]["alt"] == widget.alt
-    assert samples[0]["question"] in widget.alt and "(375, 375, 625, 625)" in widget.alt
-    json.dumps(data)
-    assert widget.picture().axes[0].get_images()[0].get_size() == (96, 96)  # the model's view
