@@ -22,6 +22,7 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     args = parser(argv).parse_args(argv)
     _quiet()
+    sys.path.append(os.getcwd())  # where --environment may find a class of one's own
     try:
         return COMMANDS[args.command][1](args) or 0
     except (ValueError, OSError, ArithmeticError, RuntimeError) as error:
