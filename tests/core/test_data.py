@@ -16,28 +16,22 @@ def test_tiny_world_shows_the_scene_it_names():
     for index, sample in zip((7, 8, 9), dataset):
         scene = draw_scene("test", index)
         assert np.array_equal(np.asarray(sample["image"]), np.asarray(scene.image))
-        (box,) = sample["boxes_px"]
-        target = next(thing for thing in scene.objects if list(thing.box_px) == box)
+        (box_px,) = sample["boxes_px"]
+        target = next(thing for thing in scene.objects if list(thing.box_px) == box_px)
         assert sample["question"] == f"What letter is on the {target.name}?"
         assert sample["answer"] == target.letter
         assert sample["legible"] == int(target.legible)
         assert (sample["kind"], sample["source"]) == ("read", "tiny-world")
+    raw = dataset.with_format("arrow")[0]["image"][0].as_py()
+    assert raw["path"] is None and raw["bytes"][:2] == b"BM"  # a bitmap decodes fast
 
 
-def test_tiny_world_is_the_same_from_any_start():
+def test_tiny_world_is_the_same_from_any_start_and_takes_the_dials():
     assert tiny_world("train", 4)[3] == tiny_world("train", 1, start=3)[0]
     assert tiny_world("train", 1)[0] != tiny_world("test", 1)[0]
     assert tiny_world("test", 1, start=SPLIT_LENGTH - 1)["id"][:] == [f"test-{SPLIT_LENGTH - 1}"]
-
-
-def test_tiny_world_stores_what_decodes_fast():
-    raw = tiny_world("test", 1).with_format("arrow")[0]["image"][0].as_py()
-    assert raw["path"] is None and raw["bytes"][:2] == b"BM"
-
-
-def test_tiny_world_takes_the_dials():
-    assert set(tiny_world("test", 8, World(legible_share=0.0))["legible"]) == {0}
-    assert set(tiny_world("test", 8, World(legible_share=1.0))["legible"]) == {1}
+    for share in (0.0, 1.0):
+        assert set(tiny_world("test", 8, World(legible_share=share))["legible"]) == {share}
 
 
 def test_tiny_world_refuses_before_drawing():
