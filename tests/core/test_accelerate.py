@@ -25,13 +25,9 @@ def test_two_processes_train_what_one_trains(tmp_path):
     for processes in (1, 2):
         out = tmp_path / str(processes)
         launch = [*LAUNCH, "--num_processes", str(processes)] if processes > 1 else []
-        ran = subprocess.run(
-            [sys.executable, *launch, str(SCRIPT), json.dumps(config), str(out)],
-            env={**os.environ, "PYTHONPATH": str(root), "TRL_EXPERIMENTAL_SILENCE": "1"},
-            capture_output=True,
-            text=True,
-            timeout=800,
-        )
+        command = [sys.executable, *launch, str(SCRIPT), json.dumps(config), str(out)]
+        environment = {**os.environ, "PYTHONPATH": str(root), "TRL_EXPERIMENTAL_SILENCE": "1"}
+        ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=800)
         assert ran.returncode == 0, ran.stderr[-3000:]
         outs.append(out)
     one, two = (read_history(out / "history.csv") for out in outs)

@@ -32,26 +32,20 @@ def test_view_size_is_the_rule_of_transformers(size, factor, tokens):
     assert view_size(size, low, high, factor) == (width, height)
 
 
-@pytest.mark.parametrize("size", [(384, 384), (300, 384), (28, 4000), (1, 1), (384, 4096)])
-def test_view_of_tiny_eyes_has_sides_of_whole_tokens(size):
-    assert all(side >= 16 and side % 16 == 0 for side in view_size(size, 96 * 96, 96 * 96, 16))
-
-
-@pytest.mark.parametrize("size", [(0, 5), (5, 0), (-1, 5)])
-def test_view_size_refuses_an_empty_image(size):
-    with pytest.raises(ValueError, match="at least 1 x 1 px"):
-        view_size(size, 100, 1000)
+def test_a_view_has_sides_of_whole_tokens_and_an_empty_image_has_none():
+    for size in [(384, 384), (300, 384), (28, 4000), (1, 1), (384, 4096)]:
+        assert all(side >= 16 and side % 16 == 0 for side in view_size(size, 96**2, 96**2, 16))
+    for size in [(0, 5), (5, 0), (-1, 5)]:
+        with pytest.raises(ValueError, match="at least 1 x 1 px"):
+            view_size(size, 100, 1000)
 
 
 @given(box=BOXES, size=SIZES, other=SIZES)
 def test_changes_of_frame_have_inverses(box, size, other):
     assert rescale(rescale(box, size, other), other, size) == pytest.approx(box, abs=1e-6)
     assert px_from_1000(px_to_1000(box, size), size) == pytest.approx(box, abs=1e-6)
-
-
-def test_frames_keep_width_and_height_apart():
+    # Width and height are kept apart.
     assert px_to_1000((100, 100, 200, 200), (1000, 200)) == (100, 500, 200, 1000)
-    assert px_from_1000((100, 500, 200, 1000), (1000, 200)) == (100, 100, 200, 200)
 
 
 @given(box=BOXES, size=SIZES)
@@ -59,10 +53,6 @@ def test_clamped_box_is_ordered_and_inside_and_stays(box, size):
     x1, y1, x2, y2 = clamp(box, size)
     assert 0 <= x1 <= x2 <= size[0] and 0 <= y1 <= y2 <= size[1]
     assert clamp((x1, y1, x2, y2), size) == (x1, y1, x2, y2)
-
-
-def test_clamp_leaves_a_box_inside_alone():
-    assert clamp((1, 2, 3, 4), (10, 10)) == (1, 2, 3, 4)
 
 
 @given(box=BOXES, min_side=st.floats(1, 500), size=SIZES)
@@ -88,18 +78,11 @@ def test_iou_is_a_share_and_symmetric_and_ignores_shifts(a, b, shift):
     assert 0 <= iou(a, b) <= 1 + 1e-9
     assert iou(a, b) == pytest.approx(iou(b, a))
     assert iou(a, a) == pytest.approx(1)
-    moved = [tuple(v + shift for v in box) for box in (a, b)]
-    assert iou(*moved) == pytest.approx(iou(a, b), abs=1e-6)
+    shifted = [tuple(v + shift for v in box) for box in (a, b)]
+    assert iou(*shifted) == pytest.approx(iou(a, b), abs=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("a", "b", "expected"),
-    [
-        ((0, 0, 4, 4), (2, 2, 6, 6), 4 / 28),
-        ((0, 0, 4, 4), (1, 1, 3, 3), 1 / 4),
-        ((0, 0, 4, 4), (4, 0, 8, 4), 0),
-        ((0, 0, 4, 4), (2, 2, 2, 2), 0),
-    ],
-)
-def test_iou_of_known_boxes(a, b, expected):
-    assert iou(a, b) == pytest.approx(expected)
+def test_iou_of_known_boxes():
+    known = {(2, 2, 6, 6): 4 / 28, (1, 1, 3, 3): 1 / 4, (4, 0, 8, 4): 0, (2, 2, 2, 2): 0}
+    for box, expected in known.items():
+        assert iou((0, 0, 4, 4), box) == pytest.approx(expected)

@@ -11,7 +11,6 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from test_rollout import trl_episode
 from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration, Qwen2VLProcessor
 from trl.chat_template_utils import is_chat_template_prefix_preserving, supports_tool_calling
 
@@ -30,6 +29,7 @@ from deepeyes_lite.training import (
     train,
 )
 from shapes import SHAPES, config_of, tokenizer_of, type_of, write_random
+from trl_episode import trl_episode
 
 NAMES = {
     "7B": "Qwen/Qwen2.5-VL-7B-Instruct",

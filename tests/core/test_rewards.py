@@ -11,7 +11,7 @@ from deepeyes_lite.rewards import REWARDS, VARIANTS, for_trl, least_bonus, rewar
 from deepeyes_lite.tools import ZoomTool
 from deepeyes_lite.training import HISTORY_COLUMNS, history_row, log_episodes
 
-# correct, well formed, calls -> reward
+# correct, well formed, calls, then the best IoU and the group's call rate -> reward
 TABLE = {
     "conditional": {
         (True, True, 0): 0.8,
@@ -31,45 +31,25 @@ TABLE = {
         (False, False, 2): 0.2,
         (False, False, 0): -0.2,
     },
-    "none": {
-        (True, True, 0): 0.8,
-        (True, True, 3): 0.8,
-        (False, True, 3): 0.0,
-        (True, False, 0): 0.6,
-        (False, False, 0): -0.2,
-    },
+    "none": {(True, True, 0): 0.8, (True, True, 3): 0.8, (False, True, 3): 0.0},
     "text_only": {(True, True, 0): 0.8, (False, True, 0): 0.0, (False, False, 0): -0.2},
-    "curiosity": {  # best IoU, then the group's call rate
+    "curiosity": {
         (True, True, 0, 0.0, 0.0): 0.8,
         (True, True, 1, 0.0, 0.1): 0.8 + 0.5 * 0.2,
         (False, True, 1, 0.9, 0.3): 0.0,
         (True, True, 1, 0.0, 0.7): 0.8,
         (True, True, 3, 0.0, 0.2): 0.8 + 0.5 * 0.1 - 0.1,
     },
-    "iou": {
-        (True, True, 1, 0.5): 1.4,
-        (False, True, 2, 1.0): 1.2,
-        (True, True, 0, 0.0): 0.8,
-    },
+    "iou": {(True, True, 1, 0.5): 1.4, (False, True, 2, 1.0): 1.2, (True, True, 0, 0.0): 0.8},
 }
 
 
-def test_the_table_has_every_variant():
+def test_the_reward_of_every_variant():
     assert set(TABLE) == set(VARIANTS)
-
-
-@pytest.mark.parametrize(
-    ("name", "episode", "expected"),
-    [(name, episode, value) for name, row in TABLE.items() for episode, value in row.items()],
-)
-def test_reward(name, episode, expected):
-    assert reward(variant(name), *episode) == pytest.approx(expected)
-
-
-def test_an_unknown_variant_is_refused_with_those_there_are():
-    with pytest.raises(
-        ValueError, match="unknown reward variant 'bonus'; there are conditional, un"
-    ):
+    for name, row in TABLE.items():
+        for episode, expected in row.items():
+            assert reward(variant(name), *episode) == pytest.approx(expected), (name, episode)
+    with pytest.raises(ValueError, match="unknown reward variant 'bonus'; there are conditional, "):
         variant("bonus")
 
 
@@ -81,7 +61,7 @@ OBSERVATION = (
     + f"</tool_response>{prompts.TURN_END}\n{prompts.GENERATION_PROMPT}"
 )
 CALL = "<think>?</think>" + prompts.tool_call({"bbox_2d": [0, 0, 250, 250]}) + prompts.TURN_END
-RIGHT = prompts.answer("!", "K") + prompts.TURN_END
+CORRECT = prompts.answer("!", "K") + prompts.TURN_END
 
 
 def batch(tokenizer, *texts, calls=(), truth="K", options=(), verifier="text"):
@@ -120,10 +100,10 @@ def scored(processor, name, *texts, **changes):
 
 def test_rewards_are_read_off_the_tokens(processor):
     texts = [
-        RIGHT,
-        CALL + OBSERVATION + RIGHT,
+        CORRECT,
+        CALL + OBSERVATION + CORRECT,
         CALL + OBSERVATION + prompts.answer("!", "L") + prompts.TURN_END,
-        RIGHT.removesuffix(prompts.TURN_END),
+        CORRECT.removesuffix(prompts.TURN_END),
         "<answer>K",
         CALL + OBSERVATION + "<answer>K</answer></think>" + prompts.TURN_END,
         "",
@@ -142,7 +122,7 @@ def test_an_answer_is_checked_by_the_rule_of_its_row(processor):
 
 def test_a_variant_may_ask_for_the_group_and_the_boxes(processor):
     """Curiosity pays while one in four calls, not when all do; IoU pays for the target's own box."""
-    texts = [RIGHT, RIGHT, RIGHT, CALL + OBSERVATION + RIGHT]
+    texts = [CORRECT, CORRECT, CORRECT, CALL + OBSERVATION + CORRECT]
     few = scored(processor, "curiosity", *texts, calls=(0, 0, 0, 1))
     assert few == pytest.approx([0.8] * 3 + [0.825])
     all_call = scored(processor, "curiosity", *texts, calls=(1, 1, 1, 2))
@@ -152,7 +132,11 @@ def test_a_variant_may_ask_for_the_group_and_the_boxes(processor):
 
 def test_what_a_step_logs(processor):
     error = OBSERVATION.replace(prompts.IMAGE, "Error: no")
-    texts = [CALL + OBSERVATION + CALL + error + RIGHT, CALL + error + RIGHT, "<answer>L</answer>"]
+    texts = [
+        CALL + OBSERVATION + CALL + error + CORRECT,
+        CALL + error + CORRECT,
+        "<answer>L</answer>",
+    ]
     logged = defaultdict(list)
     columns = batch(processor.tokenizer, *texts, calls=(1, 0, 0))
     columns["legible"] = [1, 0, -1]
@@ -186,27 +170,18 @@ def test_what_a_step_logs(processor):
 # --- the collapse inequality ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("p_zoom", "p_direct", "expected"),
-    [
+def test_least_bonus():
+    for p_zoom, p_direct, expected in [
         (0.5, 0.5, 0.0),
         (0.4, 0.5, 0.2),
         (0.9, 0.3, -8 / 15),
         (0.1, 0.0, -0.8),
         (0.0, 0.5, math.inf),
         (0.0, 0.0, math.inf),
-    ],
-)
-def test_least_bonus(p_zoom, p_direct, expected):
-    assert least_bonus(p_zoom, p_direct) == pytest.approx(expected)
-
-
-@pytest.mark.parametrize(("p_zoom", "p_direct"), [(0.3, 0.7), (0.8, 0.2), (0.05, 0.95)])
-def test_at_the_least_bonus_a_call_pays_as_much_as_none(p_zoom, p_direct):
-    b = least_bonus(p_zoom, p_direct, accuracy=0.6)
-    assert (0.6 + b) * p_zoom == pytest.approx(0.6 * p_direct)
-
-
-@pytest.mark.parametrize(("p_zoom", "p_direct"), [(math.nan, 0.5), (0.5, math.nan)])
-def test_least_bonus_is_unknown_where_a_probability_is(p_zoom, p_direct):
-    assert math.isnan(least_bonus(p_zoom, p_direct))
+        (math.nan, 0.5, math.nan),
+        (0.5, math.nan, math.nan),
+    ]:
+        assert least_bonus(p_zoom, p_direct) == pytest.approx(expected, nan_ok=True)
+    for p_zoom, p_direct in [(0.3, 0.7), (0.8, 0.2), (0.05, 0.95)]:
+        b = least_bonus(p_zoom, p_direct, accuracy=0.6)  # a call pays as much as none
+        assert (0.6 + b) * p_zoom == pytest.approx(0.6 * p_direct)

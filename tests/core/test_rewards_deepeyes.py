@@ -4,9 +4,6 @@
 of Visual-Agent/DeepEyes, with our rules in place of its judge, for both are asked about the same text.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,22 +17,19 @@ BETWEEN = "<|im_end|>\n<|im_start|>user\n<tool_response>{}</tool_response><|im_e
 CALL = (
     '<tool_call>{"name": "image_zoom_in_tool", "arguments": {"bbox_2d": [1, 2, 3, 4]}}</tool_call>'
 )
+K, L = "<answer>K</answer>", "<answer>L</answer>"
 
 
-@dataclass(frozen=True)
 class Episode:
     """Turns of the model; whether each but the last got a crop (True) or an error (False)."""
 
-    turns: tuple[str, ...]
-    crops: tuple[bool, ...] = ()
-
-    @property
-    def text(self) -> str:
-        """The whole response, observations included: what the public code is given."""
-        found = self.turns[0]
-        for turn, crop in zip(self.turns[1:], self.crops, strict=True):
-            found += BETWEEN.format(CROP if crop else "Error: empty") + turn
-        return found
+    def __init__(self, *turns: str, crops: list[bool] | None = None):
+        self.turns = turns
+        self.crops = [True] * (len(turns) - 1) if crops is None else crops
+        # The whole response, observations included: what the public code is given.
+        self.text = turns[0]
+        for turn, crop in zip(turns[1:], self.crops, strict=True):
+            self.text += BETWEEN.format(CROP if crop else "Error: empty") + turn
 
 
 def deepeyes_reward(text: str) -> float:
@@ -59,15 +53,8 @@ def our_reward(episode: Episode) -> float:
     return reward(VARIANTS["conditional"], correct, formed, sum(episode.crops))
 
 
-@dataclass(frozen=True)
-class Deviation:
-    """Why ours differs, an example with both rewards, and where it may apply."""
-
-    reason: str
-    example: Episode
-    theirs: float
-    ours: float
-    applies: Callable[[Episode], bool]
+def no_last_answer(e):
+    return "<answer>" not in e.turns[-1]
 
 
 def more_than_one(tag):
@@ -83,158 +70,75 @@ def turned_round(e):
     return any(0 <= t.find(f"</{tag}>") < t.find(f"<{tag}>") for t in e.turns for tag in tags)
 
 
-DEVIATIONS = {
-    "no answer tag": Deviation(
-        "0 == 0 tags are no error to the public code, and the whole text goes to the judge; a format that "
-        "needs no answer teaches none",
-        Episode(("It is K.",)),
-        theirs=0.0,
-        ours=-0.2,
-        applies=lambda e: "<answer>" not in e.turns[-1],
-    ),
-    "bare answer": Deviation(
-        "for the same reason a bare answer is right there",
-        Episode(("K",)),
-        theirs=0.8,
-        ours=-0.2,
-        applies=lambda e: "<answer>" not in e.turns[-1],
-    ),
-    "answer not closed": Deviation(
-        "the public code reads on to the end; we read only what stands in a pair",
-        Episode(("<think>!</think><answer>K",)),
-        theirs=0.6,
-        ours=-0.2,
-        applies=unpaired("answer"),
-    ),
-    "answer within thoughts": Deviation(
-        "the public code counts answer tags after the last thought only, and reads the last; ours are pairs",
-        Episode(("<think><answer></think><answer>K</answer>",)),
-        theirs=0.8,
-        ours=-0.2,
-        applies=unpaired("answer"),
-    ),
-    "two answers": Deviation(
-        "2 == 2 tags are no error there; an answer after another is a second guess",
-        Episode(("<think>!</think><answer>L</answer><answer>K</answer>",)),
-        theirs=0.8,
-        ours=0.6,
-        applies=more_than_one("answer"),
-    ),
-    "two thoughts in a turn": Deviation(
-        "the public code counts over the whole response; a turn of ours has one thought",
-        Episode(("<think>?</think><think>!</think><answer>K</answer>",)),
-        theirs=0.8,
-        ours=0.6,
-        applies=more_than_one("think"),
-    ),
-    "tags mended in another turn": Deviation(
-        "the public code counts over the whole response, so a later turn makes up for an earlier one",
-        Episode((f"<think>?{CALL}", "</think><answer>K</answer>"), (True,)),
-        theirs=2.0,
-        ours=1.8,
-        applies=unpaired("think"),
-    ),
-    "tags the wrong way round": Deviation(
-        "the public code counts tags and does not look at their order",
-        Episode(("</think>!<think><answer>K</answer>",)),
-        theirs=0.8,
-        ours=0.6,
-        applies=turned_round,
-    ),
-    "call not closed": Deviation(
-        "the public code does not count the tags of calls; ours must be pairs",
-        Episode(("<think>?</think><tool_call>{<answer>K</answer>",)),
-        theirs=0.8,
-        ours=0.6,
-        applies=unpaired("tool_call"),
-    ),
-    "two calls in a turn": Deviation(
-        "the public toolbox answers the first of them; a well-formed turn of ours has one",
-        Episode((f"<think>?</think>{CALL}{CALL}", "<answer>K</answer>"), (True,)),
-        theirs=2.0,
-        ours=1.8,
-        applies=more_than_one("tool_call"),
-    ),
-    "answer beside a call": Deviation(
-        "a last turn that calls, too, did not wait for what it asked for",
-        Episode((f"<think>?</think>{CALL}<answer>K</answer>",)),
-        theirs=0.8,
-        ours=0.6,
-        applies=lambda e: "<tool_call>" in e.turns[-1],
-    ),
-    "answer before the end": Deviation(
-        "an answer in a turn that goes on was not the last word",
-        Episode((f"<think>?</think><answer>K</answer>{CALL}", "<answer>K</answer>"), (True,)),
-        theirs=2.0,
-        ours=1.8,
-        applies=lambda e: any("<answer>" in turn for turn in e.turns[:-1]),
-    ),
-    "earlier answer counts": Deviation(
-        "the public code takes the last answer of the response; ours must stand in the last turn",
-        Episode((f"<answer>K</answer>{CALL}", "<think>?</think>"), (True,)),
-        theirs=2.0,
-        ours=-0.2,
-        applies=lambda e: "<answer>" not in e.turns[-1],
-    ),
-    "answer too long": Deviation(
-        "wrong in both; there it is a format error as well, which ours leaves to the tags",
-        Episode(("<think>!</think><answer>" + "K " * 600 + "</answer>",)),
-        theirs=-0.2,
-        ours=0.0,
-        applies=lambda e: len(e.text) >= 1000,
-    ),
-    "crop that the policy wrote": Deviation(
-        "there a placeholder in the text is a tool call, whoever wrote it; ours counts calls that were "
-        "answered with a crop (and a run stops where a policy writes a placeholder)",
-        Episode((f"<think>{CROP}</think><answer>K</answer>",)),
-        theirs=2.0,
-        ours=0.8,
-        applies=lambda e: any("<|image_pad|>" in turn for turn in e.turns),
-    ),
-}
+def calls_at_last(e):
+    return "<tool_call>" in e.turns[-1]
 
 
-@pytest.mark.parametrize("name", DEVIATIONS)
-def test_every_deviation_is_as_it_is_listed(name):
-    found = DEVIATIONS[name]
-    assert found.applies(found.example)
-    assert deepeyes_reward(found.example.text) == pytest.approx(found.theirs)
-    assert our_reward(found.example) == pytest.approx(found.ours)
-    assert found.theirs != found.ours
+def answers_early(e):
+    return any("<answer>" in turn for turn in e.turns[:-1])
 
 
-WELL_FORMED = {
-    "at once, right": (Episode(("<think>!</think><answer>K</answer>",)), 0.8),
-    "at once, wrong": (Episode(("<think>!</think><answer>L</answer>",)), 0.0),
-    "zoomed, right": (Episode((f"<think>?</think>{CALL}", "<answer>K</answer>"), (True,)), 2.0),
-    "zoomed, wrong": (Episode((f"<think>?</think>{CALL}", "<answer>L</answer>"), (True,)), 0.0),
-    "refused, right": (Episode((f"<think>?</think>{CALL}", "<answer>K</answer>"), (False,)), 0.8),
-    "zoomed twice": (Episode((CALL, CALL, "<answer>K</answer>"), (True, True)), 2.0),
-    "thought not closed": (Episode(("<think>!<answer>K</answer>",)), 0.6),
-    "thought not closed, zoomed": (Episode((f"<think>{CALL}", "<answer>K</answer>"), (True,)), 1.8),
-}
+# An example of every deviation, their reward, ours, and where the deviation may apply.
+DEVIATIONS = [
+    # 0 == 0 tags are no error to the public code, and the whole text goes to the judge, so that a bare
+    # answer is right; a format that needs no answer teaches none.
+    (Episode("It is K."), 0.0, -0.2, no_last_answer),
+    (Episode("K"), 0.8, -0.2, no_last_answer),
+    # The public code reads on to the end; we read only what stands in a pair.
+    (Episode("<think>!</think><answer>K"), 0.6, -0.2, unpaired("answer")),
+    # The public code counts answer tags after the last thought only, and reads the last; ours are pairs.
+    (Episode(f"<think><answer></think>{K}"), 0.8, -0.2, unpaired("answer")),
+    # 2 == 2 tags are no error there; an answer after another is a second guess.
+    (Episode(f"<think>!</think>{L}{K}"), 0.8, 0.6, more_than_one("answer")),
+    # The public code counts over the whole response, so a later turn makes up for an earlier one; a turn
+    # of ours has one thought.
+    (Episode(f"<think>?</think><think>!</think>{K}"), 0.8, 0.6, more_than_one("think")),
+    (Episode(f"<think>?{CALL}", f"</think>{K}"), 2.0, 1.8, unpaired("think")),
+    # The public code counts tags and does not look at their order.
+    (Episode(f"</think>!<think>{K}"), 0.8, 0.6, turned_round),
+    # The public code does not count the tags of calls; ours must be pairs.
+    (Episode(f"<think>?</think><tool_call>{{{K}"), 0.8, 0.6, unpaired("tool_call")),
+    # The public toolbox answers the first of two calls in a turn; a well-formed turn of ours has one.
+    (Episode(f"<think>?</think>{CALL}{CALL}", K), 2.0, 1.8, more_than_one("tool_call")),
+    # A last turn that calls, too, did not wait for what it asked for.
+    (Episode(f"<think>?</think>{CALL}{K}"), 0.8, 0.6, calls_at_last),
+    # An answer in a turn that goes on was not the last word.
+    (Episode(f"<think>?</think>{K}{CALL}", K), 2.0, 1.8, answers_early),
+    # The public code takes the last answer of the response; ours must stand in the last turn.
+    (Episode(f"{K}{CALL}", "<think>?</think>"), 2.0, -0.2, no_last_answer),
+    # An answer too long is wrong in both; there it is a format error as well, which ours leaves to tags.
+    (Episode(f"<answer>{'K ' * 600}</answer>"), -0.2, 0.0, lambda e: len(e.text) >= 1000),
+    # There a placeholder in the text is a tool call, whoever wrote it; ours counts calls that were
+    # answered with a crop (and a run stops where a policy writes a placeholder).
+    (Episode(f"<think>{CROP}</think>{K}"), 2.0, 0.8, lambda e: "<|image_pad|>" in str(e.turns)),
+]
 
 
-@pytest.mark.parametrize("name", WELL_FORMED)
-def test_equal_where_nothing_deviates(name):
-    episode, expected = WELL_FORMED[name]
-    assert deepeyes_reward(episode.text) == pytest.approx(expected)
-    assert our_reward(episode) == pytest.approx(expected)
+@pytest.mark.parametrize(("example", "theirs", "ours", "applies"), DEVIATIONS)
+def test_every_deviation_is_as_it_is_listed(example, theirs, ours, applies):
+    assert applies(example) and theirs != ours
+    assert deepeyes_reward(example.text) == pytest.approx(theirs)
+    assert our_reward(example) == pytest.approx(ours)
 
 
-PIECES = st.sampled_from(
-    [*(f"<{mark}{tag}>" for tag in ("think", "answer", "tool_call") for mark in ("", "/"))]
-    + [
-        "<think>!</think>",
-        "<answer>K</answer>",
-        "<answer>L</answer>",
-        CALL,
-        CROP,
-        "K",
-        "L",
-        "K " * 600,
-    ]
-)
+def test_equal_where_nothing_deviates():
+    zoom = f"<think>?</think>{CALL}"
+    for episode, expected in [
+        (Episode(f"<think>!</think>{K}"), 0.8),
+        (Episode(f"<think>!</think>{L}"), 0.0),
+        (Episode(zoom, K), 2.0),
+        (Episode(zoom, L), 0.0),
+        (Episode(zoom, K, crops=[False]), 0.8),  # a refused call
+        (Episode(CALL, CALL, K), 2.0),
+        (Episode(f"<think>!{K}"), 0.6),  # the thought is not closed
+        (Episode(f"<think>{CALL}", K), 1.8),
+    ]:
+        assert deepeyes_reward(episode.text) == pytest.approx(expected)
+        assert our_reward(episode) == pytest.approx(expected)
+
+
+TAGS = [f"<{mark}{tag}>" for tag in ("think", "answer", "tool_call") for mark in ("", "/")]
+PIECES = st.sampled_from([*TAGS, "<think>!</think>", K, L, CALL, CROP, "K", "L", "K " * 600])
 TURNS = st.lists(PIECES, max_size=5).map("".join)
 
 
@@ -242,24 +146,14 @@ TURNS = st.lists(PIECES, max_size=5).map("".join)
 def episodes(draw):
     turns = draw(st.lists(TURNS, min_size=1, max_size=3))
     crops = draw(st.lists(st.booleans(), min_size=len(turns) - 1, max_size=len(turns) - 1))
-    return Episode(tuple(turns), tuple(crops))
+    return Episode(*turns, crops=crops)
 
 
 @given(episode=episodes())
 @settings(max_examples=1500)
 def test_no_deviation_is_missing_from_the_list(episode):
     """Whatever a policy writes: where the rewards differ, a listed deviation applies."""
-    turns_without_call = any("<tool_call>" not in turn for turn in episode.turns[:-1])
-    if turns_without_call:  # the loop ends an episode at such a turn
-        return
+    if any("<tool_call>" not in turn for turn in episode.turns[:-1]):
+        return  # the loop ends an episode at a turn without a call
     if our_reward(episode) != pytest.approx(deepeyes_reward(episode.text)):
-        names = [name for name, found in DEVIATIONS.items() if found.applies(episode)]
-        assert names, episode
-
-
-def test_weights_are_those_of_the_public_code():
-    weights = {"accuracy_reward": 0.8, "format_reward": 0.2, "tool_bonus": 1.2}
-    assert VARIANTS["conditional"] == weights
-    assert (
-        VARIANTS["unconditional"]["call_bonus"] == 0.4
-    )  # "reward 1" of the public code, commented out
+        assert any(applies(episode) for *_, applies in DEVIATIONS), episode.turns

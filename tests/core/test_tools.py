@@ -4,7 +4,6 @@ import inspect
 import json
 import math
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,8 +22,6 @@ from deepeyes_lite.tools import (
     ToolError,
     ZoomTool,
     answer_call,
-    check_box,
-    images_and_texts,
     zoom,
 )
 
@@ -64,17 +61,19 @@ for _ in range(100_000):
 
 
 def assert_sound(tool, content):
-    """The observation is one bounded crop of the image, or one text."""
+    """The observation is one bounded crop of the image, or one text; crops and refusals are counted."""
     if isinstance(content, str):
+        assert (tool.boxes_px, tool.refused) == ([], 0)
         return
     (part,) = content
     if part["type"] == "text":
         assert part["text"].startswith("Error: ")
+        assert (tool.boxes_px, tool.refused) == ([], 1)
         return
     crop = part["image"]
     assert 1 <= crop.width <= min(MAX_CROP_SIDE, tool.image.width)
     assert 1 <= crop.height <= min(MAX_CROP_SIDE, tool.image.height)
-    x1, y1, x2, y2 = tool.boxes_px[-1]
+    ((x1, y1, x2, y2),) = tool.boxes_px
     assert 0 <= x1 < x2 <= tool.image.width and 0 <= y1 < y2 <= tool.image.height
 
 
@@ -84,59 +83,26 @@ def test_no_call_raises_and_no_crop_exceeds_its_bounds(size, function):
     assert_sound(tool, answer_call(tool, function))
 
 
-HOSTILE = {
-    "deep box": {"name": ZOOM, "arguments": {"bbox_2d": DEEP}},
-    "deep name": {"name": DEEP, "arguments": {}},
-    "long name": {"name": "x" * 10**6, "arguments": {}},
-    "long box": {"name": ZOOM, "arguments": {"bbox_2d": [0] * 10**6}},
-    "huge numbers": {"name": ZOOM, "arguments": {"bbox_2d": [10**5000] * 4}},
-    "deep label": {"name": ZOOM, "arguments": {"bbox_2d": [0, 0, 9, 9], "label": DEEP}},
-    "self twice": {"name": ZOOM, "arguments": {"bbox_2d": [1, 2, 3, 4], "self": 1}},
-    "name is a number": {"name": ZOOM, "arguments": {1: 2}},
-    "None": None,
-}
+BOX = [1, 2, 3, 4]
+HOSTILE = [{"name": DEEP, "arguments": {}}, {"name": "x" * 10**6, "arguments": {}}, None]
+for arguments in ({"bbox_2d": DEEP}, {"bbox_2d": [0] * 10**6}, {"bbox_2d": [10**5000] * 4}):
+    HOSTILE.append({"name": ZOOM, "arguments": arguments})
+for arguments in ({"bbox_2d": BOX, "label": DEEP}, {"bbox_2d": BOX, "self": 1}, {1: 2}):
+    HOSTILE.append({"name": ZOOM, "arguments": arguments})
 
 
-@pytest.mark.parametrize("name", HOSTILE)
-def test_no_hostile_call_raises(name):
-    tool = ZoomTool(IMAGES[384, 384])
-    assert_sound(tool, answer_call(tool, HOSTILE[name]))
-
-
-@given(size=st.sampled_from(SIZES), bbox_2d=BOXES, label=ANYTHING)
-def test_nothing_raises_out_of_the_tool_itself(size, bbox_2d, label):
-    tool = ZoomTool(IMAGES[size])
-    content = tool.image_zoom_in_tool(bbox_2d, label)
-    assert_sound(tool, content)
-    assert len(tool.boxes_px) + tool.refused == 1
-    assert (content[0]["type"] == "image") == (len(tool.boxes_px) == 1)
-
-
-NUMBER_IN_IMAGE = st.floats(0, 1000)
-
-
-@given(
-    size=st.sampled_from(SIZES),
-    bbox_2d=st.lists(NUMBER_IN_IMAGE, min_size=4, max_size=4),
-)
-def test_every_box_with_an_area_inside_the_image_gets_its_crop(size, bbox_2d):
+@given(size=st.sampled_from(SIZES), bbox_2d=st.lists(st.floats(0, 1000), min_size=4, max_size=4))
+def test_a_box_with_an_area_gets_a_square_crop_around_it(size, bbox_2d):
     tool = ZoomTool(IMAGES[size])
     (part,) = tool.image_zoom_in_tool(bbox_2d)
-    x1, x2 = sorted(v * size[0] / 1000 for v in bbox_2d[::2])
-    y1, y2 = sorted(v * size[1] / 1000 for v in bbox_2d[1::2])
-    assert (part["type"] == "image") == (x1 < x2 and y1 < y2)
-    if part["type"] == "image":
-        assert tool.boxes_px == [pytest.approx((x1, y1, x2, y2))]
-
-
-@given(size=st.sampled_from(SIZES), bbox_2d=st.lists(NUMBER_IN_IMAGE, min_size=4, max_size=4))
-def test_crop_is_a_square_around_the_box(size, bbox_2d):
     (left, right), (top, bottom) = sorted(bbox_2d[::2]), sorted(bbox_2d[1::2])
     box_px = px_from_1000((left, top, right, bottom), size)
-    if box_px[0] == box_px[2] or box_px[1] == box_px[3]:
+    assert (part["type"] == "image") == (box_px[0] < box_px[2] and box_px[1] < box_px[3])
+    if part["type"] == "text":
         with pytest.raises(ToolError, match="empty"):
             zoom(IMAGES[size], box_px)
         return
+    assert tool.boxes_px == [pytest.approx(box_px)]
     crop, (x1, y1, x2, y2) = zoom(IMAGES[size], box_px)
     assert x1 >= 0 and y1 >= 0 and x2 <= size[0] and y2 <= size[1]
     half = 0.5 + 1e-6  # whole pixels
@@ -146,55 +112,34 @@ def test_crop_is_a_square_around_the_box(size, bbox_2d):
     assert x2 - x1 == pytest.approx(min(longest, size[0]), abs=1.5)
     assert y2 - y1 == pytest.approx(min(longest, size[1]), abs=1.5)
     if max(x2 - x1, y2 - y1) <= MAX_CROP_SIDE:
-        assert crop.size == (x2 - x1, y2 - y1)
+        assert part["image"].size == crop.size == (x2 - x1, y2 - y1)
+    else:
+        assert max(part["image"].size) == max(crop.size) == MAX_CROP_SIDE
 
 
-FOUR = "must be four numbers [x1, y1, x2, y2], got"
-LIST = "must be a list of four numbers [x1, y1, x2, y2], got"
-ONLY = "must hold numbers only, got a"
-FINITE = "must hold finite numbers between 0 and 1000"
-EMPTY = "is empty or outside the image; give x1 < x2 and y1 < y2"
+INFINITE = [json.loads(f"[0, 0, {number}, 9]") for number in ("1e999", "NaN", "-Infinity")]
+REFUSED = {
+    "must be a list of four numbers [x1, y1, x2, y2], got": ["[0, 0, 9, 9]", None, {"x1": 0}, 7],
+    "must be four numbers [x1, y1, x2, y2], got": [[], [1, 2, 3], [1, 2, 3, 4, 5], [[1, 2, 3, 4]]],
+    "must hold numbers only, got a": [["1", "2", "3", "4"]]
+    + [[0, 0, 9, value] for value in (True, None, [9], 1j)],
+    "must hold finite numbers between 0 and 1000": [[0, 0, 10**400, 9], [0, 0, 1e7, 9], *INFINITE],
+    "is empty or outside the image; give x1 < x2 and y1 < y2": [[1200, 1200, 1300, 1300]]
+    + [[-300, 0, -1, 1000], [1000, 0, 1200, 1000], [500, 500, 500, 900], [0, 0, 0, 0]],
+}
 
 
-@pytest.mark.parametrize(
-    ("bbox_2d", "message"),
-    [
-        ("[0, 0, 9, 9]", f"{LIST} str"),
-        (None, f"{LIST} NoneType"),
-        ({"x1": 0}, f"{LIST} dict"),
-        (7, f"{LIST} int"),
-        ([], f"{FOUR} 0 values"),
-        ([1, 2, 3], f"{FOUR} 3 values"),
-        ([1, 2, 3, 4, 5], f"{FOUR} 5 values"),
-        ([[1, 2, 3, 4]], f"{FOUR} 1 values"),
-        (["1", "2", "3", "4"], f"{ONLY} str"),
-        ([0, 0, True, True], f"{ONLY} bool"),
-        ([0, 0, None, 9], f"{ONLY} NoneType"),
-        ([0, 0, 9, [9]], f"{ONLY} list"),
-        ([0, 0, 9, 1j], f"{ONLY} complex"),
-        ([0, 0, 10**400, 9], FINITE),
-        ([0, 0, 1e7, 9], FINITE),
-        (json.loads("[0, 0, 1e999, 9]"), FINITE),
-        (json.loads("[0, 0, NaN, 9]"), FINITE),
-        (json.loads("[-Infinity, 0, 9, 9]"), FINITE),
-        ([1200, 1200, 1300, 1300], EMPTY),
-        ([-300, 0, -1, 1000], EMPTY),
-        ([1000, 0, 1200, 1000], EMPTY),
-        ([500, 500, 500, 900], EMPTY),
-        ([0, 0, 0, 0], EMPTY),
-    ],
-)
-def test_what_cannot_be_cropped_is_answered_with_what_is_wrong(bbox_2d, message):
-    tool = ZoomTool(IMAGES[384, 384])
-    assert tool.image_zoom_in_tool(bbox_2d) == [
-        {"type": "text", "text": f"Error: bbox_2d {message}"}
-    ]
-    assert (tool.boxes_px, tool.refused) == ([], 1)
+@pytest.mark.parametrize("message", REFUSED)
+def test_what_cannot_be_cropped_is_answered_with_what_is_wrong(message):
+    for bbox_2d in REFUSED[message]:
+        tool = ZoomTool(IMAGES[384, 384])
+        (part,) = tool.image_zoom_in_tool(bbox_2d)
+        assert part["type"] == "text" and part["text"].startswith(f"Error: bbox_2d {message}")
+        assert (tool.boxes_px, tool.refused) == ([], 1)
 
 
-@pytest.mark.parametrize(
-    ("bbox_2d", "box_px", "side"),
-    [
+def test_what_can_be_cropped_is():
+    for bbox_2d, box_px, side in [
         ([250, 250, 500, 500], (96, 96, 192, 192), 96),
         ([500, 500, 250, 250], (96, 96, 192, 192), 96),  # reversed
         ([500, 250, 250, 500], (96, 96, 192, 192), 96),  # reversed from left to right
@@ -203,106 +148,39 @@ def test_what_cannot_be_cropped_is_answered_with_what_is_wrong(bbox_2d, message)
         ([-1e6, -1e6, 1e6, 1e6], (0, 0, 384, 384), 384),
         ([500, 500, 500.001, 500.001], (192, 192, 192.000384, 192.000384), MIN_CROP_SIDE),  # tiny
         ((250, 250, 500, 500), (96, 96, 192, 192), 96),
-    ],
-)
-def test_what_can_be_cropped_is(bbox_2d, box_px, side):
-    tool = ZoomTool(IMAGES[384, 384])
-    (part,) = tool.image_zoom_in_tool(bbox_2d, label="red circle")
-    assert part["image"].size == (side, side)
-    assert tool.boxes_px == [pytest.approx(box_px)]
-    assert tool.refused == 0
+    ]:
+        tool = ZoomTool(IMAGES[384, 384])
+        (part,) = tool.image_zoom_in_tool(bbox_2d, label="red circle")
+        assert part["image"].size == (side, side)
+        assert tool.boxes_px == [pytest.approx(box_px)] and tool.refused == 0
 
 
-@pytest.mark.parametrize(
-    ("size", "bbox_2d", "crop_size"),
-    [
-        ((1, 1), [0, 0, 1000, 1000], (1, 1)),
-        ((1, 1), [0.5, 0.5, 0.6, 0.6], (1, 1)),
-        ((5, 3000), [0, 0, 1000, 1], (5, 5)),
-        ((5, 3000), [0, 0, 1000, 1000], (2, MAX_CROP_SIDE)),
-        ((2500, 1500), [0, 0, 1000, 1000], (MAX_CROP_SIDE, 615)),
-        ((2500, 1500), [0, 0, 200, 100], (500, 500)),
-    ],
-)
-def test_crops_of_odd_images(size, bbox_2d, crop_size):
-    (part,) = ZoomTool(IMAGES[size]).image_zoom_in_tool(bbox_2d)
-    assert part["image"].size == crop_size
+def test_crop_of_the_longest_image_that_data_takes_suits_the_image_processor():
+    for size in [(28, 5600), (5600, 28), (40, 8000)]:
+        assert max(size) / min(size) == MAX_ASPECT and min(size) >= MIN_SIDE
+        (part,) = ZoomTool(Image.new("RGB", size)).image_zoom_in_tool([0, 0, 1000, 1000])
+        assert max(part["image"].size) == MAX_CROP_SIDE
+        patches = Qwen2VLImageProcessorPil()(images=[part["image"]])
+        assert patches["image_grid_thw"].shape == (1, 3)
 
 
-@pytest.mark.parametrize("size", [(28, 5600), (5600, 28), (40, 8000)])
-def test_crop_of_the_longest_image_that_data_takes_suits_the_image_processor(size):
-    assert max(size) / min(size) == MAX_ASPECT and min(size) >= MIN_SIDE
-    (part,) = ZoomTool(Image.new("RGB", size)).image_zoom_in_tool([0, 0, 1000, 1000])
-    assert max(part["image"].size) == MAX_CROP_SIDE
-    assert Qwen2VLImageProcessorPil()(images=[part["image"]])["image_grid_thw"].shape == (1, 3)
-
-
-def test_crop_shows_the_pixels_of_the_original():
-    pixels = np.arange(200 * 300 * 3, dtype=np.uint32).reshape(200, 300, 3) % 251
-    image = Image.fromarray(pixels.astype(np.uint8))
-    crop, box_px = zoom(image, (100, 50, 160, 110))
-    assert box_px == (100, 50, 160, 110)
-    assert np.array_equal(np.asarray(crop), pixels[50:110, 100:160])
-
-
-def test_the_seventh_call_is_refused_whatever_the_six_were():
-    tool = ZoomTool(IMAGES[384, 384])
-    for number in range(MAX_CALLS):
-        box = [0, 0, 500, 500] if number % 2 else "nonsense"
-        tool.image_zoom_in_tool(box)
-    (part,) = tool.image_zoom_in_tool([0, 0, 500, 500])
-    assert part["text"] == "Error: no calls left, the limit is 6; answer now"
-    assert (len(tool.boxes_px), tool.refused) == (3, 4)
-
-
-def test_blank_tool_answers_as_the_zoom_does_but_grey():
-    image = Image.effect_noise((384, 384), 80).convert("RGB")
-    zoomed, blank = ZoomTool(image), ZoomTool(image)
-    blank.blank = True
-    for box in ([0, 0, 500, 300], [1200, 0, 1300, 9], "nonsense"):
-        seen, grey = zoomed.image_zoom_in_tool(box)[0], blank.image_zoom_in_tool(box)[0]
-        assert seen["type"] == grey["type"]
-        if seen["type"] == "image":
-            assert seen["image"].size == grey["image"].size
-            assert grey["image"].getcolors() == [(192 * 192, (128, 128, 128))]
-            assert len(seen["image"].getcolors()) > 10
-    assert zoomed.boxes_px == blank.boxes_px and zoomed.refused == blank.refused == 2
-
-
-@pytest.mark.parametrize(
-    ("function", "message"),
-    [
+def test_what_is_no_call_is_answered_as_trl_answers_it_and_no_hostile_call_raises():
+    no_box = "missing 1 required positional argument: 'bbox_2d'"
+    for function, message in [
         ({"name": "rotate", "arguments": {}}, "Tool rotate not found."),
         ({"arguments": {}}, "'name'"),
         ({"name": ZOOM}, "'arguments'"),
-        ({"name": ZOOM, "arguments": {}}, "missing 1 required positional argument: 'bbox_2d'"),
+        ({"name": ZOOM, "arguments": {}}, no_box),
         ({"name": ZOOM, "arguments": {"bbox_2d": [0, 0, 9, 9], "angle": 1}}, "'angle'"),
         ({"name": ZOOM, "arguments": [1, 2]}, "must be a mapping"),
-        ({"name": ZOOM, "arguments": "bbox_2d"}, "must be a mapping"),
         ([], "list indices must be integers"),
         (None, "not subscriptable"),
-    ],
-)
-def test_what_is_no_call_is_answered_as_trl_answers_it(function, message):
-    tool = ZoomTool(IMAGES[384, 384])
-    text = answer_call(tool, function)
-    assert text.startswith("{'error': ") and message in text
-    assert (tool.boxes_px, tool.refused) == ([], 0)
-
-
-def test_check_box_makes_floats():
-    assert check_box((1, 2.5, 3, 4)) == (1.0, 2.5, 3.0, 4.0)
-    assert all(type(v) is float for v in check_box([1, 2, 3, 4]))
-
-
-def test_crops_and_texts_are_told_apart():
-    crop = Image.new("RGB", (28, 28))
-    contents = [
-        [{"type": "image", "image": crop}],
-        "{'error': 'a'}",
-        [{"type": "text", "text": "Error: b"}],
-    ]
-    assert images_and_texts(contents) == ([crop], ["{'error': 'a'}", "Error: b"])
+    ]:
+        text = answer_call(ZoomTool(IMAGES[384, 384]), function)
+        assert text.startswith("{'error': ") and message in text
+    for function in HOSTILE:
+        tool = ZoomTool(IMAGES[384, 384])
+        assert_sound(tool, answer_call(tool, function))
 
 
 # --- a zoom into a zoom -------------------------------------------------------------------------
@@ -320,46 +198,39 @@ def test_a_box_on_a_crop_is_a_box_on_the_original():
     assert part["image"].size == (400, 400)
 
 
-def test_the_frame_of_a_crop_is_its_square_not_the_box_asked_for():
+def test_the_frame_of_a_crop_is_what_it_shows():
     tool = ZoomTool(Image.new("RGB", (400, 400)))
     tool.image_zoom_in_tool([100, 200, 200, 400])  # 40 x 80 px become the 80 x 80 around it
     tool.image_zoom_in_tool([0, 0, 1000, 1000], image=1)
     assert tool.boxes_px[1] == (20, 80, 100, 160)
-
-
-def test_the_frame_of_a_reduced_crop_is_what_it_shows():
     tool = ZoomTool(Image.new("RGB", (4000, 4000)))
     (part,) = tool.image_zoom_in_tool([0, 0, 500, 500])
-    assert part["image"].size == (1024, 1024)
+    assert part["image"].size == (1024, 1024)  # reduced
     tool.image_zoom_in_tool([500, 500, 600, 600], image=1)
     assert tool.boxes_px[1] == (1000, 1000, 1200, 1200)
 
 
-@pytest.mark.parametrize("image", [1, -1, 10**30, True, 0.0, "0", None, [0], math.nan])
-def test_a_box_on_an_image_that_is_not_there_is_refused(image):
-    tool = ZoomTool(Image.new("RGB", (400, 400)))
-    (part,) = tool.image_zoom_in_tool([0, 0, 500, 500], image=image)
-    assert part["text"] == "Error: image must be a whole number from 0 to 0"
-    assert (tool.boxes_px, tool.refused) == ([], 1)
-
-
-def test_a_refused_call_leaves_no_image_to_zoom_into():
-    tool = ZoomTool(Image.new("RGB", (400, 400)))
-    tool.image_zoom_in_tool([2000, 2000, 3000, 3000])
-    (part,) = tool.image_zoom_in_tool([0, 0, 500, 500], image=1)
-    assert "from 0 to 0" in part["text"]
+def test_a_box_on_an_image_that_is_not_there_is_refused():
+    tool = ZoomTool(Image.new("RGB", (400, 400)), max_calls=99)
+    tool.image_zoom_in_tool([2000, 2000, 3000, 3000])  # refused: no image to zoom into
+    for image in [1, -1, 10**30, True, 0.0, "0", None, [0], math.nan]:
+        (part,) = tool.image_zoom_in_tool([0, 0, 500, 500], image=image)
+        assert part["text"] == "Error: image must be a whole number from 0 to 0"
+    assert (tool.boxes_px, tool.refused) == ([], 10)
 
 
 # --- as TRL's environment -------------------------------------------------------------------------
 
 
-def test_trl_finds_reset_and_one_tool():
+def test_trl_finds_reset_and_one_tool(samples):
     """TRL takes every public method but `reset` for a tool."""
-    names = [name for name, _ in inspect.getmembers(ZoomTool, inspect.isfunction)]
-    assert [name for name in names if not name.startswith("_")] == [ZOOM, "reset"]
 
+    def public(environment):
+        names = [name for name, _ in inspect.getmembers(environment, inspect.isfunction)]
+        return [name for name in names if not name.startswith("_")]
 
-def test_the_schema_asks_for_the_box_and_offers_the_label():
+    assert public(ZoomTool) == [ZOOM, "reset"] and public(NoTool) == ["reset"]
+    assert NoTool().reset(**samples[0]) is None and NoTool().boxes_px == []
     function = get_json_schema(ZoomTool().image_zoom_in_tool)["function"]
     assert function["name"] == ZOOM
     assert set(function["parameters"]["properties"]) == {"bbox_2d", "label", "image"}
@@ -368,29 +239,18 @@ def test_the_schema_asks_for_the_box_and_offers_the_label():
     assert (box["type"], box["items"]) == ("array", {"type": "number"})
 
 
-def test_every_episode_starts_anew(samples):
-    environment = ZoomTool()
-    for row in list(samples)[:2]:
-        assert environment.reset(**row) is None  # an observation would be added to the prompt
-        assert environment.image is row["image"]
-        assert (environment.boxes_px, environment.refused) == ([], 0)
-        for _ in range(MAX_CALLS - 1):
-            environment.image_zoom_in_tool([0, 0, 500, 500])
-        environment.image_zoom_in_tool("nonsense")
-        (part,) = environment.image_zoom_in_tool([0, 0, 500, 500])
-        assert "no calls left" in part["text"]
-        assert (len(environment.boxes_px), environment.refused) == (MAX_CALLS - 1, 2)
-
-
-def test_a_crop_is_cut_from_this_episode_s_image():
+def test_every_episode_starts_anew():
     environment = ZoomTool()
     for color in ((10, 20, 30), (200, 100, 0)):
-        environment.reset(image=Image.new("RGB", (384, 384), color), question="?", prompt=[])
-        (part,) = environment.image_zoom_in_tool([0, 0, 250, 250])
-        assert part["image"].getcolors() == [(96 * 96, color)]
-
-
-def test_an_environment_without_a_tool_offers_none(samples):
-    names = [name for name, _ in inspect.getmembers(NoTool, inspect.isfunction)]
-    assert [name for name in names if not name.startswith("_")] == ["reset"]
-    assert NoTool().reset(**samples[0]) is None and NoTool().boxes_px == []
+        image = Image.new("RGB", (384, 384), color)
+        # An observation would be added to the prompt.
+        assert environment.reset(image=image, question="?", prompt=[]) is None
+        assert environment.image is image
+        assert (environment.boxes_px, environment.refused) == ([], 0)
+        for _ in range(MAX_CALLS - 1):
+            (part,) = environment.image_zoom_in_tool([0, 0, 250, 250])
+            assert part["image"].getcolors() == [(96 * 96, color)]
+        environment.image_zoom_in_tool("nonsense")  # is a call, too
+        (part,) = environment.image_zoom_in_tool([0, 0, 500, 500])
+        assert part["text"] == "Error: no calls left, the limit is 6; answer now"
+        assert (len(environment.boxes_px), environment.refused) == (MAX_CALLS - 1, 2)

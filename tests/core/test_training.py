@@ -40,7 +40,6 @@ from deepeyes_lite.training import (
     with_prompts,
     write_history,
 )
-from deepeyes_lite.viz.snapshots import Snapshots
 from killed_run import varied
 
 NAN = math.nan
@@ -52,9 +51,8 @@ class Killed(BaseException):
 
 @pytest.fixture(scope="module")
 def config(random_eyes):
-    return RunConfig(
-        model=str(random_eyes), steps=4, prompts_per_step=2, num_generations=4, save_steps=1
-    )
+    shape = {"steps": 4, "prompts_per_step": 2, "num_generations": 4, "save_steps": 1}
+    return RunConfig(model=str(random_eyes), **shape)
 
 
 def run(config, out, *callbacks):
@@ -88,7 +86,7 @@ def assert_same_end(out, undisturbed):
 
 
 @pytest.mark.train
-def test_a_run_leaves_config_history_and_adapter(undisturbed, config):
+def test_a_run_leaves_config_history_and_adapter_and_changes_nothing_else(undisturbed, config):
     assert json.loads((undisturbed / "config.json").read_text()) == asdict(config)
     assert read_config(undisturbed) == config
     rows = read_history(undisturbed / "history.csv")
@@ -97,10 +95,6 @@ def test_a_run_leaves_config_history_and_adapter(undisturbed, config):
     assert all(row["grad_norm"] > 0 and row["step_time"] > 0 for row in rows)
     assert all(row["n_zoom"] + row["n_direct"] == 8 for row in rows)
     assert not (undisturbed / "adapter.tmp").exists()
-
-
-@pytest.mark.train
-def test_a_run_changes_its_adapter_and_nothing_else(undisturbed, config):
     assert max(v.abs().max() for n, v in adapter(undisturbed).items() if "lora_B" in n) > 1e-4
     base, _ = load(config.model)
     merged, processor = load_trained(undisturbed)
@@ -112,58 +106,47 @@ def test_a_run_changes_its_adapter_and_nothing_else(undisturbed, config):
     wrapped = PeftModel.from_pretrained(base, undisturbed / "adapter")
     ids = torch.arange(40, 60)[None]
     with torch.no_grad():
-        assert torch.allclose(
-            merged(input_ids=ids).logits, wrapped(input_ids=ids).logits, atol=1e-4
-        )
+        ours, theirs = merged(input_ids=ids).logits, wrapped(input_ids=ids).logits
+    assert torch.allclose(ours, theirs, atol=1e-4)
 
 
 @pytest.mark.train
-def test_snapshots_are_taken_and_change_nothing(undisturbed, config, tmp_path):
-    watched = Snapshots(tiny_world("validation", 2), tmp_path / "snapshots")
-    out = run(config, tmp_path / "run", watched)
-    names = [path.name for path in sorted((tmp_path / "snapshots").iterdir())]
-    assert names == ["0000.jsonl", "0004.jsonl"]
-    assert str(figures(out)) == str(figures(undisturbed))  # NaN is not equal to itself
-    ours, theirs = adapter(out), adapter(undisturbed)
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
-
-
-@pytest.mark.train
-def test_a_run_may_start_from_an_adapter(undisturbed, config, tmp_path):
-    trainer = build_trainer(
-        replace(config, adapter=str(undisturbed / "adapter")), tmp_path, training_questions(config)
-    )
+def test_a_run_may_start_from_an_adapter_and_a_finished_one_returns_at_once(
+    undisturbed, config, tmp_path, monkeypatch
+):
+    warm = replace(config, adapter=str(undisturbed / "adapter"))
+    trainer = build_trainer(warm, tmp_path, training_questions(config))
     start = {n: p for n, p in trainer.model.named_parameters() if p.requires_grad}
     assert len(start) == 2 * 28 and any(p.abs().max() > 1e-4 for n, p in start.items() if "_B" in n)
-
-
-@pytest.mark.train
-def test_a_finished_run_returns_at_once(undisturbed, config, monkeypatch):
     before = (undisturbed / "history.csv").read_bytes()
     monkeypatch.setattr(training, "build_trainer", lambda *a: pytest.fail("started again"))
     assert train(config, str(undisturbed)) == undisturbed
     assert (undisturbed / "history.csv").read_bytes() == before
-    changes = {"seed": 1, "steps": 5, "reward": "none", "model": "other"}
-    for name, value in changes.items():
+
+
+def test_a_folder_with_another_run_or_with_none_is_refused(config, finished_run, tmp_path):
+    held = read_config(finished_run)
+    for name, value in {"seed": 1, "steps": 5, "reward": "none", "model": "other"}.items():
         with pytest.raises(ValueError, match=f"holds another run .{name}: .*; choose another fold"):
-            train(replace(config, **{name: value}), undisturbed)
-
-
-def test_a_second_process_in_the_same_folder_is_refused(tmp_path, config):
-    with (
-        file_lock(tmp_path / ".lock"),
-        pytest.raises(ValueError, match="another process trains in"),
-    ):
+            train(replace(held, **{name: value}), finished_run)
+    locked = pytest.raises(ValueError, match="another process trains in")
+    with file_lock(tmp_path / ".lock"), locked:
         train(config, tmp_path)
     assert not (tmp_path / "config.json").exists()
-
-
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"reward": "none"}'])
-def test_a_folder_with_a_broken_or_another_config_is_refused(tmp_path, config, text):
-    (tmp_path / "config.json").write_text(text)
-    with pytest.raises(ValueError, match="choose another folder or delete it"):
-        train(config, tmp_path)
-    assert (tmp_path / "config.json").read_text() == text
+    for text in ["", "{", "[]", '{"reward": "none"}']:
+        (tmp_path / "config.json").write_text(text)
+        with pytest.raises(ValueError, match="choose another folder or delete it"):
+            train(config, tmp_path)
+        assert (tmp_path / "config.json").read_text() == text
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"no config.json in .*; start a run with `train"):
+        read_config(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"no adapter in .*; finish the run with `train"):
+        load_trained(tmp_path)
+    with pytest.raises(ValueError, match="is neither a folder with a model nor"):
+        train(replace(config, model=str(tmp_path / "nowhere")), tmp_path / "run")
+    with pytest.raises(ValueError, match="no questions to train on"):
+        build_trainer(config, tmp_path)
 
 
 # --- kills --------------------------------------------------------------------------------------
@@ -173,19 +156,15 @@ def test_a_folder_with_a_broken_or_another_config_is_refused(tmp_path, config, t
 def test_a_run_killed_hard_at_any_moment_ends_where_the_undisturbed_run_ends(
     undisturbed, config, tmp_path
 ):
-    out = tmp_path / "run"
+    out, log = tmp_path / "run", tmp_path / "log"
     arguments = json.dumps({**asdict(config), "varied": True})
-    with (tmp_path / "log").open("w") as log:
-        process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).parents[1] / "killed_run.py"), arguments, str(out)],
-            stdout=log,
-            stderr=log,
-        )
+    script = str(Path(__file__).parents[1] / "killed_run.py")
+    with log.open("w") as file:
+        command = [sys.executable, script, arguments, str(out)]
+        process = subprocess.Popen(command, stdout=file, stderr=file)
         began = time.monotonic()
         while not (out / "history.csv").exists() or not read_history(out / "history.csv"):
-            assert process.poll() is None and time.monotonic() - began < 600, (
-                tmp_path / "log"
-            ).read_text()
+            assert process.poll() is None and time.monotonic() - began < 600, log.read_text()
             time.sleep(0.02)
         time.sleep(random.uniform(0, 1))
         process.send_signal(signal.SIGKILL)
@@ -194,28 +173,14 @@ def test_a_run_killed_hard_at_any_moment_ends_where_the_undisturbed_run_ends(
     assert_same_end(out, undisturbed)
 
 
-def kill_at(patch, owner, name, number, condition=lambda *args: True):
-    """Let the ``number``-th call of a function that meets the condition be the last thing."""
-    real, calls = getattr(owner, name), []
-
-    def call(*args, **kwargs):
-        if condition(*args):
-            calls.append(args)
-            if len(calls) == number:
-                raise Killed
-        return real(*args, **kwargs)
-
-    patch.setattr(owner, name, call)
+def is_adapter(source, target):
+    return Path(target).name == "adapter"
 
 
+# The call of this number that meets the condition is the last thing the process does.
 MOMENTS = {
-    "while a checkpoint is written": (torch, "save", 4),
-    "before the adapter is renamed": (
-        training.os,
-        "replace",
-        1,
-        lambda source, target: Path(target).name == "adapter",
-    ),
+    "while a checkpoint is written": (torch, "save", 4, lambda *args: True),
+    "before the adapter is renamed": (training.os, "replace", 1, is_adapter),
 }
 
 
@@ -224,8 +189,17 @@ MOMENTS = {
 def test_a_run_stopped_at_a_weak_moment_ends_where_the_undisturbed_run_ends(
     moment, undisturbed, config, tmp_path
 ):
+    owner, name, number, condition = MOMENTS[moment]
+    real, calls = getattr(owner, name), []
+
+    def call(*args, **kwargs):
+        calls.extend([args] if condition(*args) else [])
+        if len(calls) == number:
+            raise Killed
+        return real(*args, **kwargs)
+
     with pytest.MonkeyPatch.context() as patch:
-        kill_at(patch, *MOMENTS[moment])
+        patch.setattr(owner, name, call)
         with pytest.raises(Killed):
             run(config, tmp_path)
     assert not (tmp_path / "adapter").exists()
@@ -234,20 +208,15 @@ def test_a_run_stopped_at_a_weak_moment_ends_where_the_undisturbed_run_ends(
 
 
 def test_the_newest_complete_checkpoint_counts(tmp_path):
-    def checkpoint(step, complete):
+    newest = []
+    for step, complete in [(9, False), (90, True), (8, True), (110, False)]:
         folder = tmp_path / "checkpoints" / f"checkpoint-{step}"
         folder.mkdir(parents=True)
         if complete:
             (folder / "complete").touch()
-        return folder
-
-    assert last_checkpoint(tmp_path) is None
-    checkpoint(9, complete=False)
-    assert last_checkpoint(tmp_path) is None
-    ninety = checkpoint(90, complete=True)
-    checkpoint(8, complete=True)
-    checkpoint(110, complete=False)
-    assert last_checkpoint(tmp_path) == ninety
+        checkpoint = last_checkpoint(tmp_path)
+        newest.append(checkpoint and checkpoint.name)
+    assert newest == [None] + ["checkpoint-90"] * 3
 
 
 @pytest.mark.train
@@ -292,21 +261,12 @@ def test_history_comes_back(tmp_path):
     assert read_history(path) == []
 
 
-@pytest.mark.parametrize("loss, norm", [(NAN, 1.0), (math.inf, 1.0), (0.0, NAN), (NAN, 0.0)])
-def test_a_number_that_is_none_is_not_recorded(tmp_path, loss, norm):
-    history = History(tmp_path / "history.csv", RunConfig())
-    state = SimpleNamespace(is_world_process_zero=True, global_step=7, log_history=[])
-    with pytest.raises(FloatingPointError, match="step 7: loss .* gradient norm .*"):
-        history.on_log(None, state, None, logs={"loss": loss, "grad_norm": norm})
-    assert not history.path.exists()
-
-
 def warned(call_rates, bonus=0.0, **changes):
     rows = [row(i, call_rate=rate, **changes) for i, rate in enumerate(call_rates, 1)]
     return collapse_warning(rows, bonus, window=5)
 
 
-def test_a_falling_call_rate_is_said_in_words():
+def test_a_falling_call_rate_is_told_in_words_and_nothing_else_is():
     assert warned([0.4] * 5 + [0.1] * 5, bonus=0.1, p_zoom=0.3, p_direct=0.6) == (
         "tool use is falling toward zero: call rate 0.40 -> 0.10 over 5 steps; a call pays only with "
         "a bonus above b* = 0.80, and this run's is 0.10 (p_zoom 0.30, p_direct 0.60)."
@@ -314,41 +274,30 @@ def test_a_falling_call_rate_is_said_in_words():
     dead = warned([0.3] * 5 + [0.0] * 5, p_zoom=NAN, n_zoom=0)
     assert dead.startswith("tool use has died out: call rate 0.30 -> 0.00 over 5 steps; ")
     assert "there are no calls left to learn from" in dead
-
-
-@pytest.mark.parametrize(
-    "call_rates",
-    [
-        [],
-        [0.4] * 9,
-        [0.4] * 30,
-        [0.1] * 5 + [0.4] * 5,
-        [0.4] * 5 + [0.25] * 5,  # less, but not yet half
-        [0.4, 0.0] * 10,  # one step says nothing
-        [0.0] * 10 + [0.9] * 5,
-    ],
-)
-def test_no_warning_otherwise(call_rates):
-    assert warned(call_rates) is None
+    quiet = [[], [0.4] * 9, [0.4] * 30, [0.1] * 5 + [0.4] * 5, [0.0] * 10 + [0.9] * 5]
+    quiet += [[0.4] * 5 + [0.25] * 5]  # less, but not yet half
+    quiet += [[0.4, 0.0] * 10]  # one step says nothing
+    assert [call_rates for call_rates in quiet if warned(call_rates)] == []
 
 
 def test_the_warning_is_given_once_in_a_window(tmp_path, capsys):
-    history = History(tmp_path / "history.csv", RunConfig())
     logs = [{"loss": 0.0, "step": i, "call_rate": 0.4 if i <= 10 else 0.0} for i in range(1, 33)]
+    history = History(tmp_path / "history.csv", RunConfig())
+    state = SimpleNamespace(is_world_process_zero=True)
     for step in range(20, 33):
-        state = SimpleNamespace(
-            is_world_process_zero=True, global_step=step, log_history=logs[:step]
-        )
+        state.global_step, state.log_history = step, logs[:step]
         history.on_log(None, state, None, logs=logs[step - 1])
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in lines] == ["step 20", "step 30"]
-    assert len(read_history(history.path)) == 32
+    with pytest.raises(FloatingPointError, match="step 32: loss 0.0.* gradient norm nan"):
+        history.on_log(None, state, None, logs={"loss": 0.0, "grad_norm": NAN})
+    assert len(read_history(history.path)) == 32  # a number that is none is not recorded
 
 
 # --- configuration, questions, TRL's terms -----------------------------------------------------------
 
 
-def test_presets_can_be_changed_and_hold_together():
+def test_presets_hold_together_and_rollouts_are_dealt_out_to_processes(monkeypatch):
     assert preset("demo") == RunConfig() == PRESETS["demo"]
     changed = preset("quick", seed=3, reward="none")
     assert (changed.seed, changed.reward, changed.steps) == (3, "none", 2)
@@ -361,26 +310,14 @@ def test_presets_can_be_changed_and_hold_together():
         dealt = training.batches(config)
         rollouts = dealt["per_device_train_batch_size"] * dealt["gradient_accumulation_steps"]
         assert rollouts == config.prompts_per_step * config.num_generations
-
-
-def test_folders_without_a_run_say_what_to_do(tmp_path, config):
-    with pytest.raises(FileNotFoundError, match=r"no config.json in .*; start a run with `train"):
-        read_config(tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"no adapter in .*; finish the run with `train"):
-        load_trained(tmp_path)
-    with pytest.raises(ValueError, match="is neither a folder with a model nor"):
-        train(replace(config, model=str(tmp_path / "nowhere")), tmp_path / "run")
-    with pytest.raises(ValueError, match="no questions to train on"):
-        build_trainer(config, tmp_path)
-
-
-def test_every_seed_and_share_has_scenes_of_its_own():
-    config = RunConfig(steps=3, prompts_per_step=2)
-    rows = [training_questions(replace(config, seed=seed)) for seed in (0, 1)]
-    assert [len(r) for r in rows] == [6, 6]
-    assert rows[0]["id"][0] == "train-0" and rows[1]["id"][0] == "train-1000"
-    for share in (0.0, 1.0):
-        assert set(training_questions(replace(config, legible_share=share))["legible"]) == {share}
+    config = RunConfig(prompts_per_step=4, num_generations=3)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert training.batches(config)["per_device_train_batch_size"] == 6
+    shares = training.batches(replace(config, micro_batch=2))
+    assert shares == {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 3}
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(ValueError, match="4 prompts a step cannot be dealt out to 3 processes"):
+        training.batches(config)
 
 
 def test_a_run_may_have_a_dataset_of_its_own(tmp_path):
@@ -403,19 +340,10 @@ def test_a_run_may_have_a_dataset_of_its_own(tmp_path):
 def test_a_variant_without_a_tool_trains_without_one(config, tmp_path):
     config = replace(config, reward="text_only", steps=1)
     trainer = build_trainer(config, tmp_path, training_questions(config), rewards={varied: 1.0})
-    texts = []
-    real = trainer._tokenize_prompts
-
-    def tokenize(prompts):
-        ids, images, fields = real(prompts)
-        texts.extend(trainer.processing_class.tokenizer.batch_decode(ids))
-        assert all(len(row) == 1 for row in images)
-        return ids, images, fields
-
-    trainer._tokenize_prompts = tokenize
     trainer.train()
-    assert len(texts) == 8 and not any("Tools:" in text for text in texts)
-    assert trainer.state.log_history[0]["grad_norm"] > 0
+    (row,) = [row for row in trainer.state.log_history if "grad_norm" in row]
+    assert row["grad_norm"] > 0 and row["calls_per_episode"] == 0
+    assert not trainer.tools
 
 
 @pytest.mark.parametrize("stock", [False, True])
@@ -442,33 +370,18 @@ def test_the_trainer_is_set_up_as_the_configuration_says(config, tmp_path, stock
     assert {p.shape[0] for n, p in trained.items() if "lora_A" in n} == {3}
 
 
-def test_the_seed_makes_the_adapter(config, tmp_path):
-    def fresh(seed):
-        trainer = build_trainer(replace(config, seed=seed), tmp_path, training_questions(config))
-        return torch.cat(
-            [p.flatten() for n, p in trainer.model.named_parameters() if "lora_A" in n]
-        )
-
-    assert torch.equal(fresh(0), fresh(0)) and not torch.equal(fresh(0), fresh(1))
-
-
-def test_tiny_eyes_trains_in_its_own_precision_on_a_machine_with_bf16(
+def test_the_seed_makes_the_adapter_and_tiny_eyes_keeps_its_precision(
     config, monkeypatch, tmp_path
 ):
     monkeypatch.setattr(doctor, "precision", lambda: ("bf16", "a test"))
-    trainer = build_trainer(config, tmp_path, training_questions(config))
-    assert trainer.model.get_base_model().dtype == torch.float32 and not trainer.args.bf16
 
+    def fresh(seed):
+        trainer = build_trainer(replace(config, seed=seed), tmp_path, training_questions(config))
+        assert trainer.model.get_base_model().dtype == torch.float32 and not trainer.args.bf16
+        weights = trainer.model.named_parameters()
+        return torch.cat([p.flatten() for n, p in weights if "lora_A" in n])
 
-def test_rollouts_are_dealt_out_to_processes(monkeypatch):
-    config = RunConfig(prompts_per_step=4, num_generations=3)
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    assert training.batches(config)["per_device_train_batch_size"] == 6
-    shares = training.batches(replace(config, micro_batch=2))
-    assert shares == {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 3}
-    monkeypatch.setenv("WORLD_SIZE", "3")
-    with pytest.raises(ValueError, match="4 prompts a step cannot be dealt out to 3 processes"):
-        training.batches(config)
+    assert torch.equal(fresh(0), fresh(0)) and not torch.equal(fresh(0), fresh(1))
 
 
 def test_vllm_comes_with_a_warning_and_its_own_words(processor):
@@ -482,8 +395,8 @@ def test_vllm_comes_with_a_warning_and_its_own_words(processor):
         plain = training.sampling(RunConfig(), processor)
     assert plain["max_new_tokens"] == 40
     assert list(words["logit_bias"]) == plain["suppress_tokens"]
-    off = {"use_vllm": True, "vllm_importance_sampling_correction": False}
+    unchecked = {"use_vllm": True, "vllm_importance_sampling_correction": False}
     with pytest.raises(ValueError, match="leaves vLLM's rollouts unchecked"):
-        training.trl_options(off)
+        training.trl_options(unchecked)
     with pytest.raises(ValueError, match="TRL's num_generations follows .*set --num-generations"):
         training.trl_options({"num_generations": 4})

@@ -17,9 +17,8 @@ TARGET = (96.0, 96.0, 192.0, 192.0)
 def episode():
     image = Image.effect_noise((384, 384), 90).convert("RGB")
     tool = ZoomTool(image)
-    crops = [
-        tool.image_zoom_in_tool(box)[0]["image"] for box in ([250, 250, 500, 500], [9, 9, 20, 30])
-    ]
+    boxes = ([250, 250, 500, 500], [9, 9, 20, 30])
+    crops = [tool.image_zoom_in_tool(box)[0]["image"] for box in boxes]
     return Trajectory(
         sample={**SAMPLE, "boxes_px": [list(TARGET)]},
         images=[image, *crops],
@@ -39,75 +38,37 @@ def episode():
 
 def test_an_episode_comes_back_from_jsonl_with_its_crops(episode, tmp_path):
     path = tmp_path / "episodes.jsonl"
+    image, images = episode.images[0], list(episode.images)
     write_jsonl([episode, Trajectory(sample={"id": "other"})], path)
-    image = episode.images[0]
+    assert episode.images == images  # writing leaves it as it was
+    lines = path.read_bytes().split(b"\n")
+    assert len(lines) == 3 and all(json.loads(line) for line in lines[:2])
     back, other = read_jsonl(path, {"test-0": image})
     for name in vars(episode):
         if name != "images":
             assert getattr(back, name) == getattr(episode, name), name
     assert back.images[0] is image
-    assert [i.size for i in back.images] == [i.size for i in episode.images]
-    for ours, theirs in zip(back.images, episode.images):
+    assert [i.size for i in back.images] == [i.size for i in images]
+    for ours, theirs in zip(back.images, images):
         assert np.array_equal(np.asarray(ours), np.asarray(theirs))
     assert other == Trajectory(sample={"id": "other"})
+    bare = read_jsonl(path)[0]  # without images the figures are there
+    assert (bare.images, bare.called, bare.best_iou) == ([], True, 1.0)
 
 
-def test_without_images_the_figures_are_there(episode, tmp_path):
-    write_jsonl([episode], tmp_path / "episodes.jsonl")
-    (back,) = read_jsonl(tmp_path / "episodes.jsonl")
-    assert back.images == []
-    assert (back.called, back.best_iou) == (True, 1.0)
-
-
-def test_writing_leaves_the_episode_as_it_was(episode, tmp_path):
-    images = list(episode.images)
-    write_jsonl([episode], tmp_path / "episodes.jsonl")
-    assert episode.images == images
-
-
-def test_a_file_is_as_many_lines_as_episodes(episode, tmp_path):
-    write_jsonl([episode] * 3, tmp_path / "episodes.jsonl")
-    lines = (tmp_path / "episodes.jsonl").read_bytes().split(b"\n")
-    assert len(lines) == 4 and all(json.loads(line) for line in lines[:3])
-
-
-def broken(episode, tmp_path, change):
+def test_a_line_that_is_no_episode_is_named_by_its_number(episode, tmp_path):
     path = tmp_path / "episodes.jsonl"
     write_jsonl([episode], path)
-    row = json.loads(path.read_text(encoding="utf-8"))
-    path.write_text(
-        path.read_text(encoding="utf-8") + change(row) + "\n",
-        encoding="utf-8",
-    )
-    return path
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda row: "{nonsense",
-        lambda row: "",
-        lambda row: "[]",
-        lambda row: "null",
-        lambda row: json.dumps({k: v for k, v in row.items() if k != "turns"}),
-        lambda row: json.dumps({k: v for k, v in row.items() if k != "sample"}),
-        lambda row: json.dumps({**row, "turns": [{"text": "x"}]}),
-        lambda row: json.dumps({**row, "turns": 5}),
-        lambda row: json.dumps({**row, "further": 1}),
-        lambda row: json.dumps(row)[:-20],
-    ],
-)
-def test_a_line_that_is_no_episode_is_named_by_its_number(episode, tmp_path, change):
-    path = broken(episode, tmp_path, change)
-    with pytest.raises(ValueError, match=r"episodes\.jsonl, line 2: not an episode"):
-        read_jsonl(path)
-
-
-@pytest.mark.parametrize("sample", [5, None, [], "x"])
-def test_a_sample_that_is_no_object_is_an_error_of_its_line(episode, tmp_path, sample):
-    path = broken(episode, tmp_path, lambda row: json.dumps({**row, "sample": sample}))
-    with pytest.raises(ValueError, match="line 2: not an episode"):
-        read_jsonl(path, {"test-0": episode.images[0]})
+    good = path.read_text(encoding="utf-8")
+    row = json.loads(good)
+    changes = [{"turns": [{"text": "x"}]}, {"turns": 5}, {"further": 1}]
+    changes += [{"sample": sample} for sample in (5, None, [], "x")]
+    broken = [json.dumps({**row, **change}) for change in changes]
+    broken += [json.dumps({k: v for k, v in row.items() if k != n}) for n in ("turns", "sample")]
+    for line in ["{nonsense", "", "[]", "null", good[:-20], *broken]:
+        path.write_text(good + line + "\n", encoding="utf-8")
+        with pytest.raises(ValueError, match=r"episodes\.jsonl, line 2: not an episode"):
+            read_jsonl(path, {"test-0": episode.images[0]})
 
 
 @pytest.mark.parametrize("box", [(900, 900, 950, 950), ("a", 0, 9, 9), (1, 2)])
@@ -118,14 +79,10 @@ def test_a_box_that_was_edited_costs_its_crop_not_the_episode(episode, tmp_path,
     assert len(back.images) == 2
 
 
-def test_best_iou_is_the_best_of_all_pairs():
+def test_best_iou_is_the_best_of_all_pairs_and_unknown_without_a_call():
     near, far = (100.0, 96.0, 196.0, 192.0), (0.0, 0.0, 9.0, 9.0)
     assert best_iou([far, near], [far, TARGET]) == 1.0
     assert best_iou([near], [far, TARGET]) == pytest.approx(92 / 100)
-    assert best_iou([], [TARGET]) is None
-    assert best_iou([near], []) is None
-
-
-def test_without_an_answered_call_nothing_was_called():
-    episode = Trajectory(sample={}, turns=[Turn("x", [], ["Error: no"])])
-    assert (episode.called, episode.boxes_px, episode.best_iou) == (False, [], None)
+    assert best_iou([], [TARGET]) is None and best_iou([near], []) is None
+    refused = Trajectory(sample={}, turns=[Turn("x", [], ["Error: no"])])
+    assert (refused.called, refused.boxes_px, refused.best_iou) == (False, [], None)

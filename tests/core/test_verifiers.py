@@ -28,54 +28,32 @@ PIECES = st.sampled_from(
 TEXTS = st.one_of(st.lists(PIECES, max_size=12).map("".join), st.text(max_size=50))
 
 
-@pytest.mark.parametrize(
-    ("text", "answer"),
-    [
-        ("<answer>K</answer>", "K"),
-        ("<answer>\n K \n</answer>", "K"),
-        ("<answer>A</answer><answer>B</answer>", "B"),
-        ("<answer></answer>", ""),
-        ("<answer>K", None),
-        ("K</answer>", None),
-        ("</answer>K<answer>", None),
-        ("", None),
-        ("<ANSWER>K</ANSWER>", None),
-    ],
-)
-def test_answer_is_what_stands_between_the_last_tags(text, answer):
-    assert extract_answer(text) == answer
+def test_answer_is_what_stands_between_the_last_tags():
+    texts = {"<answer>\n K \n</answer>": "K", "<answer>A</answer><answer>B</answer>": "B"}
+    texts |= {"<answer></answer>": ""}
+    texts |= dict.fromkeys(["<answer>K", "K</answer>", "</answer>K<answer>", ""])
+    texts |= {"<ANSWER>K</ANSWER>": None}
+    for text, answer in texts.items():
+        assert extract_answer(text) == answer, text
 
 
-@pytest.mark.parametrize(
-    ("answer", "truth", "right"),
-    [
-        ("K", "K", True),
-        (" k. ", "K", True),
-        ('"K"', "K", True),
-        ("the  Red\nCircle", "The red circle", True),
-        ("STRASSE", "straße", True),
-        ("K or L", "K", False),
-        ("KK", "K", False),
-        ("", "K", False),
-        ("...", "!?", False),  # nothing is left of either: no answer, so no credit
-        ("", "", False),
-        (None, "K", False),
-        ("K" + " " * MAX_ANSWER_CHARS, "K", False),
-        ("K" + " " * (MAX_ANSWER_CHARS - 2), "K", True),
-    ],
-)
-def test_answer_is_right_if_the_same_after_normalising(answer, truth, right):
-    assert is_correct(answer, truth) is right
+def test_answer_is_correct_if_the_same_after_normalising():
+    good = [("K", "K"), ('"K"', "K"), ("the  Red\nCircle", "The red circle"), ("STRASSE", "straße")]
+    good += [("K" + " " * (MAX_ANSWER_CHARS - 2), "K")]
+    bad = [("K or L", "K"), ("KK", "K"), ("", "K"), ("K" + " " * MAX_ANSWER_CHARS, "K")]
+    bad += [("...", "!?"), ("", "")]  # nothing is left of either: no answer, so no credit
+    assert [pair for pair in good if not is_correct(*pair)] == []
+    assert [pair for pair in bad if is_correct(*pair)] == []
 
 
 @given(text=st.text(max_size=60))
-def test_a_normalised_text_has_bare_edges_and_a_text_is_its_own_right_answer(text):
+def test_a_normalised_text_has_bare_edges_and_a_text_is_its_own_correct_answer(text):
     assert normalise(text) == normalise(text).strip(" .,;:!?\"'()[]")
     assert is_correct(text, text) == (normalise(text) != "")
 
 
 @given(turns=st.lists(TEXTS, max_size=4), truth=st.text(max_size=5))
-def test_no_text_raises_and_a_right_answer_of_good_form_was_written_once(turns, truth):
+def test_no_text_raises_and_a_well_formed_answer_was_written_once(turns, truth):
     formed = well_formed(turns)
     answers = [extract_answer(turn) for turn in turns]
     assert is_correct(answers[-1] if turns else None, truth) in (True, False)
@@ -84,39 +62,24 @@ def test_no_text_raises_and_a_right_answer_of_good_form_was_written_once(turns, 
         assert "".join(turns).count("<answer>") == 1
 
 
-@pytest.mark.parametrize(
-    ("turns", "formed"),
-    [
-        ([ANSWER], True),
-        ([CALL, ANSWER], True),
-        ([CALL] * 6 + [ANSWER], True),
-        (["<answer>K</answer>"], True),
-        ([], False),
-        ([""], False),
-        ([CALL], False),
-        ([ANSWER, ANSWER], False),
-        (["<think>?</think>", ANSWER], False),
-        (["<answer>K"], False),
-        (["K</answer>"], False),
-        (["</answer>K<answer>"], False),
-        (["<answer>K</answer></answer>"], False),
-        (["<answer>K</answer><answer>L</answer>"], False),
-        (["<think>!<answer>K</answer>"], False),
-        (["</think>!<think><answer>K</answer>"], False),
-        ([CALL + CALL, ANSWER], False),
-        ([CALL + ANSWER], False),
-        ([CALL + "<answer>K</answer>", ANSWER], False),
-        (["<tool_call>{}", ANSWER], False),
-    ],
-)
-def test_form(turns, formed):
-    assert well_formed(turns) is formed
+def test_form():
+    good = [[ANSWER], [CALL, ANSWER], [CALL] * 6 + [ANSWER], ["<answer>K</answer>"]]
+    bad = [[], [""], [CALL], [ANSWER, ANSWER], ["<think>?</think>", ANSWER], [CALL + CALL, ANSWER]]
+    bad += [[CALL + ANSWER], [CALL + "<answer>K</answer>", ANSWER], ["<tool_call>{}", ANSWER]]
+    for turn in ["<answer>K", "K</answer>", "</answer>K<answer>", "<answer>K</answer></answer>"]:
+        bad.append([turn])
+    bad += [["<answer>K</answer><answer>L</answer>"], ["<think>!<answer>K</answer>"]]
+    bad += [["</think>!<think><answer>K</answer>"]]
+    assert [turns for turns in good if not well_formed(turns)] == []
+    assert [turns for turns in bad if well_formed(turns)] == []
 
 
 def test_a_long_text_takes_no_long_time():
     began = time.process_time()
     for text in ("<answer>" * 100_000, "<answer></answer" * 100_000, "<think>" * 100_000):
         extract_answer(text), well_formed([text]), is_correct(text, "K")
+    for text in ("A. " * 20_000, "x" + " " * 50_000 + "A. y", "A. a B. b " * 5_000):
+        split_options(text)
     assert time.process_time() - began < 5
 
 
@@ -127,46 +90,27 @@ def sample(answer, verifier, options=(), question="?"):
     return {"answer": answer, "verifier": verifier, "options": [*options], "question": question}
 
 
+def correct(row, answers):
+    """Those of the answers that are correct."""
+    return [answer for answer in answers if check_answer(answer, row)]
+
+
 FLAG = sample("B", "choice", ["red", "dark blue", "white"])
 
 
-@pytest.mark.parametrize(
-    ("answer", "right"),
-    [
-        ("B", True),
-        ("b", True),
-        ("(B)", True),
-        ("B.", True),
-        ("B)", True),
-        ("B. dark blue", True),
-        ("(B) Dark  Blue.", True),
-        ("B: dark blue", True),
-        ("dark blue", True),
-        ("The answer is B.", True),
-        ("Option B", True),
-        (r"\boxed{B}", True),
-        ("B. It is dark blue, as the crop shows.", True),
-        ("A", False),
-        ("C. white", False),
-        ("red", False),
-        ("B. red", False),  # letter and text disagree
-        ("blue", False),
-        ("D", False),  # there is none
-        ("A or B", False),
-        ("A B C", False),
-        ("", False),
-        ("B" * 999, False),
-        ("B" + " " * MAX_ANSWER_CHARS, False),
-    ],
-)
-def test_a_choice_is_a_letter_or_an_option_s_text(answer, right):
-    assert check_answer(answer, FLAG) is right
-    assert check_answer(answer, {**FLAG, "answer": "dark blue"}) is right
+def test_a_choice_is_a_letter_or_an_option_s_text():
+    good = ["b", "(B)", "B.", "B)", "B. dark blue", "(B) Dark  Blue.", "B: dark blue", "dark blue"]
+    good += ["The answer is B.", "Option B", r"\boxed{B}", "B. It is dark blue, as the crop shows."]
+    bad = ["A", "C. white", "red", "blue", "A or B", "A B C", ""]
+    bad += ["B. red"]  # letter and text disagree
+    bad += ["D"]  # there is none
+    bad += ["B" * 999, "B" + " " * MAX_ANSWER_CHARS]
+    for row in (FLAG, {**FLAG, "answer": "dark blue"}):
+        assert correct(row, good + bad) == good
 
 
-@pytest.mark.parametrize(
-    ("options", "truth", "answer", "right"),
-    [
+def test_odd_options():
+    for options, truth, answer, verdict in [
         (["B", "A", "C"], "A", "A", True),  # a bare letter is the option's letter
         (["B", "A", "C"], "A", "B", False),
         (["a dog", "a cat"], "A", "a dog", True),  # and not option A with a text
@@ -176,100 +120,58 @@ def test_a_choice_is_a_letter_or_an_option_s_text(answer, right):
         ([], "yes", "Yes.", True),  # no options known: the same words
         ([], "B", "B. red", False),
         (["x", "y"], "none of them", "None of them", True),
-    ],
-)
-def test_odd_options(options, truth, answer, right):
-    assert check_answer(answer, sample(truth, "choice", options)) is right
+    ]:
+        assert check_answer(answer, sample(truth, "choice", options)) is verdict, (options, answer)
 
 
-@pytest.mark.parametrize(
-    ("truth", "answer", "right"),
-    [
-        ("yes", "Yes.", True),
-        ("yes", "Yes, there is a dog.", True),
-        ("no", "No", True),
-        ("no", "Nothing of that kind", False),
-        ("yes", "no", False),
-        ("yes", "There is a dog; yes.", False),  # the first word decides, or nothing does
-    ],
-)
-def test_yes_or_no(truth, answer, right):
-    assert check_answer(answer, sample(truth, "yes_no")) is right
+def test_yes_or_no_is_decided_by_the_first_word():
+    answers = ["Yes.", "Yes, there is a dog.", "No", "Nothing of that kind", "There is a dog; yes."]
+    assert correct(sample("yes", "yes_no"), answers) == answers[:2]
+    assert correct(sample("no", "yes_no"), answers) == ["No"]
 
 
-@pytest.mark.parametrize(
-    ("truth", "answer", "right"),
-    [
-        ("12.5", "12.5", True),
-        ("12.5", "12.6", True),  # within one in a hundred
-        ("12.5", "12.7", False),
-        ("12.5", "-12.5", False),
-        ("12", "12.0", True),
-        ("2015", "2016", False),  # a whole number may be a year
-        ("1,200", "1200", True),
-        ("12%", "12", True),
-        ("$3.50", "3.5", True),
-        (r"3.5", r"\boxed{3.5}", True),
-        ("3", "three", False),
-        ("3", "about 3", False),
-        ("3", "1e999", False),
-        ("3", "nan", False),
-        ("3", "inf", False),
-        ("blue", "Blue", True),
-        ("0.0", "0", True),
-        ("1e3", "1000", True),
-    ],
-)
-def test_numbers_have_a_tolerance(truth, answer, right):
-    assert check_answer(answer, sample(truth, "number")) is right
+def test_numbers_have_a_tolerance():
+    for truth, good, bad in [
+        ("12.5", ["12.5", "12.6"], ["12.7", "-12.5"]),  # within one in a hundred
+        ("12", ["12.0"], []),
+        ("2015", [], ["2016"]),  # a whole number may be a year
+        ("1,200", ["1200"], []),
+        ("12%", ["12"], []),
+        ("$3.50", ["3.5", r"\boxed{3.5}"], []),
+        ("3", [], ["three", "about 3", "1e999", "nan", "inf"]),
+        ("blue", ["Blue"], []),
+        ("0.0", ["0"], []),
+        ("1e3", ["1000"], []),
+    ]:
+        assert correct(sample(truth, "number"), good + bad) == good, truth
 
 
-@pytest.mark.parametrize(
-    ("truth", "answer", "right"),
-    [
-        (r"\frac{3}{4}", "3/4", True),
-        (r"\frac{3}{4}", "0.75", True),
-        ("0.75", r"\boxed{\frac{3}{4}}", True),
-        ("7/4", "1.75", True),
-        ("$12$", "12", True),
-        (r"2\sqrt{3}", r"\sqrt{12}", True),
-        ("x^2+2x+1", "(x+1)^2", True),
-        ("50%", "0.5", True),
-        ("A", "(a)", True),
-        ("12", "13", False),
-        ("12", "", False),
-        ("12", "twelve", False),
-        ("12", "__import__('os').system('true')", False),
-    ],
-)
-def test_math_is_right_if_it_is_equal(truth, answer, right):
-    assert check_answer(answer, sample(truth, "math")) is right
+def test_math_is_correct_if_it_is_equal():
+    for truth, good, bad in [
+        (r"\frac{3}{4}", ["3/4", "0.75"], []),
+        ("0.75", [r"\boxed{\frac{3}{4}}"], []),
+        ("7/4", ["1.75"], []),
+        ("$12$", ["12"], []),
+        (r"2\sqrt{3}", [r"\sqrt{12}"], []),
+        ("x^2+2x+1", ["(x+1)^2"], []),
+        ("50%", ["0.5"], []),
+        ("A", ["(a)"], []),
+        ("12", [], ["13", "", "twelve", "__import__('os').system('true')"]),
+    ]:
+        assert correct(sample(truth, "math"), good + bad) == good, truth
 
 
-@pytest.mark.parametrize(
-    "answer",
-    [
-        "9^{9^{9^{9}}}",
-        "9**9**9**9",
-        "99999999!",
-        r"\left(99^{99}\right)^{99^{99}}",
-        "9^{9*9*9*9*9*9*9}",
-        "((((9^99)^99)^99)^99)^99",
-        "{" * 900,
-        "9" * 900,
-        r"\frac{1}{" * 80,
-    ],
-)
-def test_a_formula_that_would_never_end_is_not_computed(answer):
+def test_a_formula_that_would_never_end_is_not_computed():
     began = time.process_time()
-    assert check_answer(answer, sample("12", "math")) is False
-    assert time.process_time() - began < 10
+    towers = ["9^{9^{9^{9}}}", "9**9**9**9", "99999999!", r"\left(99^{99}\right)^{99^{99}}"]
+    towers += ["9^{9*9*9*9*9*9*9}", "((((9^99)^99)^99)^99)^99", "{" * 900, "9" * 900]
+    assert correct(sample("12", "math"), [*towers, r"\frac{1}{" * 80]) == []
+    assert time.process_time() - began < 30
 
 
 def test_math_is_checked_outside_the_main_thread_too():
     with ThreadPoolExecutor() as pool:
-        found = pool.submit(check_answer, "3/4", sample("0.75", "math")).result()
-    assert found is True
+        assert pool.submit(check_answer, "3/4", sample("0.75", "math")).result() is True
 
 
 def test_a_judge_is_asked_only_where_the_rule_cannot_tell():
@@ -279,38 +181,31 @@ def test_a_judge_is_asked_only_where_the_rule_cannot_tell():
         asked.append((question, answer, truth))
         return {"navy": True, "green": False}.get(answer)
 
-    def ask(answer, row):
-        del asked[:]
-        return check_answer(answer, row, judge), len(asked)
-
     words = sample("dark blue", "text", question="What colour?")
-    assert ask("dark blue", words) == (True, 0)
-    assert ask("navy", words) == (True, 1)
-    assert asked == [("What colour?", "navy", "dark blue")]
-    assert ask("green", words) == (False, 1)
-    assert ask("?", words) == (False, 1)  # neither can tell
-    assert ask("navy" + " " * MAX_ANSWER_CHARS, words) == (False, 0)
-    assert ask(None, words) == (False, 0)
-    assert ask("A", FLAG) == (False, 0)
-    assert ask("navy", FLAG) == (True, 1)
-    assert ask("no", sample("yes", "yes_no")) == (False, 0)
-    assert ask("3", sample("4", "number")) == (False, 0)
+    for answer, row, verdict, calls in [
+        ("dark blue", words, True, 0),
+        ("navy", words, True, 1),
+        ("green", words, False, 1),
+        ("?", words, False, 1),  # neither can tell
+        ("navy" + " " * MAX_ANSWER_CHARS, words, False, 0),
+        (None, words, False, 0),
+        ("A", FLAG, False, 0),
+        ("navy", FLAG, True, 1),
+        ("no", sample("yes", "yes_no"), False, 0),
+        ("3", sample("4", "number"), False, 0),
+    ]:
+        asked.clear()
+        assert check_answer(answer, row, judge) is verdict and len(asked) == calls, answer
+        assert asked in ([], [(row["question"], answer, row["answer"])])
 
 
-def test_an_unknown_verifier_is_named():
-    with pytest.raises(ValueError, match="unknown verifier 'taste'; there are text, choice"):
-        check_answer("K", sample("K", "taste"))
-
-
-@given(answer=st.one_of(st.none(), st.text(max_size=30)), truth=st.text(max_size=8))
-def test_a_row_without_verifier_is_checked_as_ever(answer, truth):
+@given(answer=st.text(max_size=40), truth=st.text(max_size=10))
+def test_no_answer_raises_and_a_row_without_verifier_is_checked_by_its_words(answer, truth):
+    for name in VERIFIERS:
+        assert check_answer(answer, sample(truth, name, ["red", "blue"])) in (True, False)
     assert check_answer(answer, {"answer": truth}) is is_correct(answer, truth)
-
-
-@given(answer=st.text(max_size=40), truth=st.text(max_size=10), name=st.sampled_from([*VERIFIERS]))
-def test_no_answer_raises(answer, truth, name):
-    row = sample(truth, name, ["red", "blue"])
-    assert check_answer(answer, row) in (True, False)
+    with pytest.raises(ValueError, match="unknown verifier 'taste'; there are text, choice"):
+        check_answer(answer, sample(truth, "taste"))
 
 
 # --- multiple choice, written and read -----------------------------------------------------------
@@ -324,31 +219,21 @@ def test_what_is_written_is_read_again(question, options):
     assert split_options(with_options(question + "?", options)) == (question + "?", options)
 
 
-@pytest.mark.parametrize(
-    ("question", "options"),
-    [
-        ("Is it red?\n(A) yes\n(B) no", ["yes", "no"]),
-        ("Is it red? A) yes B) no.", ["yes", "no"]),
-        ("Is it red?\nOptions:\nA. Yes, it is.\nB. No, it is white.", None),
-        ("Is it red? A. yes", []),  # one is none
-        ("Is it red? A. yes C. no", []),  # a letter is missing
-        ("Is it red? B. yes A. no", []),
-        ("", []),
-    ],
-)
-def test_options_are_lettered_in_order(question, options):
-    stem, found = split_options(question)
-    assert found == (["Yes, it is", "No, it is white"] if options is None else options)
-    assert (stem == question) == (not found)
+def test_options_are_lettered_in_order():
+    questions = {"Is it red?\n(A) yes\n(B) no": ["yes", "no"]}
+    questions |= {"Is it red? A) yes B) no.": ["yes", "no"]}
+    questions["Is it red?\nOptions:\nA. Yes, it is.\nB. No, it is white."] = [
+        "Yes, it is",
+        "No, it is white",
+    ]
+    questions["Is it red? A. yes"] = []  # one is none
+    questions["Is it red? A. yes C. no"] = []  # a letter is missing
+    questions |= {"Is it red? B. yes A. no": [], "": []}
+    for question, expected in questions.items():
+        stem, options = split_options(question)
+        assert options == expected and (stem == question) == (not options)
 
 
 @given(st.text(st.sampled_from("AB.) (\nx"), max_size=40))
-def test_no_text_raises(text):
-    assert split_options(text)[1] == [] or len(split_options(text)[1]) >= 2
-
-
-def test_long_options_take_no_long_time():
-    began = time.process_time()
-    for text in ("A. " * 20_000, "x" + " " * 50_000 + "A. y", "A. a B. b " * 5_000):
-        split_options(text)
-    assert time.process_time() - began < 5
+def test_there_are_no_options_or_at_least_two(text):
+    assert len(split_options(text)[1]) != 1

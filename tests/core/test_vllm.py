@@ -11,12 +11,9 @@ from PIL import Image
 from deepeyes_lite.models import token_ids
 from deepeyes_lite.prompts import RESERVED_TOKENS
 from deepeyes_lite.tinyworld.dataset import training_questions
-from deepeyes_lite.training import (
-    MOST_LOGP_DIFFERENCE,
-    RolloutsDisagree,
-    RunConfig,
-    build_trainer,
-)
+from deepeyes_lite.training import MOST_LOGP_DIFFERENCE, RolloutsDisagree, RunConfig, build_trainer
+
+pytestmark = pytest.mark.train
 
 
 class Engine:
@@ -91,12 +88,11 @@ def step(trainer, samples):
         torch.manual_seed(0)
         trainer.vllm_generation = engine
         trainer.model.train()
-        rows = [
-            {**row, "prompt": [{"role": "user", "content": row["question"]}]} for row in samples
-        ]
-        return trainer._generate_and_score_completions(
-            [dict(r) for r in rows[:4] for _ in range(4)]
-        )
+        rows = []
+        for row in list(samples)[:4]:
+            prompt = [{"role": "user", "content": row["question"]}]
+            rows += [{**row, "prompt": prompt} for _ in range(4)]
+        return trainer._generate_and_score_completions(rows)
 
     return step
 
@@ -106,8 +102,8 @@ def test_an_engine_that_sees_the_same_is_trusted(trainer, step, bf16):
     engine = Engine(trainer, bf16=bf16)
     assert step(engine)["completion_ids"].shape[0] == 16
     assert max(engine.prompts) >= 2  # with a crop, too
-    found = trainer._metrics["train"]["sampling/sampling_logp_difference/mean"][-1]
-    assert found < MOST_LOGP_DIFFERENCE / 10
+    figures = trainer._metrics["train"]["sampling/sampling_logp_difference/mean"]
+    assert figures[-1] < MOST_LOGP_DIFFERENCE / 10
 
 
 @pytest.mark.parametrize("seen", [expanded_twice, grey])
@@ -118,30 +114,20 @@ def test_an_engine_that_sees_something_else_stops_the_run(trainer, step, seen):
 
 def test_an_engine_with_other_weights_stops_the_run(trainer, step):
     """The adapters that TRL was to hand over did not arrive."""
-    adapters = [p for name, p in trainer.model.named_parameters() if "lora_B" in name]
-    kept = [p.detach().clone() for p in adapters]
 
     class Stale(Engine):
         def one(self, *asked):
             with trainer.model.disable_adapter():
                 return super().one(*asked)
 
+    fresh = {n: p.clone() for n, p in trainer.model.state_dict().items()}
     with torch.no_grad():
-        for weight in adapters:
-            weight.normal_(std=0.2)
+        for name, weight in trainer.model.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(std=0.2)
     try:
         with pytest.raises(RolloutsDisagree):
             step(Stale(trainer))
         step(Engine(trainer))
     finally:
-        with torch.no_grad():
-            for weight, value in zip(adapters, kept):
-                weight.copy_(value)
-
-
-def test_no_figure_is_no_trust(trainer, monkeypatch):
-    monkeypatch.setitem(
-        trainer._metrics["train"], "sampling/sampling_logp_difference/mean", [float("nan")]
-    )
-    with pytest.raises(RolloutsDisagree):
-        trainer._hold_against_transformers()
+        trainer.model.load_state_dict(fresh)

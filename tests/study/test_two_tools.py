@@ -166,7 +166,7 @@ ENVIRONMENT = "deepeyes_lite.study.two_tools.ZoomAndContrast"
 
 
 def test_same_episode_as_trl(random_eyes, processor, samples, monkeypatch, tmp_path):
-    from core.test_rollout import trl_episode
+    from trl_episode import trl_episode
 
     assert environment_named(ENVIRONMENT) is ZoomAndContrast
     config = RunConfig(

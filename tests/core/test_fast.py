@@ -1,4 +1,4 @@
-"""vision_cache.py: remembered features are the computed ones, and a tower in training is left alone."""
+"""fast.py: cached features are the computed ones, and a tower in training is left alone."""
 
 import pytest
 import torch
@@ -19,11 +19,11 @@ class Counted:
         self.model.requires_grad_(False)
         self.visual = vision_tower(self.model)
         self.computed = 0
-        self.visual.patch_embed.register_forward_hook(self._count)
+        self.visual.patch_embed.register_forward_hook(self.count)
         if limit:
             cache_vision(self.model, limit)
 
-    def _count(self, module, args, output):
+    def count(self, module, args, output):
         self.computed += len(args[0]) // 144
 
     def see(self, *views):
@@ -49,17 +49,20 @@ def cached(random_eyes):
 
 
 @pytest.mark.parametrize("grad", [True, False])
-def test_remembered_features_are_the_computed_ones(plain, cached, grad):
+def test_cached_features_are_the_computed_ones(plain, cached, grad):
     with torch.set_grad_enabled(grad):
         for views in [(0, 1, 2), (2, 0), (3,), (3, 1, 4, 1), (0, 1, 2)]:
             assert_same(cached.see(*views), plain.see(*views))
         assert cached.computed == 5
         assert not any(features.requires_grad for features in cached.see(0, 1))
-
-
-def test_features_differ_between_images(cached):
-    a, b = (cached.see(i)[0] for i in (0, 1))
-    assert not torch.allclose(a, b, atol=1e-3)
+        pooled = cached.see(5, 5, 0)[0]
+    assert cached.computed == 6  # an image that is in a batch many times is computed once
+    assert torch.equal(pooled[:36], pooled[36:72])
+    assert not torch.allclose(pooled[:36], pooled[72:], atol=1e-3)
+    patches, _ = patchify(VIEWS[:1])
+    for grid in [torch.tensor([[1, h, w]]) for h, w in ((12, 12), (6, 24), (24, 6))]:
+        ours, theirs = cached.visual(patches, grid), plain.visual(patches, grid)
+        assert torch.allclose(ours.pooler_output, theirs.pooler_output, atol=1e-5)
 
 
 def test_the_model_gives_the_same_logits(plain, cached, samples):
@@ -68,66 +71,34 @@ def test_the_model_gives_the_same_logits(plain, cached, samples):
     for batch in (images[:3], images[1:4], images[:3]):
         inputs = plain.processor(text=[text] * len(batch), images=batch, return_tensors="pt")
         with torch.no_grad():
-            assert torch.allclose(
-                cached.model(**inputs).logits, plain.model(**inputs).logits, atol=1e-4
-            )
+            ours, theirs = cached.model(**inputs).logits, plain.model(**inputs).logits
+        assert torch.allclose(ours, theirs, atol=1e-4)
     assert cached.computed == 4
 
 
-def test_an_image_in_one_batch_many_times_is_computed_once(cached):
-    pooled = cached.see(5, 5, 5)[0]
-    assert cached.computed == 1
-    assert torch.equal(pooled[:36], pooled[36:72]) and torch.equal(pooled[:36], pooled[72:])
-
-
-def test_the_memory_holds_the_images_last_seen(random_eyes):
+def test_the_cache_holds_the_images_last_seen(random_eyes, plain):
     cached = Counted(random_eyes, limit=2)
-    for view in (0, 1, 0, 2):  # 1 is the one longest not seen
-        cached.see(view)
-    assert cached.computed == 3
-    cached.see(0), cached.see(2)
-    assert cached.computed == 3
-    cached.see(1)
-    assert cached.computed == 4
+    for views, computed in [((0, 1, 0, 2), 3), ((0, 2), 3), ((1,), 4)]:  # 1 was longest not seen
+        for view in views:
+            cached.see(view)
+        assert cached.computed == computed
+    assert_same(cached.see(2, 3, 4, 5), plain.see(2, 3, 4, 5))  # more than it holds
 
 
-def test_the_memory_is_bounded_in_bytes():
-    computed = []
+def test_the_cache_is_bounded_in_bytes():
+    cache, computed = LRU(10, 801), []
 
-    def see(*keys):
-        def compute(rows):
-            computed.extend(keys[i] for i in rows)
-            return [{"features": torch.zeros(100)} for _ in rows]  # 400 bytes
+    def compute(rows):
+        computed.append(len(rows))
+        return [{"features": torch.zeros(100)} for _ in rows]  # 400 bytes
 
-        return cache.get([*keys], compute)
-
-    cache = LRU(10, 801)
-    see("a"), see("b"), see("a"), see("b")
-    assert computed == ["a", "b"]
-    see("c"), see("b"), see("c")  # a goes, for three do not fit
-    assert computed == ["a", "b", "c"]
-    see("a")
-    assert computed == ["a", "b", "c", "a"]
-    assert len(see("x", "y", "z")) == 3  # more than fit are answered all the same
+    for keys, new in [("a", 1), ("b", 1), ("ab", 0), ("c", 1), ("b", 0), ("c", 0), ("a", 1)]:
+        computed.clear()  # three do not fit: for c, a goes
+        assert len(cache.get([*keys], compute)) == len(keys) and sum(computed) == new
+    assert len(cache.get([*"xyz"], compute)) == 3  # more than fit are answered all the same
 
 
-def test_a_batch_larger_than_the_memory_is_answered(plain, random_eyes):
-    cached = Counted(random_eyes, limit=2)
-    assert_same(cached.see(0, 1, 2, 3), plain.see(0, 1, 2, 3))
-    cached.see(0, 1)
-    assert cached.computed == 6
-
-
-def test_the_same_patches_in_another_shape_are_another_image(plain, cached):
-    patches, _ = patchify(VIEWS[:1])
-    shapes = [torch.tensor([[1, h, w]]) for h, w in ((12, 12), (6, 24), (24, 6))]
-    for grid in shapes:
-        ours, theirs = cached.visual(patches, grid), plain.visual(patches, grid)
-        assert torch.allclose(ours.pooler_output, theirs.pooler_output, atol=1e-5)
-
-
-def test_a_tower_in_training_is_never_cached(random_eyes, plain):
-    cached = Counted(random_eyes)
+def test_a_tower_in_training_is_never_cached(cached, plain):
     cached.see(0)
     cached.model.requires_grad_(True)
     cached.see(0)[0].sum().backward()
@@ -140,10 +111,8 @@ def test_a_tower_in_training_is_never_cached(random_eyes, plain):
     assert not torch.allclose(changed[0], plain.see(0)[0], atol=1e-3)
 
 
-def test_caching_twice_is_harmless_and_adapters_are_seen_through(random_eyes, plain):
-    cached = Counted(random_eyes)
-    lora = LoraConfig(r=2, target_modules=LORA_TARGETS)
-    wrapped = get_peft_model(cached.model, lora)
+def test_caching_twice_is_harmless_and_adapters_are_seen_through(cached, plain):
+    wrapped = get_peft_model(cached.model, LoraConfig(r=2, target_modules=LORA_TARGETS))
     assert vision_tower(wrapped) is cached.visual
     cache_vision(wrapped)
     assert_same(cached.see(0, 1), plain.see(0, 1))

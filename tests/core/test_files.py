@@ -1,0 +1,63 @@
+"""files.py: a killed measurement goes on and ends where the undisturbed one ends."""
+
+import json
+
+import pytest
+
+from deepeyes_lite.files import measure, read_log
+
+IDS = [f"q{i}" for i in range(7)]
+WHAT = {"what": "seeds", "seed": 2}
+
+
+class Killed(Exception):
+    pass
+
+
+def run(path, die_after=None):
+    """What was measured, and the chunks for which work was done."""
+    chunks = []
+
+    def work(start, stop, seed):
+        if len(chunks) == die_after:
+            raise Killed
+        chunks.append((start, stop, seed))
+        return [{"value": seed + i} for i in range(start, stop)]
+
+    return measure(IDS, work, 3, WHAT, path, progress=False), chunks
+
+
+def test_each_chunk_has_the_seed_of_its_place():
+    rows, chunks = run(None)
+    assert chunks == [(0, 3, 2_000_000), (3, 6, 2_000_003), (6, 7, 2_000_006)]
+    assert [row["id"] for row in rows] == IDS
+
+
+@pytest.mark.parametrize("die_after", [0, 1, 2])
+@pytest.mark.parametrize("cut", [0, 5, 30])
+def test_a_killed_measurement_goes_on(tmp_path, die_after, cut):
+    undisturbed, _ = run(None)
+    path = tmp_path / "deep" / "record.jsonl"
+    with pytest.raises(Killed):
+        run(path, die_after)
+    if cut:  # the kill came while a line was being written
+        path.write_bytes(path.read_bytes()[:-cut])
+    rows, chunks = run(path)
+    assert rows == undisturbed
+    assert len(chunks) <= 3 and (cut or len(chunks) == 3 - die_after)
+    assert read_log(path) == (WHAT, undisturbed)
+    assert run(path) == (undisturbed, [])  # nothing is left to do
+
+
+def test_another_record_is_refused_and_kept(tmp_path):
+    path = tmp_path / "record.jsonl"
+    head = json.dumps(WHAT)
+    another = json.dumps({"what": "seeds", "seed": 3})
+    for text in (another, f'{head}\n{{"id": "q1", "value": 0}}', "no JSON", "[1]", f"{head}\n17"):
+        path.write_text(text + "\n")
+        with pytest.raises(ValueError, match="choose another file or delete it|is not a record"):
+            run(path)
+        assert path.read_text() == text + "\n"
+    path.write_text("")
+    with pytest.raises(ValueError, match="record.jsonl is not a record"):
+        read_log(path)
