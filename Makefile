@@ -45,7 +45,8 @@ demo: setup ## train tiny-eyes to zoom, evaluate before and after, write a repor
 	$(PY) -m deepeyes_lite demo
 
 check: lint ## while you work: ruff, the tests of the method, what notebooks keep to (1 minute)
-	$(PYTEST) tests/core tests/course/test_notebooks.py -m "not train and not slow" $(PYTEST_ARGS)
+	$(PYTEST) $(PARALLEL) tests/core tests/course/test_notebooks.py -m "not train and not slow" \
+	  $(PYTEST_ARGS)
 
 quick: setup ## before a commit: all tests but those that train, no notebooks (3 minutes)
 	$(PYTEST) $(PARALLEL) --doctest-modules deepeyes_lite tests -m "not train and not slow" \
