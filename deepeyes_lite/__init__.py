@@ -28,7 +28,7 @@ What the method stands on:
        files.py          221  atomic write, lock, resumable JSONL
        doctor.py         212  checks of the machine
        fast.py           281  to be read last: speed, no result changes
-       __main__.py       682  the commands; the one flat file that imports folders, to hand them in
+       __main__.py       683  the commands; the one flat file that imports folders, to hand them in
 """
 
 from pathlib import Path
