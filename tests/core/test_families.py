@@ -14,7 +14,6 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from test_prompts import CONVERSATION, assert_keeps_prefixes
-from test_rollout import trl_episode
 from transformers import (
     AutoModelForImageTextToText,
     Qwen2VLConfig,
@@ -32,6 +31,7 @@ from deepeyes_lite.tinyworld.dataset import training_questions
 from deepeyes_lite.tools import ZOOM
 from deepeyes_lite.training import RunConfig, build_trainer, load_trained, read_history, train
 from shapes import SHAPES, config_of, tokenizer_of, write_random
+from trl_episode import trl_episode
 
 NAMES = {
     "7B": "Qwen/Qwen2.5-VL-7B-Instruct",

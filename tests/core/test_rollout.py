@@ -1,7 +1,6 @@
 """The hand-written loop and TRL's environment are the same episode."""
 
 import pytest
-import torch
 
 from deepeyes_lite import prompts
 from deepeyes_lite.policies import ScriptedPolicy
@@ -9,6 +8,7 @@ from deepeyes_lite.rollout import rollout
 from deepeyes_lite.tinyworld.dataset import training_questions
 from deepeyes_lite.tools import zoom
 from deepeyes_lite.training import RunConfig, build_trainer
+from trl_episode import trl_episode
 
 CALL = "<think>I need to zoom in.</think>" + prompts.tool_call(
     {"bbox_2d": [100, 200, 300, 400], "label": "red circle"}
@@ -39,34 +39,6 @@ SCRIPTS = {
 def trainer(random_eyes, tmp_path_factory):
     config = RunConfig(model=str(random_eyes), steps=1, prompts_per_step=1, num_generations=2)
     return build_trainer(config, tmp_path_factory.mktemp("run"), training_questions(config))
-
-
-def script_generation(trainer, script, monkeypatch):
-    """Let the model of TRL's trainer write these turns, whatever it sees."""
-    tokenizer, turns = trainer.processing_class.tokenizer, iter(script)
-
-    def generate(input_ids, **_):
-        new = tokenizer(next(turns) + prompts.TURN_END, add_special_tokens=False)["input_ids"]
-        new = torch.tensor([new] * len(input_ids), device=input_ids.device)
-        return torch.cat([input_ids, new], dim=1)
-
-    monkeypatch.setattr(trainer.model, "generate", generate)
-
-
-def trl_episode(trainer, row, script, monkeypatch, suffix=""):
-    """The episode as TRL's trainer builds it, with generation replaced by the script."""
-    script_generation(trainer, script, monkeypatch)
-    row = {**row, "prompt": [{"role": "user", "content": row["question"] + suffix}]}
-    trainer.model.train()
-    output = trainer._generate_and_score_completions([row, dict(row)])
-    kept = output["completion_mask"][0].bool()
-    prompt = output["prompt_ids"][0][output["prompt_mask"][0].bool()]
-    return {
-        "prompt_ids": prompt.tolist(),
-        "completion_ids": output["completion_ids"][0][kept].tolist(),
-        "loss_mask": output["tool_mask"][0][kept].tolist(),
-        "images": len(output["image_grid_thw"]) // 2,
-    }
 
 
 @pytest.mark.parametrize("name", SCRIPTS)

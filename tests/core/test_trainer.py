@@ -5,7 +5,6 @@ from contextlib import suppress
 import pytest
 import torch
 from peft.tuners.lora import LoraLayer
-from test_rollout import script_generation
 from trl import GRPOTrainer
 from trl.trainer.utils import pad
 
@@ -15,6 +14,7 @@ from deepeyes_lite.policies import ScriptedPolicy
 from deepeyes_lite.rollout import rollout
 from deepeyes_lite.tinyworld.dataset import training_questions
 from deepeyes_lite.training import ImagesDropped, RunConfig, ZoomTrainer, build_trainer
+from trl_episode import script_generation
 
 CALL = "<think>?</think>" + prompts.tool_call({"bbox_2d": [100, 200, 300, 400]})
 SCRIPTS = {
