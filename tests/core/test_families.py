@@ -13,7 +13,6 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from test_prompts import CONVERSATION, assert_keeps_prefixes
 from transformers import (
     AutoModelForImageTextToText,
     Qwen2VLConfig,
@@ -22,6 +21,7 @@ from transformers import (
 )
 from trl.chat_template_utils import is_chat_template_prefix_preserving, supports_tool_calling
 
+from conversation import CONVERSATION, assert_keeps_prefixes
 from deepeyes_lite import doctor, models, prompts
 from deepeyes_lite.fast import CachedImageProcessor, cache_vision, vision_tower
 from deepeyes_lite.models import LORA_TARGETS, QWEN2_5_VL, SPECS, load, load_processor, spec_of
