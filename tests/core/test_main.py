@@ -17,6 +17,10 @@ from deepeyes_lite.training import PRESETS, RunConfig
 from deepeyes_lite.trajectories import read_jsonl
 
 
+def run(words, *further):
+    return main([*words.split(), *further])
+
+
 def parsed(*words):
     return parser([*words]).parse_args([*words])
 
@@ -34,41 +38,23 @@ def test_every_command_has_help_and_a_group(capsys):
     assert all(f"\n    {command}" in text for command in COMMANDS)
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        [],
-        ["dance"],
-        ["evaluate"],
-        ["train", "--steps", "many"],
-        ["train", "--reward", "bonus"],
-        ["demo", "--preset", "fast"],
-        ["rollout", "--out", "x.jsonl", "--tool", "half"],
-        ["ask", "a.png", "?", "--frame", "px"],
-    ],
-)
-def test_what_cannot_be_understood_ends_with_usage_and_2(arguments, capsys):
-    with pytest.raises(SystemExit) as stop:
-        main(arguments)
-    assert stop.value.code == 2 and "usage: deepeyes-lite" in capsys.readouterr().err
+def test_what_cannot_be_understood_ends_with_usage_and_2(capsys):
+    wrong = ["", "dance", "evaluate", "train --steps many", "train --reward bonus"]
+    wrong += ["demo --preset fast", "rollout --out x.jsonl --tool half", "ask a.png ? --frame px"]
+    for words in wrong:
+        with pytest.raises(SystemExit) as stop:
+            run(words)
+        assert stop.value.code == 2 and "usage: deepeyes-lite" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "README.md",
-        "Makefile",
-        "CONTRIBUTING.md",
-        "notebooks/TEACHING.md",
-        "data/tiny-eyes/README.md",
-    ],
-)
-def test_the_commands_in_the_text_can_be_understood(name):
+def test_the_commands_in_the_text_can_be_understood():
     """Of Makefile and READMEs, where somebody copies them from."""
-    text = (Path(__file__).parents[2] / name).read_text(encoding="utf-8")
-    for command in re.findall(r"(?:python|PY\)) -m deepeyes_lite ([^`#|\n]+)", text):
-        words = shlex.split(command.replace("--seed N", "--seed 1"))
-        assert parsed(*words).command == words[0], command
+    names = ["README.md", "Makefile", "CONTRIBUTING.md", "notebooks/TEACHING.md"]
+    for name in [*names, "data/tiny-eyes/README.md"]:
+        text = (Path(__file__).parents[2] / name).read_text(encoding="utf-8")
+        for command in re.findall(r"(?:python|PY\)) -m deepeyes_lite ([^`#|\n]+)", text):
+            words = shlex.split(command.replace("--seed N", "--seed 1").replace("VARIANT", "none"))
+            assert parsed(*words).command == words[0], (name, command)
 
 
 def test_every_field_of_a_run_has_a_flag_and_the_yaml_file_comes_before_the_flags(tmp_path):
@@ -104,67 +90,83 @@ def test_the_help_needs_no_torch():
         "try: runpy.run_module('deepeyes_lite', run_name='__main__')\n"
         "except SystemExit as stop: print('code', stop.code, 'torch' in sys.modules)"
     )
-    result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60
-    )
+    python = [sys.executable, "-c", code]
+    result = subprocess.run(python, capture_output=True, text=True, timeout=60)
     assert result.stdout.splitlines()[-1] == "code 0 False"
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["evaluate", "nowhere"], "no config.json in nowhere; start a run with `train"),
-        (["train", "--model", "nowhere"], "nowhere is neither a folder with a model nor"),
-        (["train", "--steps", "0", "--model", "eyes"], "n is at least 1"),
-        (["train", "--out", "a-file", "--model", "eyes"], "a-file"),
-        (
-            ["train", "--trl", "num_generations=4", "--model", "eyes"],
-            "set --num-generations instead",
-        ),
-        (["rollout", "--out", "x.jsonl", "--run", "nowhere"], "no adapter in nowhere"),
-        (["rollout", "--out", "a-file"], "a-file is there already; choose another name"),
-        (["rollout", "--out", "x.jsonl", "--samples", "0"], "n is at least 1"),
-        (["card", "nowhere"], "nowhere is neither a folder with a model nor"),
-    ],
-)
-def test_an_error_is_one_line_and_code_1(
-    arguments, message, capsys, monkeypatch, tmp_path, random_eyes
-):
+@pytest.fixture
+def folder(tmp_path, monkeypatch, random_eyes):
+    """The working directory, with a photo, questions about it, a model, a file and a page."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "a-file").touch()
-    (tmp_path / "eyes").symlink_to(random_eyes)
-    assert main(arguments) == 1
-    (line,) = (
-        line for line in capsys.readouterr().err.splitlines() if line.startswith("deepeyes-lite")
-    )
-    assert line.startswith(f"deepeyes-lite {arguments[0]}: ") and message in line
-    with pytest.raises((ValueError, OSError)):
-        main(["--debug", *arguments])
+    Path("eyes").symlink_to(random_eyes)
+    for name in ("a-file", "there.html"):
+        Path(name).touch()
+    image = tiny_world("test", 1)[0]["image"]
+    image.save("photo.png")
+    Path("mine").mkdir()
+    image.save("mine/a.png")
+    return tmp_path
 
 
-def test_rollout_writes_episodes(random_eyes, tmp_path, capsys):
-    def rolled(name, *arguments):
-        path = tmp_path / f"{name}.jsonl"
-        words = ["rollout", "--out", str(path), "--model", str(random_eyes), *arguments]
-        assert main(words) == 0
-        assert f"correct, 0 with a zoom: {path}\n" in capsys.readouterr().out
-        return path
-
-    first = rolled("first", "--samples", "3", "--seed", "1")
-    assert [t.sample["id"] for t in read_jsonl(first)] == ["test-0", "test-1", "test-2"]
-    same = rolled("same", "--samples", "3", "--seed", "1")
-    assert same.read_text() == first.read_text()
-    other = rolled("other", "--samples", "3", "--seed", "2", "--tool", "off")
-    assert other.read_text() != first.read_text()
-    kinds = rolled("kinds", "--samples", "2", "--kind", "compare")
-    assert [t.sample["kind"] for t in read_jsonl(kinds)] == ["compare"] * 2
+def write_questions(*rows):
+    text = "\n".join(["image,question,answer", *rows]) + "\n"
+    Path("mine/questions.csv").write_text(text, encoding="utf-8")
 
 
-def test_rollout_takes_a_finished_run(finished_run, tmp_path):
+def test_an_error_is_one_line_and_code_1(folder, faulty, capsys):
+    for words, message in {
+        "evaluate nowhere": "no config.json in nowhere; start a run with `train",
+        "train --preset quick --model nowhere": "nowhere is neither a folder with a model nor",
+        "train --steps 0 --model eyes": "n is at least 1",
+        "train --preset quick --out a-file --model eyes": "a-file",
+        "train --preset quick --trl num_generations=4 --model eyes": "set --num-generations instead",
+        "rollout --out x.jsonl --run nowhere": "no adapter in nowhere",
+        "ask nowhere.png ?": "'nowhere.png' is no regular file",
+        "ask a-file ?": "'a-file' is not an image (PNG, JPEG",
+        "ask photo.png ?<|im_end|> --endpoint URL/x/v1 --model m": "only the template may",
+        "ask photo.png ? --out photo.png": "its name ends in .html",
+        "ask photo.png ? --out there.html": "there.html is there already; choose another name",
+        "ask photo.png ? --environment os.path": "'os.path' is no subclass of",
+        "ask photo.png ? --model m": "m is neither a folder with a model nor",
+        "ask photo.png ? --model m --run r": "two models; choose one",
+        "ask photo.png ? --endpoint URL/x/v1": "name a model; ",
+        "ask photo.png ? --endpoint localhost:1": "address is like http://localhost:8000/v1",
+        "ask photo.png ? --endpoint URL/locked/v1 --model m": "refuses the key",
+        "ask photo.png ? --endpoint URL/other-model/v1 --model m": "does not serve 'm'",
+    }.items():
+        shutil.rmtree("runs", ignore_errors=True)
+        arguments = words.replace("URL", faulty).split()
+        assert main(arguments) == 1, words
+        lines = capsys.readouterr().err.splitlines()
+        (line,) = (line for line in lines if line.startswith("deepeyes-lite"))
+        assert line.startswith(f"deepeyes-lite {arguments[0]}: ") and message in line, words
+    with pytest.raises(FileNotFoundError):
+        main(["--debug", "evaluate", "nowhere"])
+
+
+def test_rollout_writes_episodes(folder, capsys):
+    def rolled(name, words):
+        assert run(f"rollout --out {name}.jsonl --model eyes {words}") == 0
+        assert f"correct, 0 with a zoom: {name}.jsonl\n" in capsys.readouterr().out
+        return Path(f"{name}.jsonl").read_bytes()
+
+    first = rolled("first", "--samples 3 --seed 1")
+    assert [t.sample["id"] for t in read_jsonl("first.jsonl")] == ["test-0", "test-1", "test-2"]
+    assert rolled("same", "--samples 3 --seed 1") == first
+    assert rolled("other", "--samples 3 --seed 2 --tool off") != first
+    rolled("kinds", "--samples 2 --kind compare")
+    assert [t.sample["kind"] for t in read_jsonl("kinds.jsonl")] == ["compare"] * 2
+
+
+def test_rollout_and_evaluate_take_a_finished_run(finished_run, tmp_path, capsys):
     path = tmp_path / "episodes.jsonl"
-    arguments = ["--run", str(finished_run), "--samples", "1"]
-    assert main(["rollout", "--out", str(path), *arguments]) == 0
-    assert len(read_jsonl(path)) == 1
+    words = ["rollout", "--out", str(path), "--run", str(finished_run), "--samples", "1"]
+    assert main(words) == 0 and len(read_jsonl(path)) == 1
+    out = shutil.copytree(finished_run, tmp_path / "run")
+    assert main(["evaluate", str(out), "--samples", "2"]) == 0
+    text = capsys.readouterr().out
+    assert "2 held-out scenes" in text and f"report: {out}/report.html" in text
 
 
 @pytest.mark.train
@@ -186,35 +188,18 @@ def test_demo_trains_evaluates_and_reports_and_the_second_time_has_nothing_to_do
     assert "2 held-out scenes" in capsys.readouterr().out
 
 
-def test_evaluate_writes_table_and_report_of_a_finished_run(finished_run, tmp_path, capsys):
-    out = shutil.copytree(finished_run, tmp_path / "run")
-    assert main(["evaluate", str(out), "--samples", "2"]) == 0
-    text = capsys.readouterr().out
-    assert "2 held-out scenes" in text and f"report: {out}/report.html" in text
-
-
-def test_select_writes_what_it_kept_and_why(random_eyes, tmp_path, capsys):
-    out = tmp_path / "selection"
-    arguments = ["select", "--out", str(out), "--model", str(random_eyes), "--k", "2"]
-    assert main([*arguments, "--samples", "6"]) == 0
+def test_select_writes_what_it_kept_and_why(folder, capsys):
+    words = "select --model eyes --k 2 --out out --samples"
+    assert run(words, "6") == 0
     text = capsys.readouterr().out
     assert "0 of 6 questions kept" in text and "6 never right" in text  # random weights
     names = {"config.json", "difficulty.jsonl", "tool_benefit.jsonl", "report.json"}
-    assert names | {"selected", "pass_rates.png"} <= {path.name for path in out.iterdir()}
-    assert json.loads((out / "report.json").read_text())["questions"] == 6
-    assert main([*arguments, "--samples", "6"]) == 0
-    assert main([*arguments, "--samples", "7"]) == 1
-    assert "holds another run" in capsys.readouterr().err
-
-
-def test_select_takes_a_folder_of_one_s_own(random_eyes, tmp_path, capsys):
-    folder = tmp_path / "mine"
-    folder.mkdir()
-    tiny_world("train", 1)[0]["image"].save(folder / "a.png")
-    rows = "image,question,answer\na.png,What is it?,a scene\nb.png,What?,nothing\n"
-    (folder / "questions.csv").write_text(rows)
-    arguments = ["--folder", str(folder), "--model", str(random_eyes), "--k", "1"]
-    assert main(["select", "--out", str(tmp_path / "out"), *arguments]) == 0
+    assert names | {"selected", "pass_rates.png"} <= {path.name for path in Path("out").iterdir()}
+    assert json.loads(Path("out/report.json").read_bytes())["questions"] == 6
+    assert run(words, "6") == 0
+    assert run(words, "7") == 1 and "holds another run" in capsys.readouterr().err
+    write_questions("a.png,What is it?,a scene", "b.png,What?,nothing")
+    assert run("select --folder mine --model eyes --k 1 --out own") == 0
     text = capsys.readouterr().out
     assert "0 of 1 questions kept" in text and "b.png" in text
 
@@ -222,19 +207,15 @@ def test_select_takes_a_folder_of_one_s_own(random_eyes, tmp_path, capsys):
 # --- served models ------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def photo(tmp_path):
-    path = tmp_path / "photo.png"
-    tiny_world("test", 1)[0]["image"].save(path)
-    return str(path)
+def served(faulty, mode, model="m"):
+    return ["--endpoint", f"{faulty}/{mode}/v1", "--model", model]
 
 
-def test_ask_prints_the_episode_and_writes_the_page(faulty, photo, tmp_path, capsys, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert (
-        main(["ask", photo, "Which letter?", "--endpoint", f"{faulty}/parsed/v1", "--model", "m"])
-        == 0
-    )
+ASK = ["ask", "photo.png", "Which letter?"]
+
+
+def test_ask_prints_the_episode_and_writes_the_page(faulty, folder, capsys):
+    assert main([*ASK, *served(faulty, "parsed")]) == 0
     assert capsys.readouterr().out.splitlines() == [
         "question: Which letter?",
         'turn 1: <think>Hm.</think><tool_call>{"name": "image_zoom_in_tool", '
@@ -244,123 +225,44 @@ def test_ask_prints_the_episode_and_writes_the_page(faulty, photo, tmp_path, cap
         "answer: K",
         "page: ask.html",
     ]
-    assert "data:image/jpeg" in (tmp_path / "ask.html").read_text()
-
-
-def test_ask_speaks_as_deepeyes_does(faulty, photo, tmp_path, capsys):
-    served = ["--endpoint", f"{faulty}/deepeyes/v1", "--model", "m", "--prompt", "deepeyes"]
-    assert main(["ask", photo, "?", "--out", str(tmp_path / "d.html"), *served]) == 0
-    # 384 px are seen as 392: the box is asked for in pixels of the view
+    assert b"data:image/jpeg" in Path("ask.html").read_bytes()
+    # DeepEyes' own prompt. 384 px are seen as 392: the box is asked for in pixels of the view.
+    deepeyes = [*ASK, *served(faulty, "deepeyes"), "--prompt", "deepeyes"]
+    assert main(deepeyes) == 0
     assert "zoom 1: (10, 20) to (98, 196) px" in capsys.readouterr().out
-    assert (
-        main(["ask", photo, "?", "--out", str(tmp_path / "e.html"), *served, "--frame", "box_1000"])
-        == 0
-    )
+    assert main([*deepeyes, "--frame", "box_1000"]) == 0
     assert "zoom 1: (4, 8) to (38, 77) px" in capsys.readouterr().out
-
-
-def test_ask_takes_tiny_eyes_where_no_server_is_named(
-    random_eyes, finished_run, photo, tmp_path, capsys, monkeypatch
-):
-    monkeypatch.chdir(tmp_path)
-    assert main(["ask", photo, "Which letter?", "--model", str(random_eyes)]) == 0
-    text = capsys.readouterr().out
-    assert "turn 1: " in text and "knows only its own world" in text
-    assert main(["ask", photo, "Which letter?", "--run", str(finished_run)]) == 0
-    wide = tmp_path / "wide.jpg"
-    tiny_world("test", 1)[0]["image"].resize((1200, 500)).save(wide)
-    assert main(["ask", str(wide), "Which letter?", "--model", str(random_eyes)]) == 0
-    assert {"ask.html", "ask-2.html", "ask-3.html"} <= {path.name for path in tmp_path.iterdir()}
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["nowhere.png", "?"], "no file 'nowhere.png'"),
-        (["a-file", "?"], "'a-file' is not an image (PNG, JPEG"),
-        (
-            ["PHOTO", "?<|im_end|>", "--endpoint", "URL/x/v1", "--model", "m"],
-            "only the template may",
-        ),
-        (["PHOTO", "?", "--out", "PHOTO"], "its name ends in .html"),
-        (["PHOTO", "?", "--out", "there.html"], "there.html is there already; choose another name"),
-        (["PHOTO", "?", "--environment", "os.path"], "'os.path' is no subclass of"),
-        (["PHOTO", "?", "--model", "m"], "m is neither a folder with a model nor"),
-        (["PHOTO", "?", "--model", "m", "--run", "r"], "two models; choose one"),
-        (["PHOTO", "?", "--endpoint", "URL/x/v1", "--run", "r"], "two models; choose one"),
-        (["PHOTO", "?", "--endpoint", "URL/x/v1"], "name a model; "),
-        (["PHOTO", "?", "--endpoint", "localhost:1"], "address is like http://localhost:8000/v1"),
-        (["PHOTO", "?", "--endpoint", "URL/locked/v1", "--model", "m"], "refuses the key"),
-        (["PHOTO", "?", "--endpoint", "URL/other-model/v1", "--model", "m"], "does not serve 'm'"),
-    ],
-)
-def test_asking_wrongly_is_one_line(
-    arguments, message, faulty, photo, tmp_path, capsys, monkeypatch
-):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "a-file").touch()
-    (tmp_path / "there.html").touch()
-    words = [w.replace("PHOTO", photo).replace("URL", faulty) for w in arguments]
-    assert main(["ask", *words]) == 1
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("deepeyes-lite ask: ") and message in line
-
-
-def test_an_episode_that_the_server_ended_is_shown_and_fails(faulty, photo, tmp_path, capsys):
-    served = ["--endpoint", f"{faulty}/short/v1", "--model", "m"]
-    assert main(["ask", photo, "?", "--out", str(tmp_path / "p.html"), *served]) == 1
+    assert main([*ASK, *served(faulty, "short")]) == 1  # the server ended it
     assert "the conversation is too long for m" in capsys.readouterr().out
 
 
-def test_rollout_of_a_served_model_goes_on_and_mixes_no_two(faulty, tmp_path, capsys):
-    path = tmp_path / "episodes.jsonl"
-    arguments = ["rollout", "--out", str(path), "--samples", "3"]
-    arguments += ["--endpoint", f"{faulty}/parsed/v1"]
-    assert main([*arguments, "--model", "m"]) == 0
-    assert capsys.readouterr().out == f"0 of 3 correct, 3 with a zoom: {path}\n"
-    first = path.read_text()
-    assert main([*arguments, "--model", "m"]) == 0 and path.read_text() == first
-    assert main([*arguments, "--model", "another"]) == 1
-    assert "holds another run" in capsys.readouterr().err and path.read_text() == first
-
-
-def test_rollout_asks_a_judge_what_no_rule_can_tell(faulty, random_eyes, tmp_path, capsys):
-    folder = tmp_path / "mine"
-    folder.mkdir()
-    tiny_world("test", 1)[0]["image"].save(folder / "a.png")
-    rows = "image,question,answer\na.png,What letter?,letter K\na.png,Which?,k\n"
-    (folder / "questions.csv").write_text(rows)
-    path = tmp_path / "episodes.jsonl"
-    arguments = ["rollout", "--folder", str(folder), "--out", str(path), "--model", "m"]
-    arguments += ["--endpoint", f"{faulty}/parsed/v1"]  # its answer is K
-    judge = ["--judge", f"{faulty}/judge/v1", "--judge-model", "j"]
-    assert main([*arguments, *judge]) == 0
+def test_ask_takes_tiny_eyes_where_no_server_is_named(finished_run, folder, capsys):
+    assert main([*ASK, "--model", "eyes"]) == 0
     text = capsys.readouterr().out
-    assert (
-        "1 of 2 correct, 2 with a zoom" in text
-    )  # the judge of the test wants the truth in the answer
+    assert "turn 1: " in text and "knows only its own world" in text
+    assert main([*ASK, "--run", str(finished_run)]) == 0
+    tiny_world("test", 1)[0]["image"].resize((1200, 500)).save("wide.jpg")
+    assert main(["ask", "wide.jpg", "Which letter?", "--model", "eyes"]) == 0
+    assert {"ask.html", "ask-2.html", "ask-3.html"} <= {path.name for path in folder.iterdir()}
+
+
+def test_rollout_asks_a_judge_what_no_rule_can_tell(faulty, folder, capsys):
+    write_questions("a.png,What letter?,letter K", "a.png,Which?,k")
+    words = ["rollout", "--folder", "mine", "--out", "e.jsonl", *served(faulty, "parsed")]
+    judge = ["--judge", f"{faulty}/judge/v1", "--judge-model", "j"]
+    assert main([*words, *judge]) == 0  # the model's answer is K
+    text = capsys.readouterr().out
+    assert "1 of 2 correct, 2 with a zoom" in text  # this judge wants the truth in the answer
     assert text.endswith("j judged 1 answers (0 from the cache); 0 undecided, counted wrong\n")
-    verdicts = Path(f"{path}.judge.jsonl").read_text(encoding="utf-8")
-    assert json.loads(verdicts)["verdict"] is False
-    path.unlink()  # episodes anew, verdicts from the cache
-    assert main([*arguments, *judge]) == 0
+    verdicts = Path("e.jsonl.judge.jsonl").read_bytes()
+    assert json.loads(verdicts.splitlines()[-1])["verdict"] is False
+    Path("e.jsonl").unlink()  # episodes anew, verdicts from the cache
+    assert main([*words, *judge]) == 0
     assert "j judged 1 answers (1 from the cache)" in capsys.readouterr().out
-    assert Path(f"{path}.judge.jsonl").read_text(encoding="utf-8") == verdicts
-    assert main(arguments) == 1  # never half with a judge, half without
+    assert Path("e.jsonl.judge.jsonl").read_bytes() == verdicts
+    assert main(words) == 1  # never half with a judge, half without
     assert "holds another run" in capsys.readouterr().err
-    assert main([*arguments, "--judge-model", "j"]) == 1
+    assert main([*words, "--judge-model", "j"]) == 1
     assert "--judge-model names a model of --judge" in capsys.readouterr().err
-
-
-def test_rollout_of_this_machine_asks_a_judge_too(faulty, random_eyes, tmp_path, capsys):
-    arguments = ["rollout", "--out", str(tmp_path / "e.jsonl"), "--samples", "2"]
-    arguments += [
-        "--model",
-        str(random_eyes),
-        "--judge",
-        f"{faulty}/judge/v1",
-        "--judge-model",
-        "j",
-    ]
-    assert main(arguments) == 0
-    assert "j judged " in capsys.readouterr().out
+    assert run("rollout --out local.jsonl --samples 2 --model eyes", *judge) == 0
+    assert "j judged " in capsys.readouterr().out  # a model of this machine, too
