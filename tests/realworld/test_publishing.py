@@ -9,6 +9,7 @@ from deepeyes_lite.__main__ import main
 from deepeyes_lite.evaluation import evaluate_run
 from deepeyes_lite.models import load
 from deepeyes_lite.realworld.publishing import card, merge
+from deepeyes_lite.tinyworld.dataset import held_out
 from deepeyes_lite.training import load_trained
 
 
@@ -19,7 +20,7 @@ def run(finished_run, tmp_path):
 
 def test_a_merged_model_is_the_trained_one(run, tmp_path, capsys):
     to = tmp_path / "merged"
-    assert main(["merge", "--out", str(run), "--to", str(to)]) == 0
+    assert main(["merge", str(run), "--to", str(to)]) == 0
     assert capsys.readouterr().out.strip().endswith(f"merged: {to}")
     ours, processor = load(to)
     theirs, base = load_trained(run)
@@ -44,5 +45,5 @@ def test_the_card_says_what_was_measured_and_what_was_not(run):
     text = card(run)
     assert text.startswith("---\nbase_model: ") and "Not evaluated." in text
     assert "after 2 steps of GRPO with LoRA (rank 16), reward variant `conditional`" in text
-    evaluate_run(run, 2)
+    evaluate_run(run, held_out(2))
     assert "Not evaluated." not in card(run) and "2 held-out scenes" in card(run)
