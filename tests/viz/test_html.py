@@ -2,6 +2,7 @@
 
 import base64
 import io
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
@@ -18,28 +19,6 @@ def episode():
     return made(3, scenes=3)[2]
 
 
-class Tokenizer:
-    def decode(self, ids):
-        return f"<{ids[0]}>"
-
-
-def test_somebody_else_s_text_is_bounded():
-    assert html.excerpt(LONG, 10) == "KKKKKKKKKK … (100,000 characters in all)"
-    assert html.excerpt("a\n\tb\x00\u202e\ud800") == "a\n\tb\ufffd\ufffd\ufffd"
-    assert html.excerpt(5) == "5"
-    for text in TEXTS:
-        short = html.line(text, 20)
-        assert len(short) <= 21 and short.isprintable()
-        assert short == text or not text.isprintable() or len(text) > 20
-
-
-def test_what_is_no_box_and_no_token_is_left_out():
-    _, _, odd, bare = map(html.checked, hostile())
-    assert odd.sample["boxes_px"] == [] and odd.boxes_px == []
-    assert (odd.completion_ids, odd.loss_mask) == ([], [])
-    assert bare.answer == "5" and bare.best_iou is None
-
-
 def test_the_picture_has_the_target_and_numbered_zooms(episode):
     reader = Reader(html.picture(episode))
     rectangles = [attributes for tag, attributes in reader.tags if tag == "rect"]
@@ -51,13 +30,8 @@ def test_the_picture_has_the_target_and_numbered_zooms(episode):
     assert "zooms: 2" in reader.tags[0][1]["aria-label"]
     assert Reader(html.picture(episode, 1)).text == "zoom 1"
     assert "image is not at hand" in html.picture(Trajectory({}))
-
-
-def test_a_picture_is_as_wide_as_a_page_needs_and_no_wider():
-    large = Image.new("RGB", (5000, 2500))
-    data = base64.b64decode(html.data_uri(large).split(",")[1])
-    assert Image.open(io.BytesIO(data)).size == (1024, 512)
-    assert large.size == (5000, 2500)  # the original stays as it is
+    data = base64.b64decode(html.data_uri(Image.new("RGB", (5000, 2500))).split(",")[1])
+    assert Image.open(io.BytesIO(data)).size == (1024, 512)  # as a page needs it
 
 
 def test_turns_tell_thought_call_answer_and_crop_apart(episode):
@@ -72,17 +46,18 @@ def test_turns_tell_thought_call_answer_and_crop_apart(episode):
 
 def test_the_reward_is_told_in_parts_that_add_up(episode):
     parts = html.parts(VARIANTS["conditional"], episode)
-    assert {name: value for name, value in parts.items() if value} == {
-        "accuracy_reward": 0.8,
-        "tool_bonus": 1.2,
-    }
     text = Reader(html.reward_table(parts)).text
     assert text == "accuracy+0.80bonus, right and zoomed+1.20reward+2.00"
-    assert "curiosity" in html.reward_table({"curiosity_bonus": 0.1, "my_own": 1.0})
+    overlap = f"best IoU {episode.best_iou:.2f}"
+    assert html.verdict(episode) == f"answer {episode.answer} (right), 2 zooms, {overlap}"
+    wrong = Trajectory({"answer": "K", "boxes_px": []}, answer="L" * 99)
+    assert html.verdict(wrong) == f"answer {'L' * 40}… (wrong, it is K), 0 zooms"
+    assert html.verdict(Trajectory({"answer": "K"})) == "no answer (wrong, it is K), 0 zooms"
 
 
 def test_tokens_show_the_mask(episode):
-    text = Reader(html.tokens(episode, Tokenizer())).text
+    decode = SimpleNamespace(decode=lambda ids: f"<{ids[0]}>")
+    text = Reader(html.tokens(episode, decode)).text
     assert text.startswith("3 tokens that the model wrote") and text.endswith("<5><6><7><8>")
     assert Reader(html.tokens(episode)).text.endswith("#5#6#7#8")
     assert "No tokens" in html.tokens(Trajectory({}))
@@ -90,9 +65,6 @@ def test_tokens_show_the_mask(episode):
     first, second = strip.split("</span>")[:2]
     assert "bold" in first and "bold" not in second  # not by colour alone
     assert Reader(strip).text == "<think>user⏎"
-
-
-def test_a_strip_counts_placeholders_and_cuts_what_is_long():
     pieces = [("a", 1)] + [("<|image_pad|>", 0)] * 36 + [("b", 0)] + [("<|image_pad|>", 0)] * 2
     assert Reader(html.token_strip(pieces)).text == "a<|image_pad|> × 36b<|image_pad|> × 2"
     text = Reader(html.token_strip([("x", 1)] * 100_000)).text
@@ -102,48 +74,23 @@ def test_a_strip_counts_placeholders_and_cuts_what_is_long():
         assert Reader(strip).text.endswith("end") and len(strip) < 3000
 
 
-@pytest.mark.parametrize("episode", hostile(), ids=["markup", "long", "odd", "bare"])
-def test_a_hostile_episode_is_text_and_short(episode):
-    episode = html.checked(episode)
-    page = html.episode_page({HOSTILE: episode}, VARIANTS["conditional"], {HOSTILE: 0.0})
-    text = Reader(page).text
-    assert len(text) < 20_000
-    if episode.sample.get("id") == HOSTILE:
-        assert text.count(HOSTILE) >= 4
-    if len(episode.answer or "") == len(LONG):
-        assert "(100,000 characters in all)" in text
+def test_a_hostile_episode_is_text_and_short():
+    for episode in map(html.checked, hostile()):
+        page = html.episode_page({HOSTILE: episode}, VARIANTS["conditional"], {HOSTILE: 0.0})
+        text = Reader(page).text
+        assert len(text) < 20_000
+        assert episode.sample.get("id") != HOSTILE or text.count(HOSTILE) >= 4
+        if len(episode.answer or "") == len(LONG):
+            assert "(100,000 characters in all)" in text
 
 
 def test_a_page_has_every_policy_and_needs_nothing_beside_it(episode):
     episodes = {"base": made(1)[0], "trained": episode}
     page = html.episode_page(episodes, VARIANTS["iou"], {"base": 0.0, "trained": 1.0})
-    reader = Reader(page)
-    for words in ("base", "trained", "bonus, IoU of the box", "Loss mask"):
-        assert words in reader.text
-    assert page.startswith("<!doctype html>") and "prefers-color-scheme: dark" in page
-    assert ("meta", {"name": "viewport", "content": "width=device-width, initial-scale=1"}) in (
-        reader.tags
-    )
-    assert "url(" not in page and "@import" not in page
-
-
-def test_an_episode_without_a_known_answer_is_shown_without_reward():
-    photo = Image.effect_noise((3000, 2000), 90).convert("RGB")
-    turns = [Turn(HOSTILE, [(100, 200, 1900, 1900)]), Turn(LONG, [], [f"Error: {HOSTILE}"])]
-    episode = Trajectory({"question": HOSTILE}, [photo], turns=turns, answer=HOSTILE)
-    page = html.episode_page({f"model {HOSTILE}": episode})
     text = Reader(page).text
-    assert len(page) < 4_000_000 and text.count(HOSTILE) >= 4
-    assert "Reward" not in text and "wrong" not in text
-    assert "K" * 1900 in text and "K" * 2001 not in text
-
-
-def test_how_an_episode_ended_in_words(episode):
-    overlap = f"best IoU {episode.best_iou:.2f}"
-    assert html.verdict(episode) == f"answer {episode.answer} (right), 2 zooms, {overlap}"
-    wrong = Trajectory({"answer": "K", "boxes_px": []}, answer="L" * 99)
-    assert html.verdict(wrong) == f"answer {'L' * 40}… (wrong, it is K), 0 zooms"
-    assert html.verdict(Trajectory({"answer": "K"})) == "no answer (wrong, it is K), 0 zooms"
+    assert all(words in text for words in (*episodes, "bonus, IoU of the box", "Loss mask"))
+    assert page.startswith("<!doctype html>") and "prefers-color-scheme: dark" in page
+    assert "width=device-width" in page and "url(" not in page and "@import" not in page
 
 
 def test_an_episode_in_the_terminal_is_bounded_and_steers_nothing():
