@@ -30,38 +30,18 @@ TOKENS = {
     "qwen3_vl": [*SPECIAL_TOKENS[:7], *CALL_TOKENS, "<tool_response>", "</tool_response>"]
     + ["<think>", "</think>"],
 }
+ROPE = {"rope_type": "default", "rope_theta": 5e6, "mrope_section": [24, 20, 20]}
+OLD_ROPE = ROPE | {"rope_theta": 1e6, "mrope_section": [16, 24, 24]}
 TEXT = {
-    "qwen2_5_vl": {
-        "max_position_embeddings": 128000,
-        "rope_parameters": {
-            "rope_type": "default",
-            "rope_theta": 1000000.0,
-            "mrope_section": [16, 24, 24],
-        },
-    },
-    "qwen3_vl": {
-        "head_dim": 128,
-        "max_position_embeddings": 262144,
-        "rope_parameters": {
-            "rope_type": "default",
-            "rope_theta": 5000000.0,
-            "mrope_section": [24, 20, 20],
-            "mrope_interleaved": True,
-        },
-    },
+    "qwen2_5_vl": {"max_position_embeddings": 128000, "rope_parameters": OLD_ROPE},
+    "qwen3_vl": {"max_position_embeddings": 262144, "head_dim": 128}
+    | {"rope_parameters": ROPE | {"mrope_interleaved": True}},
 }
 EYES = {
-    "qwen2_5_vl": {
-        "patch_size": 14,
-        "tokens_per_second": 2,
-        "window_size": 112,
-        "fullatt_block_indexes": [7, 15, 23, 31],
-    },
-    "qwen3_vl": {
-        "patch_size": 16,
-        "num_position_embeddings": 2304,
-        "deepstack_visual_indexes": [5, 11, 17],
-    },
+    "qwen2_5_vl": {"patch_size": 14, "tokens_per_second": 2, "window_size": 112}
+    | {"fullatt_block_indexes": [7, 15, 23, 31]},
+    "qwen3_vl": {"patch_size": 16, "num_position_embeddings": 2304}
+    | {"deepstack_visual_indexes": [5, 11, 17]},
 }
 EYE_SHAPE = ("depth", "hidden_size", "intermediate_size")
 TEXT_SHAPE = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")

@@ -3,7 +3,7 @@
 import json
 import math
 import random
-import re
+from functools import partial
 
 import pytest
 import torch
@@ -38,18 +38,11 @@ def questions(n=12, images=None, source="V* Bench"):
         image = Image.new("RGB", (64, 64))
         ImageDraw.Draw(image).point((i % (images or n), 0), fill="white")
         options = [COLOURS[i % 4], *(c for c in COLOURS if c != COLOURS[i % 4])]
-        return {
-            "id": f"q{i}",
-            "image": {"bytes": encode(image, "PNG"), "path": None},
-            "question": with_options("What colour is the flag?", options),
-            "answer": "A",
-            "boxes_px": [BOX],
-            "kind": ("direct_attributes", "relative_position")[i % 2],
-            "legible": -1,
-            "source": source,
-            "options": options,
-            "verifier": "choice",
-        }
+        question = with_options("What colour is the flag?", options)
+        row = {"id": f"q{i}", "question": question, "answer": "A", "options": options}
+        row |= {"kind": ("direct_attributes", "relative_position")[i % 2], "boxes_px": [BOX]}
+        row |= {"legible": -1, "source": source, "verifier": "choice"}
+        return row | {"image": {"bytes": encode(image, "PNG"), "path": None}}
 
     return build(sample(i) for i in range(n))
 
@@ -95,7 +88,7 @@ def accuracy(report, cell="shuffled, tool on"):
     return report["cells"][cell]["accuracy"]["all"]["mean"]
 
 
-# --- the order of the options -------------------------------------------------------------------
+ask = partial(benchmark, progress=False)
 
 
 def test_a_shuffled_question_has_the_same_options_and_another_right_letter():
@@ -121,20 +114,23 @@ def test_a_shuffled_question_has_the_same_options_and_another_right_letter():
     assert new["options"][LETTERS.index(new["answer"])] == "x\nB. y"
 
 
-# --- what a benchmark finds ---------------------------------------------------------------------
-
-
 def test_a_policy_that_says_a_is_found_out(processor, tmp_path):
-    report = benchmark(questions(24), Stub(processor, always_a), tmp_path, progress=False)
+    policy = Stub(processor, always_a)
+    report = ask(questions(24), policy, tmp_path)
     assert accuracy(report, "listed, tool on") == 1.0
     assert accuracy(report) < 0.6
     gap = report["paired_accuracy"]["shuffled, tool on minus listed, tool on"]
     assert gap["mean"] < 0 and gap["p"] < 0.01
     assert list(report["cells"]) == [f"{order}, tool {tool}" for order, tool in CELLS]
+    for change in ({"seed": 1}, {"k": 2}):
+        with pytest.raises(ValueError, match="holds another record"):
+            ask(questions(24), policy, tmp_path, **change)
+    with pytest.raises(ValueError, match="k is at least 1"):
+        ask(questions(2), policy, tmp_path / "b", k=0)
 
 
 def test_a_policy_that_reads_the_crop_needs_it(processor, tmp_path):
-    report = benchmark(questions(12), Stub(processor, from_the_crop), tmp_path, progress=False)
+    report = ask(questions(12), Stub(processor, from_the_crop), tmp_path)
     assert accuracy(report) == accuracy(report, "listed, tool on") == 1.0
     assert accuracy(report, "shuffled, tool off") == accuracy(report, "shuffled, tool blank") == 0.0
     on, off = (report["cells"][f"shuffled, tool {tool}"] for tool in ("on", "off"))
@@ -146,27 +142,27 @@ def test_a_policy_that_reads_the_crop_needs_it(processor, tmp_path):
     text = table(report)
     assert "shuffled, tool blank" in text and "12 questions of V* Bench; accuracy" in text
     ours, theirs = text.split("\n\n")
+    rows = published(["V* Bench", "HR-Bench 4K", "HR-Bench 8K", "POPE"])
+    assert len(rows) == 34 and all(row["protocol"] and row["source"] for row in rows)
     assert "90.1" in theirs and "90.1" not in ours and "Their protocols are not ours" in theirs
 
 
 def test_a_cell_is_left_out_where_it_means_nothing(processor, tmp_path):
     policy = Stub(processor, always_a, tools=False)
-    report = benchmark(questions(4), policy, tmp_path / "a", progress=False)
+    report = ask(questions(4), policy, tmp_path / "a")
     assert list(report["cells"]) == ["shuffled, tool off", "listed, tool off"]
     policy = ScriptedPolicy(processor, [prompts.answer("!", "K")])
-    report = benchmark(tiny_world("test", 4), policy, tmp_path / "b", progress=False)
+    report = ask(tiny_world("test", 4), policy, tmp_path / "b")
     assert list(report["cells"]) == ["listed, tool on", "listed, tool off", "listed, tool blank"]
     assert "\n\n" not in table(report)  # nothing was published about them
     policy = ScriptedPolicy(processor, [prompts.answer("!", "something else")])
-    judged = benchmark(questions(2), policy, tmp_path / "c", judge=lambda *_: True, progress=False)
+    judged = ask(questions(2), policy, tmp_path / "c", judge=lambda *_: True)
     assert accuracy(judged) == 1.0  # by the judge: the rules cannot tell
 
 
 def test_k_answers_are_kept_and_averaged(processor, tmp_path):
     torch.manual_seed(0)
-    report = benchmark(
-        questions(10), Stub(processor, luck, zoom=False), tmp_path, k=4, progress=False
-    )
+    report = ask(questions(10), Stub(processor, luck, zoom=False), tmp_path, k=4)
     identity, lines = read_log(tmp_path / "shuffled-on.jsonl")
     assert identity == {"order": "shuffled", "tool": "on", "k": 4, "seed": 0}
     assert [len(line["episodes"]) for line in lines] == [4] * 10
@@ -180,32 +176,19 @@ def test_k_answers_are_kept_and_averaged(processor, tmp_path):
 
 def test_a_killed_benchmark_ends_where_the_undisturbed_one_ends(processor, tmp_path):
     rows = questions(6)
-    whole = benchmark(rows, Stub(processor, luck), tmp_path / "a", batch_size=4, progress=False)
+    whole = ask(rows, Stub(processor, luck), tmp_path / "a", batch_size=4)
     for dies_after in (5, 13):
         with pytest.raises(KeyboardInterrupt):
             policy = Stub(processor, luck, dies_after=dies_after)
-            benchmark(rows, policy, tmp_path / "b", batch_size=4, progress=False)
+            ask(rows, policy, tmp_path / "b", batch_size=4)
         assert not (tmp_path / "b" / "benchmark.json").exists()
     policy = Stub(processor, luck)
-    again = benchmark(rows, policy, tmp_path / "b", batch_size=4, progress=False)
+    again = ask(rows, policy, tmp_path / "b", batch_size=4)
     assert json.dumps(again) == json.dumps(whole)
     for path in (tmp_path / "a").iterdir():
         assert (tmp_path / "b" / path.name).read_text() == path.read_text()
     done = Stub(processor, luck, dies_after=0)
-    assert json.dumps(benchmark(rows, done, tmp_path / "b", progress=False)) == json.dumps(whole)
-
-
-def test_records_of_another_benchmark_are_refused(processor, tmp_path):
-    policy = Stub(processor, always_a)
-    benchmark(questions(2), policy, tmp_path, progress=False)
-    for change in ({"seed": 1}, {"k": 2}):
-        with pytest.raises(ValueError, match="holds another record"):
-            benchmark(questions(2), policy, tmp_path, progress=False, **change)
-    with pytest.raises(ValueError, match="k is at least 1"):
-        benchmark(questions(2), policy, tmp_path / "b", k=0)
-
-
-# --- figures ------------------------------------------------------------------------------------
+    assert json.dumps(ask(rows, done, tmp_path / "b")) == json.dumps(whole)
 
 
 def line(image, corrects, id="q", calls=0):
@@ -223,13 +206,9 @@ def test_four_copies_of_a_question_are_one_observation():
     assert same["mean"] == pytest.approx(alone["mean"]) and same["n"] == 200
     # Not half as wide, as four times as many independent questions would make it.
     assert same["high"] - same["low"] > 0.8 * (alone["high"] - alone["low"])
-
-
-def test_valid_calls_are_a_share_of_attempts():
     figures = summarise([line("a", [1], calls=3), line("b", [0], calls=1), line("c", [0])])
     assert (figures["valid_calls"]["mean"], figures["valid_calls"]["n"]) == (0.5, 8)
     assert figures["call_rate"]["mean"] == pytest.approx(2 / 3)
-    assert figures["calls_per_episode"]["mean"] == pytest.approx(4 / 3)
 
 
 def test_two_runs_are_compared_where_they_were_asked_the_same(processor, tmp_path):
@@ -239,7 +218,7 @@ def test_two_runs_are_compared_where_they_were_asked_the_same(processor, tmp_pat
         ("b", Stub(processor, from_the_crop), 0),
         ("c", Stub(processor, always_a), 1),
     ):
-        benchmark(rows, policy, tmp_path / name, seed=seed, progress=False)
+        ask(rows, policy, tmp_path / name, seed=seed)
     differences = compare(tmp_path / "b", tmp_path / "a")
     assert set(differences) == {f"{order}, tool {tool}" for order, tool in CELLS}
     assert differences["shuffled, tool on"]["mean"] > 0.3
@@ -252,18 +231,6 @@ def test_two_runs_are_compared_where_they_were_asked_the_same(processor, tmp_pat
         compare(tmp_path / "a", tmp_path / "nowhere")
 
 
-def test_every_published_figure_has_protocol_source_and_mark():
-    rows = published(["V* Bench", "HR-Bench 4K", "HR-Bench 8K", "POPE"])
-    assert len(rows) == 34 == len({tuple(row.values()) for row in rows})
-    for row in rows:
-        assert re.search(r"\d\d\.\d", row["percent"]) and row["mark"] in ("P", "S")
-        assert row["protocol"] and row["source"]
-    assert published(["tiny-world"]) == []
-
-
-# --- the command --------------------------------------------------------------------------------
-
-
 def test_the_command_asks_and_compares(random_eyes, tmp_path, capsys):
     questions(3).save_to_disk(tmp_path / "set")
     arguments = ["benchmark", "--data", str(tmp_path / "set"), "--model", str(random_eyes)]
@@ -271,11 +238,14 @@ def test_the_command_asks_and_compares(random_eyes, tmp_path, capsys):
     assert main([*arguments, "--out", one]) == 0
     assert "3 questions of V* Bench" in capsys.readouterr().out
     assert main([*arguments, "--out", two, "--no-tool", "--against", one]) == 0
-    assert "shuffled, tool off: +0.0" in capsys.readouterr().out
-    assert main([*arguments, "--out", one, "--seed", "1"]) == 1
-    assert "holds another run" in capsys.readouterr().err
-    assert main([*arguments, "--out", str(tmp_path / "x"), "--k", "2", "--temperature", "0"]) == 1
-    assert "all k answers are one" in capsys.readouterr().err
+    text = capsys.readouterr().out
+    assert "shuffled, tool off: +0.0" in text and "tool on" not in text
+    for change, message in (
+        (["--out", one, "--seed", "1"], "holds another run"),
+        (["--out", str(tmp_path / "x"), "--k", "2", "--temperature", "0"], "all k answers are one"),
+    ):
+        assert main([*arguments, *change]) == 1
+        assert message in capsys.readouterr().err
 
 
 def test_the_command_asks_a_served_model_and_a_judge(faulty, tmp_path, capsys):
@@ -297,7 +267,3 @@ def test_the_command_asks_a_served_model_and_a_judge(faulty, tmp_path, capsys):
     assert "j judged 0 answers" in capsys.readouterr().out
     assert main([*arguments, *served]) == 1
     assert "holds another run" in capsys.readouterr().err
-    arguments[-1] = str(tmp_path / "plain")
-    assert main([*arguments, *served, "--no-tool"]) == 0
-    text = capsys.readouterr().out
-    assert "listed, tool off" in text and "tool on" not in text and "undecided" not in text

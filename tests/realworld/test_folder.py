@@ -24,28 +24,24 @@ def save(folder, name="a.png", size=(64, 48), mode="RGB", color="red", **options
     return path
 
 
-def write_csv(folder, *rows, header=tuple(GOOD), name="questions.csv"):
-    with (folder / name).open("w", newline="", encoding="utf-8") as file:
+def write_csv(folder, *rows, header=tuple(GOOD)):
+    with (folder / "questions.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([header, *rows])
 
 
-def write_jsonl(folder, *records, newline="\n", name="questions.jsonl"):
+def write_jsonl(folder, *records):
+    """As Windows writes it: with a byte order mark and two characters at the end of a line."""
     lines = [r if isinstance(r, str) else json.dumps(r, ensure_ascii=False) for r in records]
-    (folder / name).write_bytes(newline.join(["\ufeff" + lines[0], *lines[1:]]).encode())
+    (folder / "questions.jsonl").write_bytes(("\ufeff" + "\r\n".join(lines)).encode())
 
 
 def png(width, height):
     """A PNG that promises many pixels and holds none."""
-
-    def chunk(kind, data):
-        check = zlib.crc32(kind + data)
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", check)
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b""))
-
-
-# --- tables -------------------------------------------------------------------------------------
+    data = b"\x89PNG\r\n\x1a\n"
+    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    for body in (header, b"IDAT" + zlib.compress(b"")):
+        data += struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
+    return data
 
 
 def test_csv_gives_samples_of_the_schema(tmp_path):
@@ -71,28 +67,28 @@ def test_csv_gives_samples_of_the_schema(tmp_path):
 def test_json_lines_and_the_names_of_imagefolder_give_the_same(tmp_path):
     save(tmp_path)
     row = GOOD | {"answer": 42, "boxes_px": None, "kind": None, "question": "a\u2028b"}
-    lines = [GOOD | {"boxes_px": [[0, 0, 64, 48]], "id": 5, "notes": {"any": 1}}, "", row]
-    write_jsonl(tmp_path, *lines, newline="\r\n")
+    write_jsonl(tmp_path, GOOD | {"boxes_px": [[0, 0, 64, 48]], "id": 5, "notes": {}}, "", row)
     dataset, errors = from_folder(tmp_path)
     assert errors == []
     assert dataset["id"][:] == ["5", "folder-3"]  # line numbers, the blank line counted
     assert dataset["answer"][:] == ["red", "42"]
     assert dataset["boxes_px"][:] == [[[0.0, 0.0, 64.0, 48.0]], []]
     (tmp_path / "questions.jsonl").unlink()
-    header = ("file_name", "question", "answer")
-    write_csv(tmp_path, tuple(GOOD.values()), header=header, name="metadata.csv")
-    assert from_folder(tmp_path)[0]["answer"][:] == ["red"]
+    rows = [(*GOOD.values(), "x")] * 2
+    write_csv(tmp_path, *rows, header=("file_name", "question", "answer", "id"))
+    (tmp_path / "questions.csv").rename(tmp_path / "metadata.csv")
+    dataset = from_folder(tmp_path)[0]
+    assert dataset["answer"][:] == ["red"] * 2
+    assert dataset["id"][:] == ["x", "x-row-3"]  # an id that is taken is made another
 
 
 def test_each_bad_row_has_its_number_and_its_reason(tmp_path):
     save(tmp_path)
     bad = {
         ',"What?",red': "image is empty",
-        "a.png,What?,": "answer is empty",
         "a.png,What?": "answer is empty",
         "a.png,One, two,three": "more fields than columns",
         "a.png,Quelle caf\udce9?,red": "question is not UTF-8",  # Latin-1
-        'a.png,"What" is it?,red': "is a quote missing",
         "a.png,Is it?<|image_pad|>,red": "contains <|image_pad|>",
         'a.png,"What?,red\na.png,What?,red': "is a quote missing",  # never closed
     }
@@ -100,16 +96,13 @@ def test_each_bad_row_has_its_number_and_its_reason(tmp_path):
     (tmp_path / "questions.csv").write_text(text, encoding="utf-8", errors="surrogateescape")
     dataset, errors = from_folder(tmp_path)
     assert len(dataset) == 1 and len(errors) == len(bad)
-    for row, (error, message) in enumerate(zip(errors[:-1], bad.values()), start=3):
-        assert error.startswith(f"row {row}: ") and message in error
-    assert "is a quote missing" in errors[-1]
+    for row, (error, message) in enumerate(zip(errors, bad.values()), start=3):
+        assert message in error and (error.startswith(f"row {row}: ") or error == errors[-1])
     (tmp_path / "questions.csv").unlink()
     bad = {
-        '{"image": "a.png"': "not a JSON object",
         "[" * 100_000: "not a JSON object",
         '["a.png", "What?", "red"]': "not a JSON object",
         json.dumps(GOOD | {"question": ["What?"]}): "question must be text",
-        json.dumps(GOOD | {"answer": True}): "answer must be text",
         json.dumps(GOOD | {"question": "\ud800?"}): "question is not UTF-8",
     }
     write_jsonl(tmp_path, GOOD, *bad)
@@ -120,9 +113,9 @@ def test_each_bad_row_has_its_number_and_its_reason(tmp_path):
 
 def test_a_box_lies_inside_the_upright_image(tmp_path):
     save(tmp_path)
-    boxes = ["[[0, 0, 10]]", "[0, 0, 10, 10]", '{"x1": 0}', "7", "[[0, 0, 10, NaN]]"]
-    boxes += ["[[0, 0, 1e999, 10]]", f"[[0, 0, {10**400}, 10]]", "[[0, 0, null, 10]]"]
-    boxes += ["[[5, 5, 5, 10]]", "[[10, 10, 5, 5]]", "[[-1, 0, 10, 10]]", "[[0, 0, 64, 48.5]]"]
+    boxes = ["[[0, 0, 10]]", '{"x1": 0}', "7", "[[0, 0, 10, NaN]]", "[[0, 0, 1e999, 10]]"]
+    boxes += [f"[[0, 0, {10**400}, 10]]", "[[0, 0, null, 10]]", "[[5, 5, 5, 10]]"]
+    boxes += ["[[10, 10, 5, 5]]", "[[-1, 0, 10, 10]]", "[[0, 0, 64, 48.5]]"]
     bad = [*boxes, "0 0 10 10", "[[0, 0, 10, 10]", "__import__('os')", "[" * 10**5]
     rows = [(*GOOD.values(), box) for box in ("", *bad)]
     write_csv(tmp_path, *rows, header=(*GOOD, "boxes_px"))
@@ -134,29 +127,18 @@ def test_a_box_lies_inside_the_upright_image(tmp_path):
     assert len(from_folder(tmp_path)[1]) == len(boxes)
 
 
-def test_an_id_that_is_taken_is_made_another(tmp_path):
-    save(tmp_path)
-    write_csv(tmp_path, *[(*GOOD.values(), "x")] * 2, header=(*GOOD, "id"))
-    assert from_folder(tmp_path)[0]["id"][:] == ["x", "x-row-3"]
-
-
 def test_a_table_that_cannot_be_used_is_named_with_what_it_has(tmp_path):
     for folder in (tmp_path, tmp_path / "no-such-folder"):
         with pytest.raises(FileNotFoundError, match=r"no table in .*questions\.csv"):
             from_folder(folder)
-    save(tmp_path)
-    table = tmp_path / "questions.csv"
+    head, gone = b"image,question,answer\n", b"gone.png,What?,red\n" * 9
     for data, message in (
         (b"", "no usable row; columns: none"),
-        (b"image,question,answer\n", "no usable row"),
         (b"image;question;answer\na.png;What?;red\n", "columns: 'image;question;answer'"),
         ("image,question,answer\na.png,?,red\n".encode("utf-16"), "no usable row"),
-        (
-            b"image,question,answer\n" + b"gone.png,What?,red\n" * 9,
-            "row 6: no file 'gone.png' inside the folder$",
-        ),
+        (head + gone, "row 6: no file 'gone.png' inside the folder$"),
     ):
-        table.write_bytes(data)
+        (tmp_path / "questions.csv").write_bytes(data)
         with pytest.raises(ValueError, match=message):
             from_folder(tmp_path)
 
@@ -164,16 +146,27 @@ def test_a_table_that_cannot_be_used_is_named_with_what_it_has(tmp_path):
 def test_random_bytes_never_raise_anything_else(tmp_path):
     save(tmp_path)
     rng = np.random.default_rng(0)
-    head = {"questions.csv": b"image,question,answer\na.png,What?,red\n"}
-    head["questions.jsonl"] = json.dumps(GOOD).encode() + b"\n"
-    for name, good in head.items():
+    for name, good in (
+        ("questions.csv", b"image,question,answer\na.png,What?,red\n"),
+        ("questions.jsonl", json.dumps(GOOD).encode() + b"\n"),
+    ):
         for _ in range(30):
             (tmp_path / name).write_bytes(good + rng.bytes(200) + b"\n" + rng.bytes(100))
             assert len(from_folder(tmp_path)[0]) == 1
         (tmp_path / name).unlink()
-
-
-# --- images -------------------------------------------------------------------------------------
+    # Nor do damaged images.
+    picture = Image.fromarray(rng.integers(0, 255, (40, 40, 3), np.uint8))
+    for format in ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF"):
+        buffer = io.BytesIO()
+        picture.save(buffer, format)
+        for _ in range(8):
+            data = np.frombuffer(buffer.getvalue(), np.uint8).copy()
+            data[rng.integers(len(data), size=20)] = rng.integers(256, size=20)
+            try:
+                image, stored, _ = read_image(data.tobytes(), "damaged")
+            except BadRow:
+                continue
+            assert image.mode == read_image(stored, "again")[0].mode == "RGB"
 
 
 def test_no_path_leaves_the_folder(tmp_path):
@@ -209,7 +202,6 @@ def test_an_image_becomes_upright_rgb_and_is_kept_where_it_is(tmp_path):
         assert np.allclose(image.getpixel((5, 5)), (255, 0, 0), atol=4), suffix
     for mode, color, expected in (
         ("L", 200, (200, 200, 200)),
-        ("1", 1, (255, 255, 255)),
         ("P", 0, (0, 0, 0)),
         ("LA", (10, 255), (10, 10, 10)),
         ("RGBA", (0, 0, 0, 0), (255, 255, 255)),  # transparent: white, not what is hidden
@@ -239,16 +231,6 @@ def test_exif_orientation_is_applied_once(tmp_path):
         assert np.array_equal(read_image(data)[0], upright)
 
 
-def test_small_sides_are_enlarged_with_their_boxes(tmp_path):
-    for size, stored in {(14, 20): (28, 40), (1, 200): (28, 5600), (27, 28): (28, 29)}.items():
-        save(tmp_path, size=size)
-        box = json.dumps([[0, 0, size[0], size[1] / 2]])
-        write_csv(tmp_path, (*GOOD.values(), box), header=(*GOOD, "boxes_px"))
-        sample = from_folder(tmp_path)[0][0]
-        assert sample["image"].size == stored
-        assert sample["boxes_px"] == [pytest.approx([0, 0, stored[0], stored[1] / 2])]
-
-
 @pytest.mark.filterwarnings("error")
 def test_what_is_no_usable_image_is_refused_in_a_sentence(tmp_path):
     whole = save(tmp_path, "whole.jpg", (300, 300)).read_bytes()
@@ -256,46 +238,20 @@ def test_what_is_no_usable_image_is_refused_in_a_sentence(tmp_path):
     with (tmp_path / "huge.png").open("wb") as file:
         file.truncate(257_000_000)  # a hole: takes no room on the disk
     save(tmp_path, "deep.tiff", mode="F", color=5)
-    for name, data in {
-        "many.png": png(8_001, 8_000),
-        "bomb.png": png(60_000, 60_000),  # where Pillow itself raises
-        "thin.png": png(1, 201),
-        "text.jpg": b"This is no picture.",
-        "empty.png": b"",
-        "vector.eps": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n",
-        "cut.jpg": whole[: len(whole) // 2],
-    }.items():
-        (tmp_path / name).write_bytes(data)
-    for name, message in {
-        "many.png": "8001 x 8000 px .* 64 million pixels",
-        "bomb.png": "too large",
-        "thin.png": "no side over 200 times the other",
-        "deep.tiff": "mode F; an image has 8 bits a channel",
-        "text.jpg": "'text.jpg' is damaged, too large, or no image",
-        "empty.png": "no image",
-        "vector.eps": "no image",
-        "cut.jpg": "damaged",
-        "huge.png": "larger than 256 MB",
-        "pipe.png": "no regular file",
-        "gone.png": "no regular file",
-        ".": "no regular file",
-    }.items():
+    for name, data, message in (
+        ("many.png", png(8_001, 8_000), "8001 x 8000 px .* 64 million pixels"),
+        ("bomb.png", png(60_000, 60_000), "too large"),  # where Pillow itself raises
+        ("thin.png", png(1, 201), "no side over 200 times the other"),
+        ("text.jpg", b"This is no picture.", "'text.jpg' is damaged, too large, or no image"),
+        ("vector.eps", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n", "no image"),
+        ("cut.jpg", whole[: len(whole) // 2], "damaged"),
+        ("deep.tiff", None, "mode F; an image has 8 bits a channel"),
+        ("huge.png", None, "larger than 256 MB"),
+        ("pipe.png", None, "no regular file"),
+        ("gone.png", None, "no regular file"),
+        (".", None, "no regular file"),
+    ):
+        if data:
+            (tmp_path / name).write_bytes(data)
         with pytest.raises(BadRow, match=message):
             read_photo(tmp_path / name)
-
-
-def test_damaged_files_never_raise_anything_else():
-    rng = np.random.default_rng(0)
-    picture = Image.fromarray(rng.integers(0, 255, (40, 40, 3), np.uint8))
-    for format in ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF"):
-        buffer = io.BytesIO()
-        picture.save(buffer, format)
-        for _ in range(8):
-            data = bytearray(buffer.getvalue())
-            for _ in range(20):
-                data[rng.integers(len(data))] = rng.integers(256)
-            try:
-                image, stored, _ = read_image(bytes(data), "damaged")
-            except BadRow:
-                continue
-            assert image.mode == read_image(stored, "again")[0].mode == "RGB"

@@ -1,6 +1,5 @@
 """gpu.py: two steps of a small shape on the CPU, arithmetic that holds, and a table of what was measured."""
 
-import json
 from dataclasses import asdict, replace
 
 import pytest
@@ -48,16 +47,15 @@ def test_the_arithmetic_is_that_of_the_published_shape(name):
     config = gpu.GPUS[name]
     shape = config_of(config.model)
     with torch.device("meta"):
-        model = AutoModelForImageTextToText.from_config(shape)
-    weights = list(model.named_parameters())
-    linear = [w for n, w in weights if "language_model.layers" in n and w.ndim == 2]
-    counts = [sum(w.numel() for w in some) for some in ([w for _, w in weights], linear)]
+        weights = list(AutoModelForImageTextToText.from_config(shape).named_parameters())
+    linear = sum(w.numel() for n, w in weights if "language_model.layers" in n and w.ndim == 2)
+    counts = [sum(w.numel() for _, w in weights), linear]
     assert list(gpu.SHAPES[config.model][1:3]) == counts
     # One token through the real cache, in bf16, times tokens and rollouts.
-    text, head = shape.text_config, gpu.HEAD_DIM
+    text = shape.text_config
     cache = DynamicCache(config=text)
+    keys = torch.zeros(1, text.num_key_value_heads, 1, gpu.HEAD_DIM, dtype=torch.bfloat16)
     for layer in range(text.num_hidden_layers):
-        keys = torch.zeros(1, text.num_key_value_heads, 1, head, dtype=torch.bfloat16)
         cache.update(keys, keys, layer)
     token = sum(part.nbytes for layer in cache.layers for part in (layer.keys, layer.values))
     rollouts = config.prompts_per_step * config.num_generations
@@ -77,7 +75,6 @@ def test_what_nobody_has_measured_stays_empty(tmp_path):
     measured = {"preset": "24GB", "machine": "A GPU, torch 2.13.0", "peak_gb": 20.06}
     measured |= {"config": asdict(gpu.GPUS["24GB"]), "seconds": {"total": 93.4}, "as_it_is": True}
     path = gpu.write_record(measured, tmp_path / "new")
-    assert json.loads(path.read_text())["config"]["num_generations"] == 8
     (filled,) = (row for row in gpu.table(path.parent).splitlines() if "A GPU" in row)
     assert filled.startswith("| 24GB | Qwen2.5-VL-3B | LoRA | 576 | 4 × 8 | 3 | 256 |")
     assert filled.endswith("| 20.1 | 93 | A GPU |")

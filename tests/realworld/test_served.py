@@ -20,24 +20,12 @@ from deepeyes_lite.policies import LocalPolicy
 from deepeyes_lite.realworld import served
 from deepeyes_lite.realworld.served import Endpoint, EndpointError, ServedPolicy, written
 from deepeyes_lite.rollout import rollout
+from deepeyes_lite.study.two_tools import ZoomAndContrast
 from deepeyes_lite.tinyworld.dataset import tiny_world
 from deepeyes_lite.tools import MAX_CALLS, ViewZoomTool, ZoomTool, answer_call
 from deepeyes_lite.trajectories import Trajectory, Turn, read_jsonl, write_jsonl
 
 HELLO = [{"role": "user", "content": "hello"}]
-
-
-class FlipTool(ZoomTool):
-    def image_flip_tool(self, image: int = 0) -> list:
-        """Turn an image upside down.
-
-        Args:
-            image: Which image: 0 is the original.
-
-        Returns:
-            The image.
-        """
-        return self._changed(image, lambda picture: picture.rotate(180))
 
 
 @pytest.fixture
@@ -59,10 +47,8 @@ def sent_image(part):
     return Image.open(io.BytesIO(base64.b64decode(data)))
 
 
-# --- a server and its answers ---------------------------------------------------------------------
-
-
 def test_the_key_is_sent_to_the_named_server_and_shown_to_nobody(endpoint, asked, monkeypatch):
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")  # nothing is there
     monkeypatch.setenv("OPENAI_API_KEY", "another")
     monkeypatch.delenv(served.KEY, raising=False)
     endpoint("keyless").complete(HELLO)
@@ -82,15 +68,18 @@ def test_the_key_is_sent_to_the_named_server_and_shown_to_nobody(endpoint, asked
     assert "s3cret" not in str(error.value)
 
 
-def test_a_busy_server_is_asked_again_and_no_proxy_before_this_machine(
-    endpoint, asked, monkeypatch
-):
-    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")  # nothing is there
+def test_a_busy_server_is_asked_again(endpoint, asked):
     options = {"temperature": 0.5, "max_tokens": 7}
     message = endpoint("busy", retries=1).complete(HELLO, **options)
     assert message["content"].endswith("<answer>K</answer>")
     refused, request = asked("busy")
     assert refused["body"] == request["body"] == {"model": "m", "messages": HELLO, **options}
+
+
+def free_url():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{free.getsockname()[1]}"
 
 
 def test_what_goes_wrong_is_one_sentence(endpoint, asked):
@@ -109,20 +98,14 @@ def test_what_goes_wrong_is_one_sentence(endpoint, asked):
         assert not isinstance(error.value, served.ConversationError)
     with pytest.raises(served.ConversationError, match="sends more than 2000000 bytes"):
         endpoint("huge").complete(HELLO)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{free.getsockname()[1]}/"
     with pytest.raises(EndpointError, match="[0-9]/v1 cannot be reached .*is it running"):
-        Endpoint(url, "m", retries=0).complete(HELLO)
+        Endpoint(f"{free_url()}/", "m", retries=0).complete(HELLO)
     assert endpoint("one", model=None).model == "the-model"
     with pytest.raises(EndpointError, match="name a model; .*/two/v1/models lists a, b"):
         endpoint("two", model=None)
-    for url in ["localhost:8000", "ftp://localhost", "file:///etc/passwd", "http://", ""]:
+    for url in ["localhost:8000", "file:///etc/passwd", "http://", ""]:
         with pytest.raises(ValueError, match="address is like http"):
             Endpoint(url, "m")
-
-
-# --- a real model behind transformers' own server -------------------------------------------------
 
 
 def test_the_same_episode_locally_and_served(tmp_path):
@@ -132,23 +115,20 @@ def test_the_same_episode_locally_and_served(tmp_path):
     model.generation_config.sequence_bias = [[thought, 2.0]]
     model.save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
-    samples = tiny_world("test", 8)
+    samples, url = tiny_world("test", 8), free_url()
     local = rollout(samples, LocalPolicy(*load(tmp_path), temperature=0), progress=False)
     assert sum(episode.called for episode in local) >= 4
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     script = Path(__file__).parents[1] / "serve_tiny_eyes.py"
-    with subprocess.Popen([sys.executable, script, tmp_path, str(port)]) as server:
+    with subprocess.Popen([sys.executable, script, tmp_path, url.split(":")[-1]]) as server:
         try:
             for _ in range(1200):
                 assert server.poll() is None
                 try:
-                    urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
+                    urllib.request.urlopen(f"{url}/health", timeout=5).close()
                     break
                 except OSError:
                     time.sleep(0.5)
-            compare(samples, local, f"http://127.0.0.1:{port}", str(tmp_path))
+            compare(samples, local, url, str(tmp_path))
         finally:
             server.kill()
 
@@ -171,25 +151,24 @@ def compare(samples, local, url, name):
         Endpoint(url, "Qwen/Qwen3-VL-4B-Instruct", retries=0).complete(HELLO)
 
 
-# --- calls, frames and messages -------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("mode", ["parsed", "deepeyes"])
-def test_calls_of_either_kind_are_understood(mode, policy, asked, samples):
-    (episode,) = rollout([samples[0]], policy(mode, environment=FlipTool), progress=False)
-    first, last = episode.turns
-    assert "<tool_call>" in first.text and first.text.startswith("<think>Hm.</think>")
-    # 10, 20, 100, 200 of 1000, on 384 px
-    assert first.boxes_px == [pytest.approx((3.84, 7.68, 38.4, 76.8))]
-    assert len(episode.images) == 2 and episode.answer == "K" and episode.well_formed
-    assert last.text == "<think>I see it.</think><answer>K</answer>"
-    body = asked(mode)[-1]["body"]
-    flip, zoom = (tool["function"] for tool in body["tools"])
-    assert flip["name"] == "image_flip_tool" and zoom["name"] == "image_zoom_in_tool"
-    assert set(zoom) == {"name", "description", "parameters"}
-    user, _, observation = body["messages"]
-    assert sent_image(user["content"][0]).tobytes() == episode.images[0].tobytes()
-    assert sent_image(observation["content"][1]).tobytes() == episode.images[1].tobytes()
+def test_calls_of_either_kind_are_understood(policy, asked, samples):
+    for mode in ("parsed", "deepeyes"):
+        (episode,) = rollout(
+            [samples[0]], policy(mode, environment=ZoomAndContrast), progress=False
+        )
+        first, last = episode.turns
+        assert "<tool_call>" in first.text and first.text.startswith("<think>Hm.</think>")
+        # 10, 20, 100, 200 of 1000, on 384 px
+        assert first.boxes_px == [pytest.approx((3.84, 7.68, 38.4, 76.8))]
+        assert len(episode.images) == 2 and episode.answer == "K" and episode.well_formed
+        assert last.text == "<think>I see it.</think><answer>K</answer>"
+        body = asked(mode)[-1]["body"]
+        contrast, zoom = (tool["function"] for tool in body["tools"])
+        assert contrast["name"] == "image_contrast_tool" and zoom["name"] == "image_zoom_in_tool"
+        assert set(zoom) == {"name", "description", "parameters"}
+        user, _, observation = body["messages"]
+        sent = user["content"][0], observation["content"][1]
+        assert [sent_image(s).tobytes() for s in sent] == [i.tobytes() for i in episode.images]
 
 
 def test_deepeyes_prompt_and_a_pixel_of_the_view_is_the_same_pixel_of_the_original(
@@ -235,19 +214,6 @@ def test_bad_settings_and_questions(policy, samples):
         rollout([row], policy("plain"), progress=False)
 
 
-def test_what_the_tool_answered_is_passed_on_in_order(policy):
-    images = [Image.new("RGB", (64, 64)), Image.new("RGB", (2000, 1000))]
-    turns = [Turn("a", [(0, 0, 32, 32)], ["Error: no"]), Turn("b", [], ["Error: <b>"])]
-    small = policy("-", max_pixels=100 * 28 * 28)
-    *_, one, _, two = small.messages(Trajectory({"question": "?"}, images, turns=turns))
-    assert [part["type"] for part in one["content"]] == ["text", "image_url"] + ["text"] * 4
-    assert [part["text"] for part in two["content"]][1] == "Error: <b>"
-    assert sent_image(one["content"][1]).size == (392, 196)
-
-
-# --- hostile replies ------------------------------------------------------------------------------
-
-
 def test_malformed_calls_are_plain_text_and_impossible_boxes_are_answered(policy):
     start, end = '<tool_call>{"name": "image_zoom_in_tool", "arguments": ', "}</tool_call>"
     call = start + '{"bbox_2d": [0, 0, 9, 9]}' + end
@@ -285,9 +251,6 @@ def test_messages_of_any_shape_are_bounded_text_of_one_turn():
         ({"content": "no, " * 100_000}, "no, " * (served.MAX_REPLY_CHARS // 4)),
     ]:
         assert written(message) == text
-
-
-# --- many at a time -------------------------------------------------------------------------------
 
 
 def test_a_conversation_too_long_ends_alone_and_says_why(policy, samples):

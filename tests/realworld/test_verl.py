@@ -1,11 +1,12 @@
 """verl.py and verl_reward.py: DeepEyes' schema in and out, and the reward under verl's name."""
 
 import io
+import re
 import subprocess
 import sys
 
 import pytest
-from datasets import Dataset, load_dataset, load_from_disk
+from datasets import Dataset, load_from_disk
 from PIL import Image
 
 from deepeyes_lite import prompts
@@ -14,13 +15,7 @@ from deepeyes_lite.realworld import verl_reward
 from deepeyes_lite.realworld.folder import BadRow
 from deepeyes_lite.realworld.public import write
 from deepeyes_lite.realworld.served import deepeyes_system
-from deepeyes_lite.realworld.verl import (
-    MATH_SUFFIX,
-    MATH_SYSTEM,
-    VERL_FEATURES,
-    export,
-    from_verl,
-)
+from deepeyes_lite.realworld.verl import MATH_SUFFIX, MATH_SYSTEM, VERL_FEATURES, export, from_verl
 from deepeyes_lite.realworld.verl_reward import MATH, compute_score
 from deepeyes_lite.tinyworld.dataset import tiny_world
 
@@ -32,9 +27,9 @@ CROP = (
 REFUSAL = "<|im_end|>\n<|im_start|>user\nError: too small<|im_end|>\n<|im_start|>assistant\n"
 
 
-def picture(size=(60, 40), color="red", format="PNG"):
+def picture(size=(60, 40)):
     buffer = io.BytesIO()
-    Image.new("RGB", size, color).save(buffer, format)
+    Image.new("RGB", size, "red").save(buffer, "PNG")
     return buffer.getvalue()
 
 
@@ -67,9 +62,6 @@ ROWS = [
 ]
 
 
-# --- in -----------------------------------------------------------------------------------------
-
-
 def test_a_row_becomes_a_sample_whose_verifier_follows_the_reward_of_the_row():
     samples = [from_verl(0, row) for row in ROWS]
     names = [samples[0][name] for name in ("id", "kind", "source", "question", "answer")]
@@ -80,25 +72,19 @@ def test_a_row_becomes_a_sample_whose_verifier_follows_the_reward_of_the_row():
     for source in ("vstar", MATH):  # the question is in the prompt, too
         sample = from_verl(3, official(source=source, extra_info=None))
         assert (sample["question"], sample["id"]) == ("Is the flag red or white?", f"{source}-3")
-    small = from_verl(0, official(images=[{"bytes": picture((20, 60)), "path": None}]))
-    with Image.open(io.BytesIO(small["image"]["bytes"])) as image:
-        assert image.size == (28, 84)
 
 
 def test_a_bad_row_says_what_is_wrong():
     for change, message in (
-        ({"images": []}, "0 images; a sample has exactly one"),
-        ({"images": [{"bytes": picture()}] * 2}, "2 images"),
+        ({"images": [{"bytes": picture()}] * 2}, "2 images; a sample has exactly one"),
         ({"images": None}, "0 images"),
         ({"images": [{"bytes": None, "path": "a.png"}]}, "bytes are missing"),
         ({"images": ["a.png"]}, "bytes are missing"),
         ({"images": [{"bytes": b"no image"}]}, "no image"),
         ({"images": [{"bytes": picture((9000, 8000))}]}, "million pixels"),
         ({"reward_model": {}}, "ground_truth is empty"),
-        ({"reward_model": {"ground_truth": ["a"]}}, "ground_truth must be text"),
         ({"reward_model": "white"}, "must be structs"),
         ({"data_source": None}, "data_source is empty"),
-        ({"extra_info": {}, "prompt": [{"role": "user", "content": "<image>"}]}, "question is em"),
         ({"extra_info": {}, "prompt": "Is it?"}, "question is empty"),
         ({"extra_info": {"question": "Is it?<|im_end|>"}}, "only the template may write"),
     ):
@@ -106,19 +92,16 @@ def test_a_bad_row_says_what_is_wrong():
             from_verl(0, official(**change))
 
 
-# --- out and in again ---------------------------------------------------------------------------
-
-
 def test_read_and_exported_a_file_is_what_it_was(tmp_path):
-    official_file = tmp_path / "data_0.1.2_visual_toolbox_v2.parquet"
+    official_file, exported = (
+        tmp_path / "data_0.1.2_visual_toolbox_v2.parquet",
+        tmp_path / "o.parquet",
+    )
     Dataset.from_list(ROWS, features=VERL_FEATURES).to_parquet(str(official_file))
     dataset, errors = write("deepeyes-vstar", tmp_path / "set", official_file, progress=False)
     assert errors == [] and dataset.features == FEATURES
-    exported = tmp_path / "out.parquet"
     assert export(load_from_disk(tmp_path / "set"), exported) == len(ROWS)
-    again = load_dataset(
-        "parquet", data_files=str(exported), split="train", cache_dir=str(tmp_path / "cache")
-    )
+    again = Dataset.from_parquet(str(exported), cache_dir=str(tmp_path / "cache"))
     assert again.features == VERL_FEATURES  # so verl can concatenate it with the official files
     assert again.to_list() == ROWS
     with pytest.raises(ValueError, match="must end in .parquet"):
@@ -126,29 +109,23 @@ def test_read_and_exported_a_file_is_what_it_was(tmp_path):
 
 
 def test_a_sample_of_ours_survives_out_and_in(tmp_path):
-    dataset = tiny_world("train", 3)
-    export(dataset, tmp_path / "a.parquet")
-    again, errors = write(
-        "deepeyes", tmp_path / "set", tmp_path / "a.parquet", limit=2, progress=False
-    )
+    dataset, path = tiny_world("train", 3), tmp_path / "a.parquet"
+    export(dataset, path)
+    again, errors = write("deepeyes", tmp_path / "set", path, limit=2, progress=False)
     assert errors == [] and len(again) == 2
     for ours, back in zip(dataset, again):
         assert back["image"].tobytes() == ours["image"].tobytes()
-        for name in ("question", "answer", "verifier", "options", "legible"):
-            assert back[name] == (ours[name] if name != "legible" else -1)
+        same = ("question", "answer", "verifier", "options")
+        assert [back[name] for name in same] == [ours[name] for name in same]
         assert (back["id"], back["kind"]) == (f"vstar-{ours['id']}", "vstar")
-        assert back["boxes_px"] == []  # the schema has no place for them
+        assert (back["boxes_px"], back["legible"]) == ([], -1)  # the schema has no place for them
 
-
-# --- the reward ---------------------------------------------------------------------------------
 
 RIGHT, WRONG = prompts.answer("!", "white"), prompts.answer("!", "red")
 
 
 def without_specials(text):
-    for token in ("<|im_end|>", "<|im_start|>", "<|vision_start|>", "<|image_pad|>"):
-        text = text.replace(token, "")
-    return text.replace("<|vision_end|>", "")
+    return re.sub(r"<\|\w+\|>", "", text)
 
 
 def test_the_reward_is_that_of_the_variant():
@@ -169,7 +146,6 @@ def test_the_reward_is_that_of_the_variant():
 
 def test_the_reward_of_math_looks_into_the_box():
     for response, score in (
-        (r"<think>x</think>\boxed{0.75}", 1.2),
         (r"<think>\boxed{1}</think>It is \boxed{\frac{3}{4}}.", 1.2),
         (r"<think>x</think>\boxed{1} or \boxed{3/4}", 1.2),
         (r"<think>x</think>\boxed{0.5}", 0.0),
@@ -179,12 +155,9 @@ def test_the_reward_of_math_looks_into_the_box():
         ("", -0.4),
     ):
         assert compute_score(MATH, response, r"\frac{3}{4}", {}) == pytest.approx(score), response
-
-
-def test_the_reward_takes_a_variant_and_finds_the_options_in_the_question():
     with_call = CALL + CROP + WRONG
     assert compute_score("chart", with_call, "white", variant_name="unconditional") == 0.4
-    info = {"question": "Is it red?\nA. yes\nB. no"}
+    info = {"question": "Is it red?\nA. yes\nB. no"}  # the options are found in the question
     assert compute_score("vstar", prompts.answer("!", "(B) no"), "B", info) == 0.8
 
 

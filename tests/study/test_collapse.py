@@ -11,7 +11,6 @@ from deepeyes_lite.study.collapse import (
     by_group,
     expected_gradient,
     first_order,
-    fit,
     simulate_call_rate,
 )
 
@@ -37,12 +36,6 @@ def test_pulls_are_the_mean_of_advantage_times_score():
     assert expected_gradient(half, bonus) == pytest.approx([calling, boxes], abs=0.003)
 
 
-@given(chances, chances, chances)
-def test_a_bonus_pulls_towards_calling(call_rate, p_zoom, p_direct):
-    half = QuestionGroup(1.0, call_rate, p_zoom, p_direct)
-    assert expected_gradient(half, 1.2)[0] >= expected_gradient(half, 0.0)[0] - 1e-9
-
-
 def test_without_boxes_that_improve_the_race_goes_where_the_group_pulls():
     for bonus in (0.0, 1.2):
         curve = simulate_call_rate(HALVES, bonus, 60, (1.0, 0.0))
@@ -54,9 +47,3 @@ def test_boxes_that_improve_in_time_turn_the_race():
     dying = simulate_call_rate(HALVES, 0.0, 100, (1.0, 0.05))
     saved = simulate_call_rate(HALVES, 0.0, 100, (1.0, 5.0))
     assert dying[-1] < 0.2 < saved[-1]
-
-
-def test_the_rates_of_a_race_are_found_again():
-    true = tuple(np.geomspace(0.05, 5, 13)[[6, 8]])
-    curves = {b: tuple(simulate_call_rate(HALVES, b, 12, true)) for b in (0.0, 0.3)}
-    assert fit(tuple((HALVES, b, curve) for b, curve in curves.items())) == pytest.approx(true)

@@ -20,20 +20,15 @@ def test_read_asks_for_a_letter_of_the_scene_and_knows_it():
         (target,) = (o for o in scene.objects if o.name in question.text)
         assert question.text == f"What letter is on the {target.name}?"
         assert label_of({"question": question.text}) == target.name
-        assert question.answer == target.letter
-        assert question.boxes_px == (target.box_px,)
+        assert (question.answer, question.boxes_px) == (target.letter, (target.box_px,))
         assert question.legible == target.legible
         texts[question.legible].add(question.text)
     # The question does not tell whether the letter is legible.
     assert len(texts[True] & texts[False]) > 20
-
-
-def test_every_object_is_asked_about_equally_often():
-    scene = draw_scene("test", 2)
     rng = random.Random(0)
-    asked = [read(scene, rng).boxes_px[0] for _ in range(200 * len(scene.objects))]
+    boxes = [read(scene, rng).boxes_px[0] for _ in range(200 * len(scene.objects))]
     for thing in scene.objects:
-        assert 140 <= asked.count(thing.box_px) <= 260  # 200 +- 4 standard deviations
+        assert 140 <= boxes.count(thing.box_px) <= 260  # 200 +- 4 standard deviations
 
 
 N = 80
@@ -68,19 +63,19 @@ def test_every_kind_is_a_function_of_scene_and_seed(asked):
         assert rows["kind"][:] == [kind] * 2 and rows[0]["image"].width == scene.image.width
 
 
-def test_yes_and_no_are_equally_often_right(asked):
-    for kind in ("compare", "exists", "relation"):
-        answers = [question.answer for _, question in asked[kind]]
-        assert set(answers) == {"yes", "no"}
-        assert abs(answers.count("yes") - N / 2) <= 4 * (N / 4) ** 0.5
-
-
-def test_compare_is_about_two_letters(asked):
+def test_compare_and_count_and_yes_as_often_as_no(asked):
     for scene, question in asked["compare"]:
         one, other = named(scene, question.text)
         assert question.answer == ("yes" if one.letter == other.letter else "no")
         assert question.boxes_px == (one.box_px, other.box_px)
         assert question.legible == (one.legible and other.legible)
+    for kind in ("compare", "exists", "relation"):
+        answers = [question.answer for _, question in asked[kind]]
+        assert set(answers) == {"yes", "no"}
+        assert abs(answers.count("yes") - N / 2) <= 4 * (N / 4) ** 0.5
+    assert {question.answer for _, question in asked["count"]} == {"3", "4", "5", "6"}
+    for scene, question in asked["count"]:
+        assert question.answer == str(len(scene.objects)) and question.boxes_px == ()
 
 
 def test_exists_is_about_a_shape_that_the_view_does_not_show(asked):
@@ -100,13 +95,6 @@ def test_relation_is_about_where_two_objects_are(asked):
         assert question.answer == ("yes" if gap > 0 else "no")
         assert abs(gap) >= 40 or len(scene.objects) < 4
         assert question.legible
-
-
-def test_count_is_the_number_of_objects(asked):
-    answers = {question.answer for _, question in asked["count"]}
-    assert answers == {"3", "4", "5", "6"}
-    for scene, question in asked["count"]:
-        assert question.answer == str(len(scene.objects)) and question.boxes_px == ()
 
 
 def test_chart_is_about_the_number_on_a_bar(asked):
@@ -144,12 +132,8 @@ def test_a_corrupted_row_is_wrong_and_says_so():
                 assert row["answer"] != before["answer"] and row["question"] == before["question"]
             else:
                 assert named(draw_scene("train", i), row["question"]) == []
-
-
-def test_impossible_shares_are_refused():
     for corrupted, message in (
         ({"noise": 0.1}, "'noise'; there are wrong label, unanswerable"),
-        ({"wrong label": -0.1}, "0 or more and 1 in all"),
         ({"wrong label": 0.6, "unanswerable": 0.6}, "0 or more and 1 in all"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -9,31 +9,14 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from deepeyes_lite.evaluation import CONDITIONS, share
-from deepeyes_lite.tinyworld.scenes import COLORS, draw_scene
 from deepeyes_lite.training import HISTORY_COLUMNS
-from deepeyes_lite.trajectories import Trajectory, Turn
-from deepeyes_lite.viz.plots import (
-    LABELS,
-    PANELS,
-    accuracy_bars,
-    bonus_lines,
-    curves,
-    episode_strip,
-    episode_strips,
-    image_tag,
-    intervals,
-    parts,
-    pass_rate_bars,
-    plain,
-    png,
-    show,
-)
+from deepeyes_lite.viz import plots
 from episodes import TEXTS, Reader, made
 
 
 def pixels(figure, dpi=30):
     """The figure as pixels, having checked that it is a PNG."""
-    data = png(figure, dpi)
+    data = plots.png(figure, dpi)
     assert data.startswith(b"\x89PNG\r\n\x1a\n")
     return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
 
@@ -47,15 +30,12 @@ def texts(artists):
     return [artist.get_text() for artist in artists]
 
 
-# --- curves and bars ----------------------------------------------------------------------------
-
-
 def test_curves_have_a_panel_for_each_question_and_a_label_for_each_line():
-    figure = curves(history(20, accuracy=0.25))
+    figure = plots.curves(history(20, accuracy=0.25))
     assert isinstance(figure, Figure) and pixels(figure).size
-    for axes, (title, unit, columns) in zip(figure.axes, PANELS, strict=True):
+    for axes, (title, unit, columns) in zip(figure.axes, plots.PANELS, strict=True):
         assert axes.get_title() == title and axes.get_ylabel() == unit
-        assert texts(axes.get_legend().get_texts()) == [LABELS[column] for column in columns]
+        assert texts(axes.get_legend().get_texts()) == [plots.LABELS[column] for column in columns]
         styles = [line.get_linestyle() for line in axes.get_lines()[1::2]]
         assert len(set(styles)) == len(styles)  # lines differ without their colours, too
     thin, thick = figure.axes[0].get_lines()[:2]
@@ -63,10 +43,15 @@ def test_curves_have_a_panel_for_each_question_and_a_label_for_each_line():
     assert list(thin.get_xdata()) == list(range(1, 21))
 
 
-def test_curves_of_little_or_nothing(capsys):
+@pytest.mark.filterwarnings("ignore:Glyph")
+def test_little_or_nothing_is_drawn_too(capsys):
     for rows in ([], history(1), history(3, p_zoom=math.nan, best_iou=math.nan)):
-        show(curves(rows), f"{len(rows)} steps.")
+        plots.show(plots.curves(rows), f"{len(rows)} steps.")
         assert f"Figure: {len(rows)} steps." in capsys.readouterr().out
+    for legible, illegible in (((1, 1), (0, 1)), ((5, 10), (0, 0))):
+        assert pixels(plots.accuracy_bars(report(share(*legible), share(*illegible)))).size
+    for rates in ([], [math.nan], [0.0, 0.25, 1.0]):
+        assert pixels(plots.pass_rate_bars(rates)).size
 
 
 def report(legible, illegible):
@@ -75,7 +60,7 @@ def report(legible, illegible):
 
 
 def test_bars_have_the_height_of_the_accuracies():
-    figure = accuracy_bars(report(share(80, 100), share(10, 40)))
+    figure = plots.accuracy_bars(report(share(80, 100), share(10, 40)))
     (axes,) = figure.axes
     assert [bar.get_height() for bar in axes.patches] == [0.8] * 5 + [0.25] * 5
     assert [t.replace("\n", " ") for t in texts(axes.get_xticklabels())] == list(CONDITIONS)
@@ -83,54 +68,31 @@ def test_bars_have_the_height_of_the_accuracies():
     assert pixels(figure).size
 
 
-def test_bars_at_the_ends_of_the_scale_and_without_samples():
-    for legible, illegible in (((1, 1), (0, 1)), ((303, 303), (0, 303)), ((5, 10), (0, 0))):
-        assert pixels(accuracy_bars(report(share(*legible), share(*illegible)))).size
-
-
-def test_pass_rates_are_counted_and_those_of_a_group_of_equals_are_dropped():
-    figure = pass_rate_bars([0.0, 0.0, 0.25, 0.5, 0.5, 0.5, 1.0, math.nan])
-    bars = figure.axes[0].patches
-    heights = {round(b.get_x() + b.get_width() / 2, 3): b.get_height() for b in bars}
-    assert heights == {0.0: 2, 0.25: 1, 0.5: 3, 1.0: 1}
-    labels = texts(figure.axes[0].get_legend().get_texts())
-    assert labels[0] == "kept (4)" and labels[1].endswith("(3)")
-    for rates in ([], [0.0], [math.nan], [1.0, 1.0]):
-        assert pixels(pass_rate_bars(rates)).size
-
-
-def test_intervals_say_what_they_draw():
-    figure = intervals({"base": share(1, 20), "nobody": share(0, 0)}, "accuracy", line=1 / 12)
+def test_intervals_and_parts_say_what_they_draw():
+    figure = plots.intervals({"base": share(1, 20), "nobody": share(0, 0)}, "accuracy", line=1 / 12)
     (axes,) = figure.axes
     assert texts(axes.get_yticklabels()) == ["base", "nobody"]
     assert texts(axes.texts) == ["0.05 [0.01, 0.24]", "not measured"]
     assert axes.get_xlabel() == "accuracy" and axes.lines[-1].get_xdata()[0] == 1 / 12
-    assert pixels(figure).size
-
-
-def test_parts_are_bars_with_their_numbers():
-    figure = parts({"base": {"right": 90, "wrong": 10}, "trained": {"right": 98, "wrong": 2}}, "n")
+    figure = plots.parts(
+        {"base": {"right": 90, "wrong": 10}, "trained": {"right": 98, "wrong": 2}}, "n"
+    )
     (axes,) = figure.axes
     assert [bar.get_width() for bar in axes.patches] == [90, 98, 10, 2]
     assert texts(axes.texts) == ["90", "98", "10"]  # 2 % has no room for its number
-    assert pixels(figure).size
 
 
-@pytest.mark.parametrize("end", [0.5, math.inf])
-def test_bonus_lines_name_their_variants(end):
-    figure = bonus_lines([0.0, 1.0], [-0.2, 0.4], [-0.5, 0.1], [0.1, end], {"none": 0.0})
-    (axes,) = figure.axes
-    assert texts(axes.texts) == ["none, b = 0"]
-    assert axes.get_ylim() == pytest.approx((-0.5, 0.7))
-    assert pixels(figure).size
-
-
-# --- episodes -----------------------------------------------------------------------------------
+def test_bonus_lines_name_their_variants():
+    for end in (0.5, math.inf):
+        figure = plots.bonus_lines([0.0, 1.0], [-0.2, 0.4], [-0.5, 0.1], [0.1, end], {"none": 0.0})
+        (axes,) = figure.axes
+        assert texts(axes.texts) == ["none, b = 0"]
+        assert axes.get_ylim() == pytest.approx((-0.5, 0.7)) and pixels(figure).size
 
 
 def test_a_strip_has_scene_view_and_crops_with_numbered_boxes():
     episode = made(3, scenes=3)[2]
-    figure = episode_strip(episode, crops=3, title="After: ")
+    figure = plots.episode_strip(episode, crops=3, title="After: ")
     titles = [axes.get_title() for axes in figure.axes]
     assert titles == ["scene", "the model's view", "zoom 1", "zoom 2", ""]
     scene = figure.axes[0]
@@ -145,18 +107,6 @@ def test_a_strip_has_scene_view_and_crops_with_numbered_boxes():
     assert pixels(figure).std() > 10
 
 
-def test_a_strip_says_how_it_went():
-    right, wrong = made(2, scenes=1)
-    question, truth = right.sample["question"], right.sample["answer"]
-    silent = Trajectory(right.sample, right.images, turns=[Turn("")])
-    strips = episode_strips({"a $": right, "b": wrong, "c": silent})
-    assert [part.get_suptitle() for part in strips.subfigs] == [
-        f"a \\$: {question}  {truth} (right)",
-        f"b: {question}  ? (wrong, it is {truth})",
-        f"c: {question}  no answer (wrong, it is {truth})",
-    ]
-
-
 @pytest.mark.filterwarnings("ignore:Glyph")
 def test_hostile_text_in_a_figure_is_text():
     (episode,) = made(1)
@@ -164,24 +114,10 @@ def test_hostile_text_in_a_figure_is_text():
         episode.answer = text
         episode.sample |= {"question": text, "answer": text}
         episode.correct = False
-        figure = episode_strip(episode)
+        figure = plots.episode_strip(episode)
         assert pixels(figure).shape[1] < 400
         title = figure.subfigs[0].get_suptitle()
         assert len(title) < 250 and "\n" not in title
-        assert plain(text, 20).count("$") == plain(text, 20).count("\\$")
-        ((tag, attributes),) = Reader(image_tag(curves(history(2)), text, dpi=20)).tags
+        assert plots.plain(text, 20).count("$") == plots.plain(text, 20).count("\\$")
+        ((tag, attributes),) = Reader(plots.image_tag(plots.curves(history(2)), text, dpi=20)).tags
         assert tag == "img" and attributes["alt"] == text
-
-
-def test_a_png_keeps_the_colours_of_a_noisy_scene():
-    scene = draw_scene("test", 3)
-    figure = Figure(figsize=(3.84, 3.84))
-    axes = figure.add_axes((0, 0, 1, 1))
-    axes.imshow(scene.image, interpolation="nearest")
-    axes.set_axis_off()
-    image = pixels(figure, dpi=100).astype(int)
-    for o in scene.objects:
-        x, y = (int(o.box_px[0] + o.box_px[2]) // 2, int(o.box_px[1] + o.box_px[3]) // 2)
-        part = image[y - 20 : y + 20, x - 20 : x + 20].reshape(-1, 3)
-        nearest = np.abs(part[:, None] - np.array(list(COLORS.values()))).sum(-1).argmin(-1)
-        assert (nearest == list(COLORS).index(o.color)).mean() > 0.3, o.name

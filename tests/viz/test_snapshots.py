@@ -8,7 +8,6 @@ from peft import LoraConfig, get_peft_model
 
 from deepeyes_lite.models import load
 from deepeyes_lite.training import RunConfig
-from deepeyes_lite.viz import snapshots
 from deepeyes_lite.viz.snapshots import (
     EVERY,
     SCENES,
@@ -59,23 +58,21 @@ def test_a_run_that_goes_on_does_not_record_its_start_again(samples, trainer, tm
     assert read_snapshots(tmp_path / "snapshots") == {}
 
 
-@pytest.mark.parametrize("training", [True, False])
-def test_the_run_does_not_notice(samples, trainer, tmp_path, training):
-    model = trainer["model"].train(training)
-    torch.manual_seed(5)
-    weights = {name: value.clone() for name, value in model.state_dict().items()}
-    gradients = [p.requires_grad for p in model.parameters()]
-    random = torch.random.get_rng_state()
-    callback = Snapshots(samples, tmp_path / "snapshots", tools=False)
-    callback.on_train_begin(None, state(0), None, **trainer)
-    assert torch.equal(torch.random.get_rng_state(), random)
-    assert model.training == training and gradients == [p.requires_grad for p in model.parameters()]
-    assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
+def test_the_run_does_not_notice(samples, trainer, tmp_path):
+    for training in (True, False):
+        model = trainer["model"].train(training)
+        weights = {name: value.clone() for name, value in model.state_dict().items()}
+        gradients = [p.requires_grad for p in model.parameters()]
+        random = torch.random.get_rng_state()
+        callback = Snapshots(samples, tmp_path / "snapshots", tools=False)
+        callback.on_train_begin(None, state(0), None, **trainer)
+        assert torch.equal(torch.random.get_rng_state(), random)
+        assert model.training == training
+        assert gradients == [p.requires_grad for p in model.parameters()]
+        assert all(torch.equal(v, weights[name]) for name, v in model.state_dict().items())
 
 
-def test_a_run_hands_on_its_scenes_its_prompts_and_its_turns(
-    samples, trainer, tmp_path, monkeypatch
-):
+def test_a_run_hands_on_its_scenes_its_prompts_and_its_turns(samples, trainer, tmp_path):
     samples.select(range(3)).save_to_disk(tmp_path / "few")
     config = RunConfig(reward="text_only", data=str(tmp_path / "few"), max_new_tokens=3)
     callback = snapshots_of(config, tmp_path / "run")
@@ -83,10 +80,10 @@ def test_a_run_hands_on_its_scenes_its_prompts_and_its_turns(
     callback.on_train_begin(None, state(0), None, **trainer)
     (episodes,) = read_snapshots(tmp_path / "run" / "snapshots").values()
     assert max(len(t.completion_ids) for t in episodes) <= 3
-    asked = []
-    monkeypatch.setattr(
-        snapshots, "rollout", lambda *a, tool, **_: asked.append((a[1].tools, tool)) or []
-    )
+    assert not any(t.called for t in episodes)
+    decode = trainer["processing_class"].tokenizer.decode
+    assert "Tools" not in decode(episodes[0].prompt_ids)
+    callback = snapshots_of(RunConfig(max_new_tokens=3), tmp_path / "zoom")
     callback.on_train_begin(None, state(0), None, **trainer)
-    snapshots_of(RunConfig(), tmp_path / "zoom").on_train_begin(None, state(0), None, **trainer)
-    assert asked[0] == (None, "off") and asked[1][0] and asked[1][1] == "on"
+    (episodes,) = read_snapshots(tmp_path / "zoom" / "snapshots").values()
+    assert "Tools" in decode(episodes[0].prompt_ids)

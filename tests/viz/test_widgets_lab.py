@@ -62,16 +62,6 @@ def test_the_point_moves_with_the_chances(lab):
     assert lab.point == (float("inf"), float("inf")) and png(lab.picture(), 30)
 
 
-def test_the_chances_start_where_they_were_measured(lab, group):
-    zoomed = [t.correct for t in group if t.called]
-    p_zoom = sum(zoomed) / len(zoomed)
-    assert lab.measured["p_zoom"] == (p_zoom, len(zoomed))
-    assert lab.chances["p_zoom"].value == round(p_zoom, 2)
-    assert f"({len(zoomed)} episodes)" in shown(lab)
-    never = RewardLab(made(4, scenes=1, zooms=lambda i: 0))
-    assert never.measured["p_zoom"][1] == 0 and never.chances["p_zoom"].value == 0.5
-
-
 def test_groups_can_be_chosen():
     lab = RewardLab(made(12, scenes=6) + made(1, scenes=1))
     assert [len(group) for group in lab.groups.values()] == [3, 2, 2, 2, 2, 2]

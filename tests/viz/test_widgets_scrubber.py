@@ -1,11 +1,9 @@
 """TrainingScrubber, driven in Python."""
 
-import json
 import shutil
 
 import pytest
 
-from deepeyes_lite.training import write_history
 from deepeyes_lite.trajectories import write_jsonl
 from deepeyes_lite.viz.plots import png
 from deepeyes_lite.viz.snapshots import scenes
@@ -55,17 +53,6 @@ def test_several_runs(run, tmp_path):
     assert len(scrubber.picture().axes) == 4
     scrubber.run.value = str(run)
     assert scrubber.step.max == 12 and len(scrubber.episodes) == 6
-
-
-def test_what_is_no_run_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="at least one run"):
-        TrainingScrubber()
-    with pytest.raises(FileNotFoundError, match=r"no config.json in .*; start a run with"):
-        TrainingScrubber(tmp_path)
-    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
-    write_history([], tmp_path / "history.csv")
-    with pytest.raises(ValueError, match="no steps yet"):
-        TrainingScrubber(tmp_path)
 
 
 @pytest.mark.filterwarnings("ignore:Glyph")

@@ -2,7 +2,6 @@
 
 import base64
 import re
-import time
 from urllib.parse import unquote
 
 import pytest
@@ -151,19 +150,6 @@ def test_a_file_gets_its_images_back(tmp_path):
     without = TrajectoryViewer(str(tmp_path / "episodes.jsonl"))
     assert "The image is not at hand" in shown(without)
     assert isinstance(without.picture(), Figure)
-
-
-def test_a_thousand_episodes_open_in_under_a_second(tmp_path):
-    episodes = made(20)
-    write_jsonl(episodes * 50, tmp_path / "episodes.jsonl")
-    images = {t.sample["id"]: t.images[0] for t in episodes}
-    seconds = []
-    for _ in range(3):  # processor time: another program on the machine takes nothing of it
-        start = time.process_time()
-        viewer = TrajectoryViewer(tmp_path / "episodes.jsonl", images)
-        seconds.append(time.process_time() - start)
-    assert len(viewer.passing) == 1000
-    assert min(seconds) < 1.0
 
 
 def links(viewer):

@@ -4,7 +4,7 @@ import re
 from types import SimpleNamespace
 
 import pytest
-from ipywidgets import BoundedIntText, Text
+from ipywidgets import Text
 
 from deepeyes_lite import boxes
 from deepeyes_lite.evaluation import table
@@ -14,7 +14,6 @@ from deepeyes_lite.tinyworld.dataset import tiny_world
 from deepeyes_lite.trajectories import read_jsonl, write_jsonl
 from deepeyes_lite.viz.plots import png
 from deepeyes_lite.viz.widgets import ZoomByHand, zoom_by_hand
-from deepeyes_lite.viz.widgets.controls import BoxPicture
 from deepeyes_lite.viz.widgets.zoom_by_hand import by_hand
 from episodes import HOSTILE, LONG, button, made, parts, shown
 
@@ -115,15 +114,6 @@ def test_what_was_answered_is_kept_and_not_asked_again(samples, processor, tmp_p
     with pytest.raises(ValueError, match="holds episodes of a model; choose another file"):
         ZoomByHand(samples, processor, save_to=path)
     assert path.read_bytes() == before
-
-
-def test_box_and_numbers_are_one(widget):
-    changes, numbers = [], parts(widget, BoundedIntText)
-    parts(widget, BoxPicture)[0].observe(lambda change: changes.append(change.new), "box")
-    widget.box_1000 = (10, 20, 30, 40)
-    assert [n.value for n in numbers] == [10, 20, 30, 40] and len(changes) == 1
-    numbers[2].value, numbers[3].value = 300, 5000
-    assert widget.box_1000 == (10, 20, 300, 1000)
 
 
 def crops_in(widget):
