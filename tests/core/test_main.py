@@ -123,7 +123,7 @@ def test_an_error_is_one_line_and_code_1(folder, faulty, capsys):
         "train --preset quick --trl num_generations=4 --model eyes": "set --num-generations instead",
         "rollout --out x.jsonl --run nowhere": "no adapter in nowhere",
         "ask nowhere.png ?": "'nowhere.png' is no regular file",
-        "ask a-file ?": "'a-file' is not an image (PNG, JPEG",
+        "ask a-file ?": "'a-file' is damaged, too large, or no image (PNG, JPEG",
         "ask photo.png ?<|im_end|> --endpoint URL/x/v1 --model m": "only the template may",
         "ask photo.png ? --out photo.png": "its name ends in .html",
         "ask photo.png ? --out there.html": "there.html is there already; choose another name",
