@@ -1,4 +1,4 @@
-"""The measured half of tiny-eyes' model card: ``python -m deepeyes_lite card``.
+"""The measured half of tiny-eyes' model card: ``python -m deepeyes_lite card FOLDER``.
 
 Native skills are read off greedily and without the tool in the prompt; the rollout setting is sampled
 at temperature 1 with the tool, as training does it.
