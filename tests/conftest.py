@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 # The same examples on every run, and no deadline: a test that fails on a busy machine says nothing.
 settings.register_profile("repository", deadline=None, derandomize=True, database=None)
 settings.load_profile("repository")
+# Made at once: urllib keeps the proxies that the environment has at its first request.
+NO_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 @pytest.fixture(scope="session")
@@ -75,10 +78,9 @@ def faulty():
 def asked(faulty):
     """What that server was asked in a mode: for each request the key and the body."""
     import json
-    import urllib.request
 
     def read(mode):
-        with urllib.request.urlopen(f"{faulty}/{mode}/log", timeout=10) as response:
+        with NO_PROXY.open(f"{faulty}/{mode}/log", timeout=10) as response:
             return json.load(response)
 
     return read

@@ -119,12 +119,13 @@ def test_the_same_episode_locally_and_served(tmp_path):
     local = rollout(samples, LocalPolicy(*load(tmp_path), temperature=0), progress=False)
     assert sum(episode.called for episode in local) >= 4
     script = Path(__file__).parents[1] / "serve_tiny_eyes.py"
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no other test's proxy
     with subprocess.Popen([sys.executable, script, tmp_path, url.split(":")[-1]]) as server:
         try:
             for _ in range(1200):
                 assert server.poll() is None
                 try:
-                    urllib.request.urlopen(f"{url}/health", timeout=5).close()
+                    opener.open(f"{url}/health", timeout=5).close()
                     break
                 except OSError:
                     time.sleep(0.5)
