@@ -26,7 +26,7 @@ What the method stands on:
        models.py         385  what differs from one family of models to the next
        data.py            79  the one schema of a sample
        files.py          221  atomic write, lock, resumable JSONL
-       doctor.py         212  checks of the machine
+       doctor.py         213  checks of the machine
        fast.py           281  to be read last: speed, no result changes
        __main__.py       683  the commands; the one flat file that imports folders, to hand them in
 """

@@ -14,7 +14,8 @@ from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from deepeyes_lite import DATA
+
 LEAST_PYTHON = (3, 11)
 LEAST_MEMORY_GB = 4
 LEAST_DISK_GB = 2
@@ -155,7 +156,7 @@ def check_memory(cgroup: Path = Path("/sys/fs/cgroup")) -> Check:
     )
 
 
-def check_disk(folder: Path = ROOT) -> Check:
+def check_disk(folder: Path = DATA) -> Check:
     free = shutil.disk_usage(folder).free / 1e9
     return Check(
         free >= LEAST_DISK_GB,
@@ -164,7 +165,7 @@ def check_disk(folder: Path = ROOT) -> Check:
     )
 
 
-def check_model(folder: Path = ROOT / "data" / "tiny-eyes") -> Check:
+def check_model(folder: Path = DATA / "tiny-eyes") -> Check:
     needed = ("model.safetensors", "config.json", "tokenizer.json")
     missing = [name for name in needed if not (folder / name).is_file()]
     return Check(

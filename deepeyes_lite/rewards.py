@@ -61,13 +61,13 @@ def read_outcomes(
     """The outcomes of a batch of rollouts, from what TRL hands to a reward function.
 
     Args:
-        completion_ids: of every rollout, the model's turns and the observations.
+        completion_ids: (B, tokens) of every rollout, the model's turns and the observations.
         environments: of every rollout, `tools.ZoomTool` or `tools.NoTool`.
         tokenizer: of the model.
         id, answer, boxes_px, options, verifier: columns of the data set, a value a rollout.
     """
-    texts = tokenizer.batch_decode(completion_ids, skip_special_tokens=False)
-    turns = [prompts.split_turns(text) for text in texts]
+    texts = tokenizer.batch_decode(completion_ids, skip_special_tokens=False)  # (B,)
+    turns = [prompts.split_turns(text) for text in texts]  # (B, turns)
     asked = Counter(id)
     zoomed = Counter(question for question, zoom in zip(id, environments) if zoom.boxes_px)
     return [
@@ -223,7 +223,7 @@ def advantages(rewards: list[float]) -> list[float]:
     >>> [round(a, 2) for a in advantages([2.0, 0.0, 0.0, 0.0])], advantages([0.8, 0.8])
     ([1.5, -0.5, -0.5, -0.5], [0.0, 0.0])
     """
-    mean = sum(rewards) / len(rewards)
+    mean = sum(rewards) / len(rewards)  # over the G rewards of a group
     deviation = stdev(rewards) if len(rewards) > 1 else 0.0
     return [(reward - mean) / (deviation + 1e-4) for reward in rewards]
 

@@ -1,6 +1,6 @@
 """The batched iMCoT loop over any policy: reply, call, crop, append, until an answer stands there.
 
-The same episode as TRL's ``_tool_call_loop`` with `environment.ZoomEnvironment`, down to the token ids
+The same episode as TRL's ``_tool_call_loop`` with `tools.ZoomTool`, down to the token ids
 and the loss mask: nothing is ever rendered or tokenised anew, an observation that would exceed the
 budget is dropped and ends the episode, a malformed call ends it as plain text.
 """
@@ -107,7 +107,7 @@ def _advance(
     else:
         ids = reply[: budget - len(trajectory.completion_ids)]
         trajectory.completion_ids = trajectory.completion_ids + ids
-        trajectory.loss_mask = trajectory.loss_mask + [1] * len(ids)
+        trajectory.loss_mask = trajectory.loss_mask + [1] * len(ids)  # as long as completion_ids
         turn = Turn(policy.text(ids))
     trajectory.turns.append(turn)
     if not calls or not may_go_on:

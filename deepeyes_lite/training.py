@@ -221,7 +221,7 @@ def build_trainer(
         peft_config=None if config.adapter else lora,
         train_dataset=with_prompts(config, dataset, spec.suffix[offers_tool]),
         environment_factory=environment if offers_tool else NoTool,
-        reward_funcs=[for_trl(function, tokenizer) for function in weighted],
+        reward_funcs=[for_trl(function, tokenizer) for function in weighted],  # each gives (B,)
         callbacks=[History(out / "history.csv", config), MarkComplete(), *callbacks],
     )
     for noisy in (PrinterCallback, ProgressCallback, NotebookProgressCallback):

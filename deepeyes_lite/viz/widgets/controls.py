@@ -34,7 +34,11 @@ class Panel(VBox):
     """
 
     def __init__(self, children):
-        """Args: what the panel shows, from top to bottom."""
+        """Lay out a panel.
+
+        Args:
+            children: what the panel shows, from top to bottom.
+        """
         super().__init__([*children, _OwnKeys(layout=Layout(display="none"))])
         self.add_class("eyes-panel")
 
