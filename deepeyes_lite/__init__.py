@@ -24,7 +24,7 @@ gradient. Then which questions it trains on, and what it has learned:
 What the method stands on:
 
        models.py         385  what differs from one family of models to the next
-       data.py            79  the one schema of a sample
+       data.py            82  the one schema of a sample
        files.py          221  atomic write, lock, resumable JSONL
        doctor.py         213  checks of the machine
        fast.py           281  to be read last: speed, no result changes

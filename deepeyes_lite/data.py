@@ -6,10 +6,10 @@ columns are always those of ``FEATURES``, so that everything downstream knows on
 
 import io
 from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 
-import pyarrow as pa
-from datasets import Dataset, Features, List, Value, load_from_disk
+from datasets import Dataset, Features, List, Value, concatenate_datasets, load_from_disk
 from datasets import Image as ImageFeature
 from datasets.arrow_writer import ArrowWriter
 from PIL import Image
@@ -40,15 +40,18 @@ def build(samples: Iterable[dict], path: str | Path | None = None) -> Dataset:
         path: an Arrow file to write, for samples that do not fit into memory; the dataset reads from
             it. Without it the dataset is in memory.
     """
-    stream = None if path else pa.BufferOutputStream()
-    with ArrowWriter(
-        path=path and str(path), stream=stream, features=FEATURES, writer_batch_size=ROWS_AT_ONCE
-    ) as writer:
-        for sample in samples:
-            row = {**DEFAULTS, **sample}
-            writer.write({name: row[name] for name in FEATURES})
+    samples = ({**DEFAULTS, **sample} for sample in samples)
+    rows = ({name: sample[name] for name in FEATURES} for sample in samples)
+    if path is None:  # a few rows at a time: decoded and encoded images do not pile up
+        batches = iter(lambda: list(islice(rows, ROWS_AT_ONCE)), [])
+        parts = [Dataset.from_list(batch, features=FEATURES) for batch in batches]
+        empty = Dataset.from_dict({name: [] for name in FEATURES}, features=FEATURES)
+        return concatenate_datasets(parts or [empty])
+    with ArrowWriter(path=str(path), features=FEATURES, writer_batch_size=ROWS_AT_ONCE) as writer:
+        for row in rows:
+            writer.write(row)
         writer.finalize()
-    return Dataset.from_file(str(path)) if path else Dataset.from_buffer(stream.getvalue())
+    return Dataset.from_file(str(path))
 
 
 def load(folder: str | Path) -> Dataset:

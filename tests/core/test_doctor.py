@@ -105,6 +105,8 @@ def test_importing_doctor_needs_the_standard_library_only():
     # -S: no site-packages, as in an environment in which nothing is installed.
     code = "from deepeyes_lite import doctor; print(doctor.check_python())"
     python = [sys.executable, "-S", "-c", code]
-    result = subprocess.run(python, capture_output=True, text=True, cwd=doctor.DATA.parent, timeout=60)
+    result = subprocess.run(
+        python, capture_output=True, text=True, cwd=doctor.DATA.parent, timeout=60
+    )
     assert result.returncode == 0, result.stderr
     assert "Python 3" in result.stdout
