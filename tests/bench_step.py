@@ -17,16 +17,17 @@ import torch
 
 from deepeyes_lite.fast import vision_tower
 from deepeyes_lite.realworld.gpu import Clock
+from deepeyes_lite.tinyworld.dataset import training_questions
 from deepeyes_lite.training import build_trainer, preset
 
 PHASES = ["prompts", "generation", "reward", "forward", "backward", "rest"]
 INSIDE = ["vision tower", "image processor"]  # part of the others
 
 
-def measure(config, stock: bool) -> tuple[list[dict], list[dict]]:
-    """Phases and history of the steps of one turn."""
+def measure(config, stock: bool) -> tuple[list[dict], list[float]]:
+    """Phases and losses of the steps of one turn."""
     with tempfile.TemporaryDirectory() as folder:
-        trainer = build_trainer(config, Path(folder), stock=stock)
+        trainer = build_trainer(config, Path(folder), training_questions(config), stock=stock)
         clock = Clock()
         trainer.add_callback(clock)
         clock.watch("prompts", trainer, "_tokenize_prompts")
@@ -44,7 +45,7 @@ def measure(config, stock: bool) -> tuple[list[dict], list[dict]]:
     steps = [{name: step.get(name, 0.0) for name in names} for step in clock.steps]
     for step in steps:
         step["rest"] = step["total"] - sum(step[phase] for phase in PHASES)
-    return steps, trainer.history.rows
+    return steps, [row["loss"] for row in trainer.state.log_history if "loss" in row]
 
 
 def main() -> None:
@@ -59,9 +60,9 @@ def main() -> None:
     losses = {}
     for turn in range(args.turns):
         for name in phases:
-            steps, history = measure(replace(config, seed=turn), stock=name == "stock")
+            steps, loss = measure(replace(config, seed=turn), stock=name == "stock")
             phases[name] += steps[1:]
-            losses.setdefault(name, [row["loss"] for row in history])
+            losses.setdefault(name, loss)
     medians = {
         name: {key: median(step[key] for step in steps) for key in steps[0]}
         for name, steps in phases.items()

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from trl import GRPOTrainer
 
+import bench_step
 from deepeyes_lite import doctor, prompts, training
 from deepeyes_lite.files import file_lock
 from deepeyes_lite.models import load
@@ -368,6 +369,13 @@ def test_the_trainer_is_set_up_as_the_configuration_says(config, tmp_path, stock
     trained = {n: p for n, p in trainer.model.named_parameters() if p.requires_grad}
     assert len(trained) == 2 * 28 and all(".language_model." in n and "lora" in n for n in trained)
     assert {p.shape[0] for n, p in trained.items() if "lora_A" in n} == {3}
+
+
+@pytest.mark.parametrize("stock", [False, True])
+def test_the_bench_times_a_step(config, stock):
+    steps, losses = bench_step.measure(replace(config, steps=1), stock)
+    assert len(steps) == len(losses) == 1
+    assert 0 < steps[0]["generation"] < steps[0]["total"] and steps[0]["rest"] > 0
 
 
 def test_the_seed_makes_the_adapter_and_tiny_eyes_keeps_its_precision(
