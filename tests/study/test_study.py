@@ -71,6 +71,7 @@ def folders(tmp_path):
     return tmp_path / "out", tmp_path / "records"
 
 
+@pytest.mark.train
 def test_a_study_runs_what_is_not_recorded(trained, base, folders, capsys):
     out, records = folders
     study(out, records, base, only="none-*")
@@ -92,6 +93,7 @@ def test_a_study_runs_what_is_not_recorded(trained, base, folders, capsys):
     assert not recorded(records / "none-3", replace(runs["none-3"], config=longer))
 
 
+@pytest.mark.train
 def test_two_processes_share_the_runs(trained, base, folders, capsys, monkeypatch):
     out, records = folders
     with file_lock(out / ".none-1.lock"), file_lock(out / ".none-4.lock"):  # the other one's
@@ -121,6 +123,7 @@ def test_a_kill_while_recording_leaves_no_half_record(finished_run, tmp_path):
     assert names == {"config.json", "run.json"} and not (tmp_path / "record.tmp").exists()
 
 
+@pytest.mark.train
 def test_a_real_run_is_trained_measured_and_recorded(base, tmp_path):
     study(tmp_path / "out", tmp_path / "records", base, only="none-[01]", samples=2)
     for name in ("none-0", "none-1"):
