@@ -6,19 +6,17 @@ Needs neither datasets nor transformers, so that it runs in an environment with 
 import re
 
 from deepeyes_lite import verifiers
-from deepeyes_lite.prompts import split_turns
+from deepeyes_lite.prompts import FORMAT, TURN_END
 from deepeyes_lite.rewards import reward, variant
 
 # The public reward is chosen by data_source: these three, each one of the set's parquet files. The
 # third has its own reward (``compute_score_math`` of the public code) and no tool.
 VISUAL, MATH = ("vstar", "chart"), "thinklite_eureka"
 MATH_REWARD = {"accuracy_reward": 1.2, "format_reward": 0.4}
-# What verl puts between two turns, with or without the special tokens.
-_OBSERVATION = re.compile(
-    r"(?:<\|im_end\|>)?\s*(?:<\|im_start\|>|\n)user\n\s*"
-    r"(<tool_response>|Error).*?(?:<\|im_end\|>)?\s*(?:<\|im_start\|>)?assistant\n",
-    re.DOTALL,
-)
+# What opens a turn, with or without its special token; written by a template, or as text by a policy.
+_ROLE = re.compile(r"((?:<\|im_start\|>|\n|(?<=</tool_call>))(user|tool|assistant)\n)")
+_IMAGE = re.compile(r"<\|(?:vision_start|image_pad|vision_end)\|>|<image>")
+_CAPTION = "Zoomed in on the image"  # beside a crop, of the zoom tool of earlier versions of verl
 
 
 def verifier_of(data_source: str, answer: str, options: list[str]) -> str:
@@ -41,20 +39,23 @@ def compute_score(
 ) -> float:
     """Our reward under verl's signature, for ``custom_reward_function.path`` and ``.name``.
 
-    Rules instead of a 72B judge (`verifiers`). An answered call is an observation that opens with
-    ``<tool_response>``; verl does not keep a policy from writing one itself, so look at its episodes.
+    Rules instead of a 72B judge (`verifiers`). Answered calls are those that the tool paid, as
+    `verl_tool.Zoom` does; of a tool that pays nothing, those that `crops` finds in the text. verl does not
+    keep a policy from writing observations itself, so look at its episodes there.
 
     Args:
         data_source: as `to_verl` writes it.
         solution_str: the decoded response, observations included.
         ground_truth: the answer.
-        extra_info: its ``question`` holds the options, where there are any.
+        extra_info: its ``question`` holds the options, where there are any; ``tool_rewards``, which verl
+            adds, what the tool gave each call.
         variant_name: a key of ``rewards.VARIANTS``; by ``custom_reward_function.reward_kwargs``.
 
     >>> compute_score("vstar", "<think>!</think><answer>red</answer>", "red")
     0.8
     """
-    question = str((extra_info or {}).get("question") or "")
+    extra_info = extra_info or {}
+    question = str(extra_info.get("question") or "")
     options = verifiers.split_options(question)[1]
     sample = {"question": question, "answer": ground_truth, "options": options}
     sample["verifier"] = verifier_of(data_source, ground_truth, options)
@@ -64,7 +65,49 @@ def compute_score(
         formed = bool(box) and solution_str.count("<think>") == solution_str.count("</think>")
         correct = verifiers.check_answer(box + boxed if box else None, sample)
         return float(reward(MATH_REWARD, correct, formed, calls=0))
-    calls = sum(match[1] != "Error" for match in _OBSERVATION.finditer(solution_str))
-    turns = split_turns(_OBSERVATION.sub("<|im_start|>assistant\n", solution_str))
+    turns, observations = split_response(solution_str)
+    calls, paid = crops(observations), extra_info.get("tool_rewards")
+    if paid is not None:
+        calls = sum(reward > 0 for reward in paid) or min(calls, len(paid))
     correct = verifiers.check_answer(verifiers.extract_answer(turns[-1]), sample)
     return float(reward(variant(variant_name), correct, verifiers.well_formed(turns), calls))
+
+
+def split_response(text: str) -> tuple[list[str], list[str]]:
+    """A decoded response as what the model wrote, turn by turn, and what its calls were answered with.
+
+    Qwen2.5-VL's own template gives an answer the role tool; the others put it into a user turn, in tags, and
+    DeepEyes' fork writes its errors there without.
+
+    >>> split_response("?</tool_call>\\nuser\\n<tool_response></tool_response>\\nassistant\\n!")
+    (['?</tool_call>', '!'], ['<tool_response></tool_response>'])
+    """
+    first, *rest = _ROLE.split(text)
+    turns, observations, observing = [first], [], False
+    for opening, role, part in zip(rest[::3], rest[1::3], rest[2::3]):
+        answers = part.lstrip().startswith(("<tool_response>", "Error"))
+        if role == "tool" or (role == "user" and answers):
+            observations.append(part)
+            observing = True
+        elif role == "assistant" and (observing or opening.startswith("<|im_start|>")):
+            turns.append(part)
+            observing = False
+        else:  # a word on a line of its own
+            (observations if observing else turns)[-1] += opening + part
+    return [turn.split(TURN_END)[0] for turn in turns], observations
+
+
+def crops(observations: list[str]) -> int:
+    """How many calls were answered with an image: decoded, it leaves its special tokens or nothing.
+
+    >>> crops(["<tool_response></tool_response>", "Error: bbox_2d is empty"])
+    1
+    """
+    responses = []
+    for text in observations:
+        tagged = text.split("<tool_response>")[1:]
+        responses += [part.split("</tool_response>")[0] for part in tagged] or [text]
+    texts = [
+        _IMAGE.sub("", text).replace(FORMAT, "").replace(TURN_END, "").strip() for text in responses
+    ]
+    return sum(not text or text.startswith(_CAPTION) for text in texts)

@@ -4,6 +4,7 @@ import io
 import re
 import subprocess
 import sys
+import time
 
 import pytest
 from datasets import Dataset, load_from_disk
@@ -16,8 +17,9 @@ from deepeyes_lite.realworld.folder import BadRow
 from deepeyes_lite.realworld.public import write
 from deepeyes_lite.realworld.served import deepeyes_system
 from deepeyes_lite.realworld.verl import MATH_SUFFIX, MATH_SYSTEM, VERL_FEATURES, export, from_verl
-from deepeyes_lite.realworld.verl_reward import MATH, compute_score
+from deepeyes_lite.realworld.verl_reward import MATH, compute_score, crops, split_response
 from deepeyes_lite.tinyworld.dataset import tiny_world
+from verl_episodes import EPISODES, decoded, templates
 
 CALL = "<think>?</think>" + prompts.tool_call({"bbox_2d": [100, 200, 300, 400]})
 CROP = (
@@ -142,6 +144,59 @@ def test_the_reward_is_that_of_the_variant():
     ):
         for text in (response, without_specials(response)):
             assert compute_score("vstar", text, "white", info) == pytest.approx(score), text
+
+
+@pytest.mark.parametrize("template", templates())
+@pytest.mark.parametrize("episode", EPISODES)
+@pytest.mark.parametrize("special", [False, True])
+def test_an_answered_call_is_one_that_an_image_came_back_for(template, episode, special):
+    turns, observations, score = EPISODES[episode]
+    text = decoded(templates()[template], turns, observations, special)
+    assert compute_score("vstar", text, "TRUTH", {}) == pytest.approx(score), text
+
+
+def test_a_crop_counts_beside_a_refusal_and_with_a_caption():
+    between = "\n</tool_response>\n<tool_response>\n"
+    for body, count in (
+        ("", 1),
+        (between, 2),
+        (between + "Error: no", 1),
+        ("Error: no" + between + "Error: no", 0),
+        ("Zoomed in on the image to the region [1, 2, 3, 4] with label x.", 1),  # verl 0.5
+        (prompts.FORMAT, 1),
+        (f"<|vision_start|>{'<|image_pad|>' * 36}<|vision_end|>", 1),
+    ):
+        for start in ("\nuser\n", "user\n", "<|im_end|>\n<|im_start|>user\n"):
+            text = f"?</tool_call>{start}<tool_response>\n{body}\n</tool_response>\nassistant\n!"
+            assert crops(split_response(text)[1]) == count, text
+    for body, count in (("", 1), ("\ntool\n", 2), ("\ntool\nError: no", 1), ("Error: no", 0)):
+        text = f"?</tool_call>\ntool\n{body}\nassistant\n!"
+        assert crops(split_response(text)[1]) == count, text
+
+
+def test_a_hostile_response_is_rewarded_in_time():
+    start = time.monotonic()
+    for part in (
+        "\n",
+        "\nuser\n<tool_response>",
+        "\ntool\n",
+        "</tool_call>tool\n",
+        "\nuser\n",
+        "<|im_end|>",
+    ):
+        assert compute_score("vstar", part * (60_000 // len(part)), "K") <= 0, part
+    assert time.monotonic() - start < 10
+
+
+def test_what_the_tool_says_of_its_calls_comes_before_the_text():
+    text = decoded(prompts.CHAT_TEMPLATE, *EPISODES["zoom"][:2])
+    for paid, score in (([1.0], 2.0), ([0.0, 1.0], 2.0), ([], 0.8), (None, 2.0)):
+        info = {"tool_rewards": paid}
+        assert compute_score("vstar", text, "TRUTH", info) == pytest.approx(score), paid
+    # Another tool may give its calls nothing: then the text tells.
+    assert compute_score("vstar", text, "TRUTH", {"tool_rewards": [0.0]}) == pytest.approx(2.0)
+    refused = decoded(prompts.CHAT_TEMPLATE, *EPISODES["empty box"][:2])
+    assert compute_score("vstar", refused, "TRUTH", {"tool_rewards": [0.0]}) == pytest.approx(0.8)
 
 
 def test_the_reward_of_math_looks_into_the_box():
