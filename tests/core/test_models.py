@@ -143,7 +143,7 @@ def test_the_family_is_found_by_the_processor(processors, processor, monkeypatch
         spec_of(object())
 
     class MyVLProcessor:
-        pass
+        image_processor = processors["qwen3_vl"].image_processor
 
     monkeypatch.setitem(SPECS, "MyVLProcessor", QWEN3_VL)
     assert tool_of(MyVLProcessor()) is ZoomTool
