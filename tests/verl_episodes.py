@@ -1,7 +1,7 @@
 """Seven episodes as verl's tool loop plays them, under four chat templates: what its reward manager decodes.
 
-`test_verl.py` rewards these texts without verl; tests/engines/job_verl.py plays the same turns through verl's own
-loop and compares its texts with these.
+`test_verl.py` rewards these texts without verl; tests/engines/job_verl.py plays the same turns through
+verl's own loop and compares its texts with these.
 """
 
 import json

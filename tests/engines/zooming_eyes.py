@@ -1,9 +1,10 @@
-"""tiny-eyes that zooms, as one checkpoint, and held-out questions in DeepEyes' schema, for the jobs beside this file.
+"""What the jobs beside this file need: tiny-eyes that zooms, as one checkpoint, and held-out questions.
 
     python tests/engines/zooming_eyes.py FOLDER
 
-Runs in the package's own environment. Writes FOLDER/eyes; two narrow models with random weights and the processors
-of Qwen2.5-VL and Qwen3-VL; FOLDER/questions.parquet, and FOLDER/local.jsonl, the greedy episodes of its questions.
+Runs in the package's own environment. Writes FOLDER/eyes; two narrow models with random weights and the
+processors of Qwen2.5-VL and Qwen3-VL; FOLDER/questions.parquet in DeepEyes' schema; and
+FOLDER/local.jsonl, the greedy episodes of its questions.
 """
 
 import shutil
@@ -11,7 +12,6 @@ import sys
 from pathlib import Path
 
 from peft import PeftModel
-from shapes import write_random
 
 from deepeyes_lite import DATA
 from deepeyes_lite.files import atomic_write
@@ -21,6 +21,7 @@ from deepeyes_lite.realworld.verl import export
 from deepeyes_lite.rollout import rollout
 from deepeyes_lite.tinyworld.dataset import held_out
 from deepeyes_lite.trajectories import write_jsonl
+from shapes import write_random
 
 QUESTIONS = 100
 

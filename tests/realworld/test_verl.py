@@ -190,10 +190,10 @@ def test_a_hostile_response_is_rewarded_in_time():
 
 def test_what_the_tool_says_of_its_calls_comes_before_the_text():
     text = decoded(prompts.CHAT_TEMPLATE, *EPISODES["zoom"][:2])
-    for paid, score in (([1.0], 2.0), ([0.0, 1.0], 2.0), ([], 0.8), (None, 2.0)):
+    for paid, score in (([1], 2.0), ([-1, 1], 2.0), ([-1], 0.8), ([0, -1], 0.8), ([], 0.8)):
         info = {"tool_rewards": paid}
         assert compute_score("vstar", text, "TRUTH", info) == pytest.approx(score), paid
-    # Another tool may give its calls nothing: then the text tells.
+    # Another tool may give its calls nothing, as verl gives unknown ones: then the text tells.
     assert compute_score("vstar", text, "TRUTH", {"tool_rewards": [0.0]}) == pytest.approx(2.0)
     refused = decoded(prompts.CHAT_TEMPLATE, *EPISODES["empty box"][:2])
     assert compute_score("vstar", refused, "TRUTH", {"tool_rewards": [0.0]}) == pytest.approx(0.8)
