@@ -20,7 +20,7 @@ from trl.chat_template_utils import qwen3_vl_chat_template
 from deepeyes_lite import prompts
 from deepeyes_lite.fast import CachedImageProcessor
 from deepeyes_lite.models import IMAGE_ONLY
-from deepeyes_lite.tinyworld.model import SPECIAL_TOKENS
+from deepeyes_lite.tinyworld.model import SPECIAL_TOKENS, with_plain_tags
 from deepeyes_lite.tools import ViewZoomTool, ZoomTool
 
 CALL_TOKENS = ["<tool_call>", "</tool_call>"]
@@ -76,7 +76,7 @@ def tokenizer_of(model_type: str) -> PreTrainedTokenizerFast:
     corpus += [tool.image_zoom_in_tool.__doc__ for tool in (ZoomTool, ViewZoomTool)]
     tokenizer.train_from_iterator(corpus, trainer)
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
+        tokenizer_object=with_plain_tags(tokenizer, TOKENS[model_type][len(SPECIAL_TOKENS) :]),
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
         additional_special_tokens=SPECIAL_TOKENS[1:7],

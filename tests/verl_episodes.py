@@ -25,7 +25,7 @@ BOX = call(bbox_2d=[100, 100, 400, 400], label="x")
 ANSWER = prompts.answer("!", "TRUTH")
 EMPTY = "Error: bbox_2d is empty or outside the image; give x1 < x2 and y1 < y2"
 UNKNOWN = f"Unknown function 'rotate'. Available tools: ['{ZOOM}']"
-NO_SUCH = "got an unexpected keyword argument 'box'"  # the words around it are Python's
+NO_SUCH = "Error: missing a required argument: 'bbox_2d'"
 # name -> what the model writes, what the tool answers between, the reward of variant "conditional"
 EPISODES = {
     "zoom": ([THINK + BOX, ANSWER], [IMAGE], 2.0),

@@ -1,4 +1,4 @@
-"""ms-swift with our plugin: greedy episodes in its own loop, then the command of docs/engines.md for two steps.
+"""ms-swift with our plugin: greedy episodes in its own loop, and two steps by the command of docs/engines.md.
 
 Run by run.py, in swift's own environment. What writes is tiny-eyes through transformers, on the CPU.
 """
@@ -68,12 +68,12 @@ def train() -> None:
     """The command of docs/engines.md, for two steps on this machine."""
     text = (ROOT / "docs" / "engines.md").read_text(encoding="utf-8")
     command = re.search(r"```\n(REALWORLD=[^`]*?swift rlhf.*?)```", text, re.DOTALL)[1].rstrip()
-    command = command.replace("Qwen/Qwen2.5-VL-7B-Instruct", str(WORK / "eyes"))
+    command = command.replace("Qwen/Qwen2.5-VL-7B-Instruct", str(ROOT / "data" / "tiny-eyes"))
     command = command.replace("selected.parquet", str(WORK / "questions.parquet"))
     command = command.replace("--use_vllm true --vllm_mode colocate", "--use_vllm false")
     command += (
         " --model_type qwen3_vl --template qwen3_vl --torch_dtype float32 --bf16 false --fp16 false"
-        " --num_generations 4 --per_device_train_batch_size 8 --gradient_accumulation_steps 1"
+        " --num_generations 8 --per_device_train_batch_size 16 --gradient_accumulation_steps 1"
         " --max_completion_length 40 --max_length 1024 --max_steps 2 --logging_steps 1 --save_strategy no"
         " --report_to none --dataset_num_proc 1 --dataloader_num_workers 0 --lora_rank 4"
         f" --output_dir {WORK / 'swift' / 'run'}\n"
@@ -89,12 +89,14 @@ def train() -> None:
     def figure(name: str) -> str:
         return ", ".join(re.findall(rf"'{name}': '?([-\d.e]+)", " ".join(steps))[:2])
 
-    turns = [float(value) for value in figure("num_turns").split(", ")]
-    assert min(turns) > 1.5, turns
+    turns, norms = (
+        [float(n) for n in figure(name).split(", ")] for name in ("num_turns", "grad_norm")
+    )
+    assert min(turns) > 1 and max(norms) > 0, (turns, norms)
     report(
         "two multi-turn GRPO steps (`swift rlhf`, the command below)",
         f"rewards {figure('reward')}; turns {figure('num_turns')}; gradient norms {figure('grad_norm')}; "
-        f"{figure('step_time') or '?'} s a step",
+        f"{figure('step_time')} s a step",
     )
 
 
