@@ -16,7 +16,7 @@ PARALLEL := -n $(WORKERS) --dist loadfile
 TORCH := $(shell sed -n 's/^ *"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check quick test browser lab app lint format refresh pretrain doctor
+.PHONY: help setup demo check quick test browser lab app lint format refresh pretrain doctor engines
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,6 +59,9 @@ test: setup ## everything: unit tests, doctests and all notebooks (12 minutes)
 
 browser: setup ## drive the widgets in headless Chromium (some minutes)
 	BROWSER=1 $(PY) -m pytest -q tests/viz/test_browser.py
+
+engines: setup ## run beside vLLM, verl and ms-swift, each in its own environment (9 GB; ENGINE=verl: one)
+	$(PY) tests/engines/run.py $(ENGINE)
 
 lab: setup ## open JupyterLab
 	$(PY) -m jupyter lab --notebook-dir=notebooks

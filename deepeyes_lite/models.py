@@ -47,6 +47,7 @@ from deepeyes_lite.tools import MAX_CALLS, ViewZoomTool, ZoomTool
 
 # Linear layers of the language model; the vision tower stays as it is.
 LORA_TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+PROMPT_TEXT = 500  # tokens of system prompt, schema and question
 OBSERVATION_TOKENS = 80  # around a crop: markup, and DeepEyes' reminder of the format (45)
 
 

@@ -14,13 +14,13 @@ import csv
 import json
 import math
 import os
-import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 
+import psutil
 import torch
 from datasets import Dataset
 from peft import LoraConfig, PeftModel
@@ -33,6 +33,7 @@ from deepeyes_lite.doctor import precision
 from deepeyes_lite.fast import FastSteps, cache_vision
 from deepeyes_lite.files import atomic_write, check_or_write_config, file_lock
 from deepeyes_lite.models import (
+    PROMPT_TEXT,
     completion_length,
     device,
     environment_named,
@@ -40,6 +41,8 @@ from deepeyes_lite.models import (
     spec_of,
     token_ids,
     tool_of,
+    view_of,
+    visual_token,
 )
 from deepeyes_lite.prompts import read_reply, split_turns
 from deepeyes_lite.rewards import REWARDS, WITHOUT_TOOL, Outcome, for_trl, least_bonus, variant
@@ -208,7 +211,9 @@ def build_trainer(
         "max_tool_calling_iterations": config.max_calls,
         "generation_kwargs": sampling(config, processor),
     }
-    settings |= batches(config) | machine_settings(config, model) | trl_options(config.trl)
+    settings |= batches(config) | machine_settings(config, model)
+    settings |= vllm_settings(config, model, processor, settings["max_completion_length"])
+    settings |= trl_options(config.trl)
     lora = LoraConfig(
         r=config.lora_rank,
         lora_alpha=2 * config.lora_rank,
@@ -303,13 +308,38 @@ def sampling(config: RunConfig, processor) -> dict:
     reserved = token_ids(processor.tokenizer, spec.reserved_tokens)
     if not config.trl.get("use_vllm"):
         return {"max_new_tokens": length, "suppress_tokens": reserved}
-    warnings.warn(
-        "TRL #6294: vLLM may expand the placeholders of an image a second time and then see another "
-        "prompt than the trainer does. Its rollouts are held against transformers; a run in which they "
-        "disagree stops.",
-        stacklevel=2,
-    )
     return {"max_tokens": length, "logit_bias": dict.fromkeys(reserved, -100.0)}
+
+
+def vllm_settings(config: RunConfig, model, processor, completion: int) -> dict:
+    """The context of a vLLM in this process, and its share of the memory, in TRL's terms.
+
+    The share has room for the weights, a second time, and for the keys and values of one group of rollouts;
+    vLLM lets the others wait.
+
+    Args:
+        config: the run.
+        model: as it was loaded.
+        processor: of the model.
+        completion: greatest number of tokens after a prompt.
+    """
+    if not config.trl.get("use_vllm") or config.trl.get("vllm_mode") == "server":
+        return {}
+    text, size = model.config.get_text_config(), model.dtype.itemsize
+    view = processor.image_processor.size["longest_edge"] // visual_token(processor) ** 2
+    tokens = min(PROMPT_TEXT + view + completion, text.max_position_embeddings)
+    head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    cached = 2 * text.num_hidden_layers * text.num_key_value_heads * head * size  # bytes a token
+    weights = sum(weight.numel() for weight in model.parameters()) * size
+    memory = psutil.virtual_memory().total
+    if device().type == "cuda":
+        memory = torch.cuda.get_device_properties(device()).total_memory
+    share = (weights + cached * tokens * config.num_generations) / memory
+    # A tenth of the card is for its activations and graphs.
+    return {
+        "vllm_max_model_length": tokens,
+        "vllm_gpu_memory_utilization": round(min(share + 0.1, 0.9), 3),
+    }
 
 
 def trl_options(options: dict) -> dict:
@@ -341,6 +371,15 @@ def trl_options(options: dict) -> dict:
 # Mean difference of a token's log-probability, vLLM against transformers. Engines that see the same differ by
 # about 0.01 (TRL #4772); with placeholders doubled, or a grey image, by far more (tests/core/test_vllm.py).
 MOST_LOGP_DIFFERENCE = 0.15
+
+
+def one_placeholder(ids: list[int], image: int) -> list[int]:
+    """A prompt with one placeholder for each image, between whose markers they stand.
+
+    >>> one_placeholder([1, 9, 9, 9, 2, 1, 9, 2], image=9)
+    [1, 9, 2, 1, 9, 2]
+    """
+    return [i for i, before in zip(ids, [None, *ids]) if not i == before == image]
 
 
 class ImagesDropped(RuntimeError):
@@ -396,6 +435,17 @@ class ZoomTrainer(FastSteps, GRPOTrainer):
             self._hold_against_transformers()
         return output
 
+    def _generate_single_turn(self, prompt_ids, images, *args, **kwargs):
+        if self.use_vllm and images is not None:
+            # vLLM's own processor has the checkpoint's pixel budget: an image as large as our view stays so.
+            view = view_of(self.processing_class)
+            images = [row and [i.resize(view(i.size)) for i in row] for row in images]
+        if self.use_vllm and self.vllm_mode == "colocate":
+            # vLLM expands the placeholder of an image itself, and TRL hands it all of them (TRL #6294).
+            image_token = self.processing_class.image_token_id
+            prompt_ids = [one_placeholder(ids, image_token) for ids in prompt_ids]
+        return super()._generate_single_turn(prompt_ids, images, *args, **kwargs)
+
     def _hold_against_transformers(self) -> None:
         """Stop where the engines disagree. TRL measures it, and would only leave such episodes out."""
         metrics = self._metrics["train" if self.model.training else "eval"]
@@ -405,7 +455,7 @@ class ZoomTrainer(FastSteps, GRPOTrainer):
                 f"step {self.state.global_step}: log-probabilities of vLLM's tokens differ from "
                 f"transformers' by {difference:.2f} on average, more than {MOST_LOGP_DIFFERENCE}. vLLM "
                 "sees another prompt (TRL #6294: placeholders of images expanded twice) or other weights. "
-                "Train without use_vllm, or with a TRL and vLLM in which that is mended."
+                "Train without use_vllm, or with the versions of docs/engines.md."
             )
 
 

@@ -17,13 +17,12 @@ from transformers import TrainerCallback
 
 from deepeyes_lite.doctor import machine, precision
 from deepeyes_lite.files import atomic_write
-from deepeyes_lite.models import OBSERVATION_TOKENS, QWEN2_5_VL, QWEN3_VL
+from deepeyes_lite.models import OBSERVATION_TOKENS, PROMPT_TEXT, QWEN2_5_VL, QWEN3_VL
 from deepeyes_lite.tinyworld.dataset import tiny_world
 from deepeyes_lite.tinyworld.scenes import World
 from deepeyes_lite.training import PRESETS, RunConfig, build_trainer, preset
 
 BYTES, BYTES_4_BIT = 2.0, 0.6  # of a parameter, in bf16 and in NF4 with its scales
-PROMPT_TEXT = 500  # tokens of system prompt, schema and question
 GPUS = {name: config for name, config in PRESETS.items() if name.endswith("GB")}
 
 

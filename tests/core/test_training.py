@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-import warnings
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -392,15 +391,12 @@ def test_the_seed_makes_the_adapter_and_tiny_eyes_keeps_its_precision(
     assert torch.equal(fresh(0), fresh(0)) and not torch.equal(fresh(0), fresh(1))
 
 
-def test_vllm_comes_with_a_warning_and_its_own_words(processor):
+def test_vllm_has_its_own_words(processor):
     config = RunConfig(trl={"use_vllm": True}, max_new_tokens=9)
-    with pytest.warns(UserWarning, match="TRL #6294: vLLM may expand the placeholders"):
-        words = training.sampling(config, processor)
+    words = training.sampling(config, processor)
     assert words["max_tokens"] == 9
     assert set(words["logit_bias"].values()) == {-100.0}
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        plain = training.sampling(RunConfig(), processor)
+    plain = training.sampling(RunConfig(), processor)
     assert plain["max_new_tokens"] == 40
     assert list(words["logit_bias"]) == plain["suppress_tokens"]
     unchecked = {"use_vllm": True, "vllm_importance_sampling_correction": False}

@@ -4,14 +4,25 @@ vLLM needs a GPU. Here transformers stands in for it, in the place and with the 
 and sees what it is given, or something else.
 """
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from PIL import Image
+from transformers import AutoModelForImageTextToText
 
-from deepeyes_lite.models import token_ids
+from deepeyes_lite import training
+from deepeyes_lite.models import completion_length, ready, token_ids
 from deepeyes_lite.prompts import RESERVED_TOKENS
 from deepeyes_lite.tinyworld.dataset import training_questions
-from deepeyes_lite.training import MOST_LOGP_DIFFERENCE, RolloutsDisagree, RunConfig, build_trainer
+from deepeyes_lite.training import (
+    MOST_LOGP_DIFFERENCE,
+    RolloutsDisagree,
+    RunConfig,
+    build_trainer,
+    preset,
+)
+from shapes import config_of, processor_of
 
 pytestmark = pytest.mark.train
 
@@ -21,6 +32,9 @@ class Engine:
 
     def __init__(self, trainer, seen=lambda processor, ids, images: (ids, images), bf16=False):
         self.trainer, self.seen, self.bf16, self.prompts = trainer, seen, bf16, []
+        # What TRL asks an engine in its own process.
+        limit = SimpleNamespace(max_model_len=1024)
+        self.llm = SimpleNamespace(llm_engine=SimpleNamespace(model_config=limit))
 
     def sync_weights(self):
         pass
@@ -56,15 +70,22 @@ class Engine:
         return new, [[float(logp)] for logp in logps]
 
 
-def expanded_twice(processor, ids, images):
-    """Every placeholder becomes as many as its image has: features for the first ones, none for the rest."""
-    pad, pads, seen = processor.image_token_id, 0, []
-    for i, follows in zip(ids, [*ids[1:], None]):
-        seen.append(i)
-        pads += i == pad
-        if i == pad and follows != pad:
-            seen += [processor.tokenizer.pad_token_id] * (pads - 1)
-            pads = 0
+def as_vllm_does(processor, ids, images):
+    """The first placeholder of every run becomes as many as its image has, the others stay.
+
+    There are no features for those that stay, so they are made into something else.
+    """
+    pad, rest, seen = processor.image_token_id, processor.tokenizer.pad_token_id, []
+    counts = iter(
+        processor.image_processor.get_number_of_image_patches(i.height, i.width, {})
+        // processor.image_processor.merge_size**2
+        for i in images
+    )
+    for i, before in zip(ids, [None, *ids]):
+        if i == pad:
+            seen += [rest] if before == pad else [pad] * next(counts)
+        else:
+            seen.append(i)
     return seen, images
 
 
@@ -97,6 +118,31 @@ def step(trainer, samples):
     return step
 
 
+def test_the_images_are_views_already(trainer, step):
+    """So that an engine with another pixel budget, such as the checkpoint's, does not resize them."""
+
+    class Look(Engine):
+        def one(self, ids, images):
+            assert {image.size for image in images} == {(96, 96)}
+            return super().one(ids, images)
+
+    step(Look(trainer))
+
+
+def test_an_engine_that_expands_placeholders_sees_the_same_in_our_process(
+    trainer, step, monkeypatch
+):
+    monkeypatch.setattr(trainer, "vllm_mode", "colocate")
+    engine = Engine(trainer, as_vllm_does)
+    step(engine)
+    assert max(engine.prompts) >= 2
+    figures = trainer._metrics["train"]["sampling/sampling_logp_difference/mean"]
+    assert figures[-1] < MOST_LOGP_DIFFERENCE / 10
+    monkeypatch.setattr(training, "one_placeholder", lambda ids, image: ids)  # stock TRL
+    with pytest.raises(RolloutsDisagree, match=r"step 0: .* by \d\.\d\d on average.*TRL #6294"):
+        step(engine)
+
+
 @pytest.mark.parametrize("bf16", [False, True])
 def test_an_engine_that_sees_the_same_is_trusted(trainer, step, bf16):
     engine = Engine(trainer, bf16=bf16)
@@ -106,7 +152,7 @@ def test_an_engine_that_sees_the_same_is_trusted(trainer, step, bf16):
     assert figures[-1] < MOST_LOGP_DIFFERENCE / 10
 
 
-@pytest.mark.parametrize("seen", [expanded_twice, grey])
+@pytest.mark.parametrize("seen", [as_vllm_does, grey])
 def test_an_engine_that_sees_something_else_stops_the_run(trainer, step, seen):
     with pytest.raises(RolloutsDisagree, match=r"step 0: .* by \d\.\d\d on average.*TRL #6294"):
         step(Engine(trainer, seen))
@@ -131,3 +177,24 @@ def test_an_engine_with_other_weights_stops_the_run(trainer, step):
         step(Engine(trainer))
     finally:
         trainer.model.load_state_dict(fresh)
+
+
+@pytest.mark.parametrize(("name", "least", "most"), [("24GB", 0.42, 0.55), ("40GB", 0.5, 0.6)])
+def test_vllm_gets_room_for_its_weights_and_one_group_of_rollouts(name, least, most, monkeypatch):
+    """Of a card of the preset's name; TRL's own 0.3 of 24 GB is less than the weights."""
+    config = preset(name, trl={"use_vllm": True})
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(
+            config_of(config.model), dtype=torch.bfloat16
+        )
+    images = ready(processor_of(config.model), config.max_pixels)
+    card = SimpleNamespace(total=int(name.removesuffix("GB")) * 1e9)
+    monkeypatch.setattr(training.psutil, "virtual_memory", lambda: card)
+    monkeypatch.setattr(training, "device", lambda: torch.device("cpu"))
+    length = completion_length(images, config.max_calls, config.max_new_tokens)
+    settings = training.vllm_settings(config, model, images, length)
+    assert least < settings["vllm_gpu_memory_utilization"] < most
+    assert length + 576 < settings["vllm_max_model_length"] < length + 576 + 600
+    assert training.vllm_settings(preset(name), model, images, length) == {}
+    server = preset(name, trl={"use_vllm": True, "vllm_mode": "server"})
+    assert training.vllm_settings(server, model, images, length) == {}
