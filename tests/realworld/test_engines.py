@@ -76,4 +76,4 @@ def test_a_job_that_fails_fails_the_run(run, monkeypatch, tmp_path):
     monkeypatch.setattr(run, "WORK", tmp_path)
     monkeypatch.setattr(run, "python", lambda engine: sys.executable)  # here, without verl
     rows, well = run.run("verl")
-    assert not well and "No module named 'verl'" in rows[-2][1]
+    assert not well and "**failed**: ModuleNotFoundError" in rows[-2][1]
