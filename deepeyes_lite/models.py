@@ -41,9 +41,9 @@ from transformers import (
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from deepeyes_lite import DATA, doctor, prompts
-from deepeyes_lite.boxes import Box, Size, rescale, view_size
+from deepeyes_lite.boxes import Box, Size, View, rescale
 from deepeyes_lite.fast import CachedImageProcessor
-from deepeyes_lite.tools import MAX_CALLS, MAX_CROP_SIDE, ViewZoomTool, ZoomTool
+from deepeyes_lite.tools import MAX_CALLS, ViewZoomTool, ZoomTool
 
 # Linear layers of the language model; the vision tower stays as it is.
 LORA_TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
@@ -70,6 +70,7 @@ class ModelSpec:
         reserved_tokens: what a policy must not write, as far as its tokenizer knows them.
         precision: "bf16" or "fp32"; "" for what the machine is best at.
         box_step: the boxes that it writes are multiples of this.
+        square: it has only seen square views, so crops are squares, whatever the box.
     """
 
     family: str
@@ -89,6 +90,7 @@ class ModelSpec:
     reserved_tokens: tuple = prompts.RESERVED_TOKENS
     precision: str = ""
     box_step: int = 1
+    square: bool = False
 
     def __post_init__(self):
         if self.frame not in ("view", "1000"):
@@ -108,6 +110,7 @@ TINY_EYES = ModelSpec(
     suffix={True: "", False: ""},
     precision="fp32",  # weights that small are not worth rounding
     box_step=10,
+    square=True,
 )
 QWEN2_5_VL = ModelSpec(
     family="Qwen2.5-VL",
@@ -151,14 +154,13 @@ def spec_of(processor) -> ModelSpec:
     )
 
 
-def view_of(processor) -> Callable[[Size], Size]:
+def view_of(processor) -> View:
     """The size of the view that a processor makes of an image of a size.
 
     It reads the processor's own settings, so that frame and view cannot fall apart.
     """
     images = processor.image_processor
-    return partial(
-        view_size,
+    return View(
         min_pixels=images.size["shortest_edge"],
         max_pixels=images.size["longest_edge"],
         factor=images.patch_size * images.merge_size,
@@ -166,7 +168,7 @@ def view_of(processor) -> Callable[[Size], Size]:
 
 
 def tool_of(processor, environment: type[ZoomTool] | None = None) -> Callable[..., ZoomTool]:
-    """What makes the tool of an episode, in the frame of the processor's family.
+    """What makes the tool of an episode, in the frame of the processor's family, its crops for its view.
 
     Args:
         processor: of the model.
@@ -175,13 +177,14 @@ def tool_of(processor, environment: type[ZoomTool] | None = None) -> Callable[..
     Raises:
         ValueError: for a class in another frame than the family's.
     """
-    family = ZoomTool if spec_of(processor).frame == "1000" else ViewZoomTool
+    spec = spec_of(processor)
+    family = ZoomTool if spec.frame == "1000" else ViewZoomTool
     kind = environment or family
     if issubclass(kind, ViewZoomTool) != (family is ViewZoomTool):
         raise ValueError(
-            f"{kind.__name__} is not for {spec_of(processor).family}: make it a subclass of {family.__name__}"
+            f"{kind.__name__} is not for {spec.family}: make it a subclass of {family.__name__}"
         )
-    return partial(kind, view=view_of(processor)) if family is ViewZoomTool else kind
+    return kind if spec.square else partial(kind, view=view_of(processor))
 
 
 def environment_named(path: str) -> type[ZoomTool] | None:
@@ -230,8 +233,7 @@ def completion_length(processor, max_calls: int = MAX_CALLS, max_new_tokens: int
     if spec.max_completion_length:
         return spec.max_completion_length
     side = images.patch_size * images.merge_size
-    pixels = max(min(images.size["longest_edge"], MAX_CROP_SIDE**2), images.size["shortest_edge"])
-    crop = ceil(pixels / side**2) + OBSERVATION_TOKENS
+    crop = ceil(images.size["longest_edge"] / side**2) + OBSERVATION_TOKENS
     return (max_calls + 1) * (max_new_tokens or spec.max_new_tokens) + max_calls * crop
 
 

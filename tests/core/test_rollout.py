@@ -32,6 +32,10 @@ SCRIPTS = {
     "malformed call": [TAGS.format("{nonsense")],
     "unclosed call": ["<tool_call>{"],
     "seven calls": [CALL] * 7,
+    "call in an open thought": ["<think>" + prompts.tool_call({"bbox_2d": [100, 200, 300, 400]})],
+    "single quotes": [TAGS.format("{'name': 'x'}")],
+    "answer beside a call": [ANSWER + CALL],
+    "six copies": [CALL * 6],
 }
 
 
