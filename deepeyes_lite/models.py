@@ -204,6 +204,11 @@ def environment_named(path: str) -> type[ZoomTool] | None:
     return kind
 
 
+def frame_of(processor, size: Size) -> Size:
+    """Width and height of the frame in which the family writes boxes on an image of a size."""
+    return (1000, 1000) if spec_of(processor).frame == "1000" else view_of(processor)(size)
+
+
 def encode_box(processor, box_px: Box, size: Size) -> list[int]:
     """A box as the family writes it, in whole numbers around it.
 
@@ -212,10 +217,9 @@ def encode_box(processor, box_px: Box, size: Size) -> list[int]:
         box_px: in pixels of the original.
         size: (width, height) of the original.
     """
-    spec = spec_of(processor)
-    frame = (1000, 1000) if spec.frame == "1000" else view_of(processor)(size)
-    x1, y1, x2, y2 = (value / spec.box_step for value in rescale(tuple(box_px), size, frame))
-    return [spec.box_step * value for value in (floor(x1), floor(y1), ceil(x2), ceil(y2))]
+    step, frame = spec_of(processor).box_step, frame_of(processor, size)
+    x1, y1, x2, y2 = (value / step for value in rescale(tuple(box_px), size, frame))
+    return [step * value for value in (floor(x1), floor(y1), ceil(x2), ceil(y2))]
 
 
 def completion_length(processor, max_calls: int = MAX_CALLS, max_new_tokens: int = 0) -> int:

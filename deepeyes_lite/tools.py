@@ -18,7 +18,7 @@ from PIL import Image
 from deepeyes_lite.boxes import Box, Size, View, clamp, grow, pad_to_square, rescale
 
 ZOOM = "image_zoom_in_tool"
-MIN_CROP_SIDE = 28  # px of the original image; DeepEyes' own lower bound (one Qwen2.5-VL token)
+MIN_CROP_SIDE = 28  # px of the original image; one token of Qwen2.5-VL
 MAX_CROP_ASPECT = 100  # DeepEyes' own bound; Qwen-VL's image processor refuses a strip beyond 200
 MAX_CALLS = 6  # an episode; the paper's bound
 MAX_ERROR_CHARS = 200

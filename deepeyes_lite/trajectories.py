@@ -31,6 +31,12 @@ class Turn:
     errors: list[str] = field(default_factory=list)
     crops_px: list[Box] = field(default_factory=list)
 
+    @property
+    def zooms(self) -> list[tuple[Box, Box]]:
+        """The box that was asked for and what was cut, for each answered call; the box twice if unknown."""
+        known = len(self.crops_px) == len(self.boxes_px)
+        return list(zip(self.boxes_px, self.crops_px if known else self.boxes_px))
+
 
 @dataclass
 class Trajectory:
