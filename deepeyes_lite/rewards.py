@@ -4,9 +4,9 @@ The weights are those of DeepEyes' public code (``verl/utils/reward_score/vl_age
 ``0.8 * accuracy + 0.2 * format + 1.2 * tool``, with accuracy 0 or 1, format 0 or -1, and the tool term
 1 only where the answer is correct *and* the tool was used. The paper's formula prints no weights.
 
-``docs/deviations.md`` lists where ours deviates, and why: rules judge instead of a 72B model, a turn keeps the
-format by itself, and only a call that was answered with a crop counts as one. The list is tested against
-their arithmetic.
+``docs/deviations.md`` lists where ours deviates, and why: rules judge instead of a 72B model, a turn keeps
+the format by itself, and only a call that was answered with a crop counts as one. The list is tested
+against their arithmetic.
 """
 
 from collections import Counter
