@@ -12,10 +12,9 @@ asks here for its frame, its template and its budgets.
     SPECS["MyVLProcessor"] = replace(QWEN3_VL, family="MyVL", factor=32)
 
 The key is the name of its processor's class. Then ask what its boxes mean (``frame``), whether
-``tokenizer.parse_response`` reads its calls (``response_template``), which of its linear layers are the
-language model's (``lora_targets``), whether its image processor has ``size``, ``patch_size`` and
-``merge_size``, of which the size of a view is made, and whether its vision tower is ``model.visual``
-(`fast.py`). Where torchvision is missing, its processor needs an entry in ``IMAGE_ONLY``, too.
+`prompts.read_reply` reads its calls, which of its linear layers are the language model's
+(``lora_targets``), whether its image processor has ``size``, ``patch_size`` and ``merge_size``, of which
+the size of a view is made, and whether its vision tower is ``model.visual`` (`fast.py`). Where torchvision is missing, its processor needs an entry in ``IMAGE_ONLY``, too.
 ``tests/core/test_families.py`` does all of it with Qwen2-VL.
 """
 
@@ -64,7 +63,7 @@ class ModelSpec:
         max_completion_length: of an episode; 0: room for every turn and crop.
         batch_size: episodes that are rolled out side by side.
         chat_template: None for the checkpoint's own.
-        response_template: how a reply is read back into a message.
+        response_template: how other programs, such as ``transformers serve``, read a reply.
         suffix: what follows the question, by whether the prompt offers the tool.
         lora_targets: the layers that are trained, a pattern of PEFT.
         reserved_tokens: what a policy must not write, as far as its tokenizer knows them.
