@@ -525,6 +525,7 @@ def _add_doctor(sub) -> None:
     sub.add_argument("--gpu", action="store_true", help="two real steps of a preset, measured")
     sub.add_argument("--preset", default="24GB", help="which one: 8GB … 80GB")
     sub.add_argument("--model", default="", help="weights at hand, instead of the preset's")
+    sub.add_argument("--quick", action="store_true", help="memory alone, in a minute or two")
     sub.add_argument("--record", type=Path, help="folder to keep its figures in, for the tables")
 
 
@@ -532,7 +533,7 @@ def doctor(args) -> int:
     if args.gpu:
         from deepeyes_lite.realworld.gpu import check, report, write_record
 
-        figures = check(args.preset, args.model)
+        figures = check(args.preset, args.model, args.quick)
         print(report(figures))
         if args.record:
             print(f"record: {write_record(figures, args.record)}")

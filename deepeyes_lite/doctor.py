@@ -156,12 +156,12 @@ def check_memory(cgroup: Path = Path("/sys/fs/cgroup")) -> Check:
     )
 
 
-def check_disk(folder: Path = DATA) -> Check:
+def check_disk(folder: Path = DATA, least: float = LEAST_DISK_GB) -> Check:
     free = shutil.disk_usage(folder).free / 1e9
     return Check(
-        free >= LEAST_DISK_GB,
+        free >= least,
         f"free disk {free:.1f} GB",
-        f"make room for {LEAST_DISK_GB} GB on the disk of {folder}",
+        f"make room for {least:.3g} GB on the disk of {folder}",
     )
 
 

@@ -19,6 +19,8 @@ TRL and PEFT are imported where they are needed: a rollout without training star
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -28,6 +30,7 @@ from torch import nn
 from transformers import BatchFeature
 from transformers.image_utils import make_flat_list_of_images
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+from transformers.utils import ModelOutput
 
 
 class FastSteps:
@@ -46,7 +49,8 @@ class FastSteps:
         """Whether the loss is a sum over episodes in which one without advantage counts for nothing."""
         plain = self.beta == 0.0 and self.loss_type == "dapo" and self.top_entropy_quantile == 1.0
         extra = self._entropy_bonus_enabled or self.aux_loss_enabled
-        return plain and not extra and not self.sharded
+        # TRL gathers metrics in every call, so processes must not differ in the number of their parts.
+        return plain and not extra and self.accelerator.num_processes == 1
 
     def _tokenize_prompts(self, prompts):
         # The rollouts of a group share their prompt. TRL renders it, and processes its image, once per
@@ -199,7 +203,7 @@ class CachedImageProcessor(Qwen2VLImageProcessorPil):
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
         # Of tiny-eyes an image takes 221 kB, a view of 1280 tokens of Qwen2.5-VL 24 MB.
-        self._patches = LRU(1024, 1_000_000_000)
+        self._patches = LRU(1024, 4_000_000_000)
 
     def to_dict(self) -> dict:
         """The settings for saving: without the cache, under the name that transformers has for them."""
@@ -226,6 +230,10 @@ def vision_tower(model: nn.Module) -> nn.Module:
     return base.model.visual
 
 
+VISION_BYTES = 256_000_000  # of features that are kept, where the model is
+VISION_PATCHES = 16_384  # that the tower works on at a time
+
+
 def cache_vision(model: nn.Module, limit: int = 2048) -> None:
     """Let a frozen vision tower compute its features once per image; calling this twice is harmless.
 
@@ -234,13 +242,13 @@ def cache_vision(model: nn.Module, limit: int = 2048) -> None:
 
     Args:
         model: a Qwen-VL model, with or without adapters.
-        limit: images kept, at most 256 MB of features. They lie where the model is; of tiny-eyes an image
-            takes 55 kB, one of 1280 tokens 9 MB.
+        limit: images kept, at most ``VISION_BYTES`` of features. They lie where the model is; of tiny-eyes
+            an image takes 55 kB, one of 1280 tokens 9 MB.
     """
     visual = vision_tower(model)
     if "forward" in vars(visual):
         return
-    compute, cache = visual.forward, LRU(limit, 256_000_000)
+    compute, cache = visual.forward, LRU(limit, VISION_BYTES)
 
     def forward(hidden_states: torch.Tensor, grid_thw: torch.Tensor, **kwargs):
         if torch.is_grad_enabled() and any(p.requires_grad for p in visual.parameters()):
@@ -249,13 +257,17 @@ def cache_vision(model: nn.Module, limit: int = 2048) -> None:
         patches = grid_thw.prod(-1).tolist()
         images = torch.split(hidden_states, patches)  # a tensor (patches, values) an image
         where = (hidden_states.device, hidden_states.dtype)
-        keys = [(*where, _digest(image), *grid.tolist()) for image, grid in zip(images, grid_thw)]
+        keys = [(*where, *d, *grid) for d, grid in zip(_digests(images), grid_thw.tolist())]
+        at_once = max(1, VISION_PATCHES // max(patches))
 
         def features(rows: list[int]) -> list[dict]:
+            return [f for i in range(0, len(rows), at_once) for f in new(rows[i : i + at_once])]
+
+        def new(rows: list[int]) -> list[dict]:
             with torch.no_grad():
-                new = compute(torch.cat([images[i] for i in rows]), grid_thw[rows], **kwargs)
+                output = compute(torch.cat([images[i] for i in rows]), grid_thw[rows], **kwargs)
             tokens = [patches[i] // visual.spatial_merge_size**2 for i in rows]
-            levels = [new.pooler_output, *(getattr(new, "deepstack_features", None) or [])]
+            levels = [output.pooler_output, *(getattr(output, "deepstack_features", None) or [])]
             split = [torch.split(level, tokens) for level in levels]  # (tokens, hidden) an image
             # Copies, for a part of a batch would keep the whole batch in memory.
             return [
@@ -264,18 +276,39 @@ def cache_vision(model: nn.Module, limit: int = 2048) -> None:
 
         results = cache.get(keys, features)
         levels = [torch.cat([result[n] for result in results]) for n in results[0]]
-        return _Output(levels[0], levels[1:])
+        return _Output(pooler_output=levels[0], deepstack_features=levels[1:] or None)
 
     visual.forward = forward
 
 
-class _Output:
+@dataclass
+class _Output(ModelOutput):
     """As much of the tower's output as Qwen-VL models read."""
 
-    def __init__(self, pooler_output: torch.Tensor, deepstack_features: list[torch.Tensor]):
-        self.pooler_output = pooler_output  # (all visual tokens, hidden)
-        self.deepstack_features = deepstack_features
+    pooler_output: torch.Tensor | None = None  # (all visual tokens, hidden)
+    deepstack_features: list[torch.Tensor] | None = None
 
 
-def _digest(image: torch.Tensor) -> bytes:
-    return xxhash.xxh3_128_digest(image.contiguous().view(torch.uint8).cpu().numpy())
+def _digests(images: Sequence[torch.Tensor]) -> list[tuple]:
+    """What tells images apart. Of those on a GPU, which would wait for a copy of all, 16 bytes come over."""
+    if images[0].device.type == "cpu":
+        return [(xxhash.xxh3_128_digest(_bits(image).numpy()),) for image in images]
+    return [tuple(sums) for sums in torch.stack([_sums(image) for image in images]).tolist()]
+
+
+def _bits(image: torch.Tensor) -> torch.Tensor:
+    return image.contiguous().view(torch.int32)  # (patches, values), or half of them in bf16
+
+
+def _sums(image: torch.Tensor) -> torch.Tensor:
+    """Two sums over the bits of an image, (2,): random factors along and across patches, modulo 2**64."""
+    bits = _bits(image)
+    along, across = (_factors(length, bits.device) for length in (bits.size(1), bits.size(0)))
+    patches = torch.stack([(bits * factors).sum(1) for factors in along])  # (2, patches)
+    return (patches * across).sum(1)
+
+
+@lru_cache(maxsize=256)
+def _factors(length: int, device: torch.device) -> torch.Tensor:
+    random = torch.Generator().manual_seed(length)
+    return torch.randint(-(2**63), 2**63 - 1, (2, length), generator=random).to(device)

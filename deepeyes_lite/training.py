@@ -4,10 +4,10 @@ TRL trains. How a run differs from the paper's: LoRA on the language model inste
 rollouts a step instead of 256 x 16, a rate of 1e-3 (LoRA, small model) instead of 1e-6, rules instead of
 a judge.
 
-**The presets for GPUs are starting points, and none of them was measured.** They follow from the size of
-the weights (2 bytes a parameter, about 0.6 in 4 bits) and of the key-value cache while all rollouts of a
-step are generated side by side; ``doctor --gpu --preset NAME`` measures one on your machine in a few
-minutes. If there is memory left, raise ``max_pixels`` first, then ``num_generations``.
+**The presets for GPUs are starting points.** They follow from arithmetic (`realworld/gpu.py`): weights, keys
+and values of all rollouts of a step, images, and what reading, generating and the update need. ``doctor
+--gpu --preset NAME`` measures one on your machine in a few minutes. If there is memory left, raise
+``max_pixels`` first, then ``num_generations``.
 """
 
 import csv
@@ -45,6 +45,9 @@ from deepeyes_lite.rewards import REWARDS, WITHOUT_TOOL, Outcome, for_trl, least
 from deepeyes_lite.tools import MAX_CALLS, NoTool
 from deepeyes_lite.trajectories import best_iou
 
+# Keys and values grow token by token; in segments of fixed size they leave gaps. Read when CUDA starts.
+os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+
 # --- what decides a run ---------------------------------------------------------------------------
 
 
@@ -69,6 +72,7 @@ class RunConfig:
         max_new_tokens: of a turn; 0 for the family's.
         max_pixels: greatest area of a view; 0 for the family's.
         micro_batch: rollouts in one forward pass, the rest is accumulated; 0 for all at once.
+        prefill_chunk: tokens of each conversation that are read at a time before a turn; 0 for all at once.
         gradient_checkpointing: compute activations a second time instead of keeping them.
         quantise: the language model in 4 bits (QLoRA); needs bitsandbytes.
         adapter: folder of a LoRA adapter to start from, such as a cold start's; empty for a fresh one.
@@ -92,6 +96,7 @@ class RunConfig:
     max_new_tokens: int = 0
     max_pixels: int = 0
     micro_batch: int = 0
+    prefill_chunk: int = 0
     gradient_checkpointing: bool = False
     quantise: bool = False
     adapter: str = ""
@@ -105,6 +110,7 @@ def _gpu(model: str, tokens: int, factor: int, **changes) -> RunConfig:
         "learning_rate": 1e-5,
         "prompts_per_step": 2,
         "micro_batch": 1,
+        "prefill_chunk": 512,
         "max_calls": 3,
         "max_new_tokens": 256,
         "gradient_checkpointing": True,
@@ -126,7 +132,7 @@ PRESETS = {
     "24GB": _gpu(QWEN2_5_3B, 576, 28, prompts_per_step=4),
     "40GB": _gpu(QWEN2_5_7B, 576, 28, prompts_per_step=4),
     "80GB": _gpu(
-        QWEN2_5_7B, 1024, 28, prompts_per_step=8, micro_batch=2, max_calls=6, max_new_tokens=384
+        QWEN2_5_7B, 1024, 28, prompts_per_step=4, micro_batch=2, max_calls=6, max_new_tokens=384
     ),
 }
 
@@ -214,10 +220,12 @@ def build_trainer(
         target_modules=spec.lora_targets,
         task_type="CAUSAL_LM",
     )
+    args = GRPOConfig(**settings)
+    args._n_gpu = min(args.n_gpu, 1)  # a process trains on one GPU, however many it sees
     trainer = (GRPOTrainer if stock else ZoomTrainer)(
         model=model,
         processing_class=processor,
-        args=GRPOConfig(**settings),
+        args=args,
         peft_config=None if config.adapter else lora,
         train_dataset=with_prompts(config, dataset, spec.suffix[offers_tool]),
         environment_factory=environment if offers_tool else NoTool,
@@ -227,6 +235,12 @@ def build_trainer(
     for noisy in (PrinterCallback, ProgressCallback, NotebookProgressCallback):
         trainer.remove_callback(noisy)
     trainer.add_callback(Progress())
+    if (
+        config.quantise
+    ):  # TRL casts them to bf16, in which a step of Adam at a rate of 1e-5 is rounded away
+        for weight in trainer.model.parameters():
+            if weight.requires_grad:
+                weight.data = weight.data.float()
     if not stock and not trainer.sharded:
         cache_vision(trainer.model)
     return trainer
@@ -301,7 +315,8 @@ def sampling(config: RunConfig, processor) -> dict:
     length = config.max_new_tokens or spec.max_new_tokens
     reserved = token_ids(processor.tokenizer, spec.reserved_tokens)
     if not config.trl.get("use_vllm"):
-        return {"max_new_tokens": length, "suppress_tokens": reserved}
+        bounds = {"max_new_tokens": length, "suppress_tokens": reserved}
+        return bounds | {"prefill_chunk_size": config.prefill_chunk or None}
     warnings.warn(
         "TRL #6294: vLLM may expand the placeholders of an image a second time and then see another "
         "prompt than the trainer does. Its rollouts are held against transformers; a run in which they "
@@ -354,6 +369,8 @@ class ZoomTrainer(FastSteps, GRPOTrainer):
     """TRL's GRPOTrainer, made to stop where it would go on blind, and faster (`fast.py`)."""
 
     def _generate_and_score_completions(self, inputs):
+        if self.model.training:
+            self._buffered_inputs = None  # the step before, whose images still lie on the GPU
         output = super()._generate_and_score_completions(inputs)
         # TRL looks for the mismatch only where a crop came back, and then drops the images.
         ids = torch.cat([output["prompt_ids"], output["completion_ids"]], dim=1)  # (B, P + C)

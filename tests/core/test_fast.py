@@ -4,7 +4,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from deepeyes_lite.fast import LRU, cache_vision, vision_tower
+from deepeyes_lite.fast import LRU, _sums, cache_vision, vision_tower
 from deepeyes_lite.models import LORA_TARGETS, load
 from deepeyes_lite.tinyworld.model import patchify
 
@@ -96,6 +96,27 @@ def test_the_cache_is_bounded_in_bytes():
         computed.clear()  # three do not fit: for c, a goes
         assert len(cache.get([*keys], compute)) == len(keys) and sum(computed) == new
     assert len(cache.get([*"xyz"], compute)) == 3  # more than fit are answered all the same
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_a_gpu_tells_images_apart_by(dtype):
+    patches = torch.randn(16, 1176, generator=torch.manual_seed(0)).to(dtype)
+    swapped, turned, nearly = patches.clone(), patches.clone(), patches.clone()
+    swapped[[3, 4]] = patches[[4, 3]]
+    turned[5] = patches[5].roll(2)
+    nearly[0, 0] *= 1 + torch.finfo(dtype).eps
+    images = [patches, swapped, turned, nearly, -patches, patches[:15]]
+    sums = [tuple(_sums(image).tolist()) for image in images]
+    assert len({*sums}) == len({value for pair in sums for value in pair}) / 2 == 6
+    assert _sums(patches.clone()).tolist() == [*sums[0]]
+
+
+def test_the_tower_works_on_a_bounded_number_of_patches(cached, plain, monkeypatch):
+    monkeypatch.setattr("deepeyes_lite.fast.VISION_PATCHES", 2 * 144 + 1)
+    shapes = []
+    cached.visual.patch_embed.register_forward_hook(lambda m, args, o: shapes.append(len(args[0])))
+    assert_same(cached.see(0, 1, 2, 3, 4), plain.see(0, 1, 2, 3, 4))
+    assert shapes == [288, 288, 144]
 
 
 def test_a_tower_in_training_is_never_cached(cached, plain):
