@@ -11,6 +11,7 @@ The public DeepEyes code crops the raw image with numbers that the model gave fo
 """
 
 import math
+from dataclasses import dataclass
 
 Box = tuple[float, float, float, float]
 Size = tuple[int, int]  # (width, height), PIL's order
@@ -46,6 +47,53 @@ def view_size(size: Size, min_pixels: int, max_pixels: int, factor: int = 28) ->
         scale = math.sqrt(min_pixels / (width * height))
         w, h = (math.ceil(side * scale / factor) * factor for side in size)
     return w, h
+
+
+@dataclass(frozen=True)
+class View:
+    """How a model sees images: `view_size` with the pixel budget of its processor.
+
+    Attributes:
+        min_pixels, max_pixels, factor: see `view_size`.
+    """
+
+    min_pixels: int
+    max_pixels: int
+    factor: int = 28
+
+    def __call__(self, size: Size) -> Size:
+        """Size of the view of an image of this size."""
+        return view_size(size, self.min_pixels, self.max_pixels, self.factor)
+
+    def of_crop(self, crop: Size, image: Size) -> Size:
+        """Size to which a crop is brought before the processor sees it; mostly its own.
+
+        A crop beyond the budget is reduced to its view. Sides are rounded to whole tokens, by which a
+        crop could lose what it gains; then it is enlarged, so that no crop is coarser than the view.
+
+        Args:
+            crop: (width, height) of the part of the image.
+            image: (width, height) of the image.
+
+        >>> View(56 * 56, 1280 * 28 * 28).of_crop((4000, 60), (4032, 3024))  # a line of text
+        (4000, 60)
+        >>> View(56 * 56, 1280 * 28 * 28).of_crop((2000, 2000), (4032, 3024))
+        (980, 980)
+        >>> View(56 * 56, 1280 * 28 * 28).of_crop((405, 405), (1000, 900))
+        (420, 420)
+        """
+        own, side = self(crop), self.factor
+        ratios = [seen / full for seen, full in zip(self(image), image)]
+        # Tokens across and down; a grain of salt, for 3.0000000000000004 is 3.
+        least = [math.ceil(px * ratio / side - 1e-9) for px, ratio in zip(crop, ratios)]
+        if all(seen >= low * side for seen, low in zip(own, least)):
+            return own if crop[0] * crop[1] > self.max_pixels and self(own) == own else crop
+        scale = max(low * side / px for low, px in zip(least, crop))
+        budget = self.max_pixels // side**2
+        return tuple(
+            side * max(low, min(round(px * scale / side), budget // other))
+            for px, low, other in zip(crop, least, reversed(least))
+        )
 
 
 def rescale(box: Box, from_size: Size, to_size: Size) -> Box:
@@ -92,10 +140,27 @@ def clamp(box: Box, size: Size) -> Box:
     )
 
 
+def grow(box: Box, sides: tuple[float, float], size: Size) -> Box:
+    """The box with at least these sides, around the same middle, shifted into the image.
+
+    >>> grow((100, 100, 110, 140), (28, 28), (384, 384))
+    (91.0, 100.0, 119.0, 140.0)
+    """
+
+    def span(low: float, high: float, side: float, limit: int) -> tuple[float, float]:
+        length = min(max(side, high - low), limit)
+        start = min(max((low + high) / 2 - length / 2, 0.0), limit - length)
+        return start, start + length
+
+    x1, x2 = span(box[0], box[2], sides[0], size[0])
+    y1, y2 = span(box[1], box[3], sides[1], size[1])
+    return (x1, y1, x2, y2)
+
+
 def pad_to_square(box: Box, min_side: float, size: Size) -> Box:
     """The smallest square around the box with at least ``min_side``, shifted into the image.
 
-    A square keeps the aspect ratio of a square view; a side longer than the image is cut to it.
+    A side longer than the image is cut to it.
 
     >>> pad_to_square((100, 100, 110, 140), 28, (384, 384))
     (85.0, 100.0, 125.0, 140.0)
@@ -103,14 +168,7 @@ def pad_to_square(box: Box, min_side: float, size: Size) -> Box:
     (0.0, 0.0, 28.0, 28.0)
     """
     side = max(box[2] - box[0], box[3] - box[1], min_side)
-
-    def span(low: float, high: float, limit: int) -> tuple[float, float]:
-        length = min(side, limit)
-        start = min(max((low + high) / 2 - length / 2, 0.0), limit - length)
-        return start, start + length
-
-    (x1, x2), (y1, y2) = span(box[0], box[2], size[0]), span(box[1], box[3], size[1])
-    return (x1, y1, x2, y2)
+    return grow(box, (side, side), size)
 
 
 def iou(a: Box, b: Box) -> float:

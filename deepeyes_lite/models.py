@@ -12,10 +12,9 @@ asks here for its frame, its template and its budgets.
     SPECS["MyVLProcessor"] = replace(QWEN3_VL, family="MyVL", factor=32)
 
 The key is the name of its processor's class. Then ask what its boxes mean (``frame``), whether
-``tokenizer.parse_response`` reads its calls (``response_template``), which of its linear layers are the
-language model's (``lora_targets``), whether its image processor has ``size``, ``patch_size`` and
-``merge_size``, of which the size of a view is made, and whether its vision tower is ``model.visual``
-(`fast.py`). Where torchvision is missing, its processor needs an entry in ``IMAGE_ONLY``, too.
+`prompts.read_reply` reads its calls, which of its linear layers are the language model's
+(``lora_targets``), whether its image processor has ``size``, ``patch_size`` and ``merge_size``, of which
+the size of a view is made, and whether its vision tower is ``model.visual`` (`fast.py`). Where torchvision is missing, its processor needs an entry in ``IMAGE_ONLY``, too.
 ``tests/core/test_families.py`` does all of it with Qwen2-VL.
 """
 
@@ -41,9 +40,9 @@ from transformers import (
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from deepeyes_lite import DATA, doctor, prompts
-from deepeyes_lite.boxes import Box, Size, rescale, view_size
+from deepeyes_lite.boxes import Box, Size, View, rescale
 from deepeyes_lite.fast import CachedImageProcessor
-from deepeyes_lite.tools import MAX_CALLS, MAX_CROP_SIDE, ViewZoomTool, ZoomTool
+from deepeyes_lite.tools import MAX_CALLS, ViewZoomTool, ZoomTool
 
 # Linear layers of the language model; the vision tower stays as it is.
 LORA_TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
@@ -64,12 +63,13 @@ class ModelSpec:
         max_completion_length: of an episode; 0: room for every turn and crop.
         batch_size: episodes that are rolled out side by side.
         chat_template: None for the checkpoint's own.
-        response_template: how a reply is read back into a message.
+        response_template: how other programs, such as ``transformers serve``, read a reply.
         suffix: what follows the question, by whether the prompt offers the tool.
         lora_targets: the layers that are trained, a pattern of PEFT.
         reserved_tokens: what a policy must not write, as far as its tokenizer knows them.
         precision: "bf16" or "fp32"; "" for what the machine is best at.
         box_step: the boxes that it writes are multiples of this.
+        square: it has only seen square views, so crops are squares, whatever the box.
     """
 
     family: str
@@ -89,6 +89,7 @@ class ModelSpec:
     reserved_tokens: tuple = prompts.RESERVED_TOKENS
     precision: str = ""
     box_step: int = 1
+    square: bool = False
 
     def __post_init__(self):
         if self.frame not in ("view", "1000"):
@@ -108,6 +109,7 @@ TINY_EYES = ModelSpec(
     suffix={True: "", False: ""},
     precision="fp32",  # weights that small are not worth rounding
     box_step=10,
+    square=True,
 )
 QWEN2_5_VL = ModelSpec(
     family="Qwen2.5-VL",
@@ -157,14 +159,13 @@ def visual_token(processor) -> int:
     return processor.image_processor.patch_size * processor.image_processor.merge_size
 
 
-def view_of(processor) -> Callable[[Size], Size]:
+def view_of(processor) -> View:
     """The size of the view that a processor makes of an image of a size.
 
     It reads the processor's own settings, so that frame and view cannot fall apart.
     """
     images = processor.image_processor
-    return partial(
-        view_size,
+    return View(
         min_pixels=images.size["shortest_edge"],
         max_pixels=images.size["longest_edge"],
         factor=visual_token(processor),
@@ -172,7 +173,7 @@ def view_of(processor) -> Callable[[Size], Size]:
 
 
 def tool_of(processor, environment: type[ZoomTool] | None = None) -> Callable[..., ZoomTool]:
-    """What makes the tool of an episode, in the frame of the processor's family.
+    """What makes the tool of an episode, in the frame of the processor's family, its crops for its view.
 
     Args:
         processor: of the model.
@@ -181,13 +182,14 @@ def tool_of(processor, environment: type[ZoomTool] | None = None) -> Callable[..
     Raises:
         ValueError: for a class in another frame than the family's.
     """
-    family = ZoomTool if spec_of(processor).frame == "1000" else ViewZoomTool
+    spec = spec_of(processor)
+    family = ZoomTool if spec.frame == "1000" else ViewZoomTool
     kind = environment or family
     if issubclass(kind, ViewZoomTool) != (family is ViewZoomTool):
         raise ValueError(
-            f"{kind.__name__} is not for {spec_of(processor).family}: make it a subclass of {family.__name__}"
+            f"{kind.__name__} is not for {spec.family}: make it a subclass of {family.__name__}"
         )
-    return partial(kind, view=view_of(processor)) if family is ViewZoomTool else kind
+    return kind if spec.square else partial(kind, view=view_of(processor))
 
 
 def environment_named(path: str) -> type[ZoomTool] | None:
@@ -207,6 +209,11 @@ def environment_named(path: str) -> type[ZoomTool] | None:
     return kind
 
 
+def frame_of(processor, size: Size) -> Size:
+    """Width and height of the frame in which the family writes boxes on an image of a size."""
+    return (1000, 1000) if spec_of(processor).frame == "1000" else view_of(processor)(size)
+
+
 def encode_box(processor, box_px: Box, size: Size) -> list[int]:
     """A box as the family writes it, in whole numbers around it.
 
@@ -215,10 +222,9 @@ def encode_box(processor, box_px: Box, size: Size) -> list[int]:
         box_px: in pixels of the original.
         size: (width, height) of the original.
     """
-    spec = spec_of(processor)
-    frame = (1000, 1000) if spec.frame == "1000" else view_of(processor)(size)
-    x1, y1, x2, y2 = (value / spec.box_step for value in rescale(tuple(box_px), size, frame))
-    return [spec.box_step * value for value in (floor(x1), floor(y1), ceil(x2), ceil(y2))]
+    step, frame = spec_of(processor).box_step, frame_of(processor, size)
+    x1, y1, x2, y2 = (value / step for value in rescale(tuple(box_px), size, frame))
+    return [step * value for value in (floor(x1), floor(y1), ceil(x2), ceil(y2))]
 
 
 def completion_length(processor, max_calls: int = MAX_CALLS, max_new_tokens: int = 0) -> int:
@@ -236,8 +242,7 @@ def completion_length(processor, max_calls: int = MAX_CALLS, max_new_tokens: int
     if spec.max_completion_length:
         return spec.max_completion_length
     side = images.patch_size * images.merge_size
-    pixels = max(min(images.size["longest_edge"], MAX_CROP_SIDE**2), images.size["shortest_edge"])
-    crop = ceil(pixels / side**2) + OBSERVATION_TOKENS
+    crop = ceil(images.size["longest_edge"] / side**2) + OBSERVATION_TOKENS
     return (max_calls + 1) * (max_new_tokens or spec.max_new_tokens) + max_calls * crop
 
 

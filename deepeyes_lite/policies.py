@@ -61,7 +61,7 @@ class Policy:
         message = prompts.user_message(question, self.suffix)
         return self._ids(message, [image], tools=self.tools)
 
-    def observation_ids(self, contents: list[list[dict] | str]) -> list[int]:
+    def observation_ids(self, contents: list[list[dict]]) -> list[int]:
         """Ids between two turns: the tool's answers and the opening of the next reply."""
         messages = [{"role": "tool", "content": content} for content in contents]
         crops, _ = images_and_texts(contents)
@@ -95,25 +95,13 @@ class Policy:
         return prompts.split_turns(self.tokenizer.decode(ids, skip_special_tokens=False))[0]
 
     def calls(self, trajectory: Trajectory, ids: list[int]) -> list[dict]:
-        """The parsed calls of a reply, each ``{"name": …, "arguments": …}``.
-
-        TRL's own parser: a malformed call makes the whole reply plain text, which ends the episode.
-        """
-        from trl.chat_template_utils import parse_response
-
-        if not self.tools:
-            return []
-        so_far = trajectory.prompt_ids + trajectory.completion_ids
-        try:
-            message = parse_response(self.tokenizer, ids, prefix=so_far, tools=self.tools)
-        except RecursionError:  # brackets in brackets in brackets
-            return []
-        return [call["function"] for call in message.get("tool_calls") or []]
+        """The call of a reply that is to be answered, if the prompt offers tools; see `read_reply`."""
+        return prompts.read_reply(self.text(ids)).calls if self.tools else []
 
     def reply(self, trajectories: list[Trajectory], allow_calls: bool = True) -> list[list[int]]:
         """The next turn of every conversation, as token ids up to and with the end of turn.
 
-        A policy without token ids (`realworld.served`) returns each reply as a `Turn`; its `calls` takes
+        A policy without token ids (`realworld.served`) returns each reply as a `Turn`; its `text` takes
         one, and its `prompt_ids` and `observation_ids` are empty.
 
         Args:

@@ -1,4 +1,4 @@
-"""What a conversation looks like as text: chat template with a tool section, response template.
+"""What a conversation looks like as text, written and read: chat template, prompts, `read_reply`.
 
 Both worlds write Qwen's markup: ``<|im_start|>role … <|im_end|>``, ``<tool_call>{json}</tool_call>``,
 ``<think>``, ``<answer>``. A crop comes back in a user turn inside ``<tool_response>``, as in DeepEyes.
@@ -9,7 +9,9 @@ continuation, which is what lets an episode grow token by token without ever bei
 """
 
 import json
+import re
 from pathlib import Path
+from typing import NamedTuple
 
 from deepeyes_lite.tools import ZOOM
 
@@ -35,7 +37,7 @@ DEEPEYES_TEMPLATE = (
     .replace("{{- FORMAT }}", "{{- " + json.dumps(FORMAT) + " }}")
 )
 
-# How transformers and TRL read a reply back into a message (``tokenizer.response_template``).
+# How ``transformers serve`` and stock TRL read a reply back into a message. Ours read with `read_reply`.
 RESPONSE_TEMPLATE = {
     "defaults": {"role": "assistant"},
     "start_anchor": GENERATION_PROMPT,
@@ -110,6 +112,74 @@ def split_turns(text: str) -> list[str]:
     ['<answer>K</answer>']
     """
     return [part.split(TURN_END)[0] for part in text.split(GENERATION_PROMPT)]
+
+
+def between(text: str, tag: str) -> list[str]:
+    """What stands between each pair of a tag, in linear time whatever a model wrote.
+
+    >>> between("<answer>K</answer><answer>L", "answer")
+    ['K']
+    """
+    # Cut after the last closing tag: then every opening one finds a partner.
+    end = text.rfind(f"</{tag}>") + len(f"</{tag}>")
+    return re.findall(f"<{tag}>(.*?)</{tag}>", text[:end] if f"</{tag}>" in text else "", re.DOTALL)
+
+
+class Reply(NamedTuple):
+    """A reply, taken apart by `read_reply`.
+
+    Attributes:
+        thought: what stands between the tags of the thought, or after its opening one; may be empty.
+        calls: the call to answer, if there is one: ``{"name": …, "arguments": {…}}``, or ``{"error": …}``
+            where it cannot be read. `tools.answer_call` answers either.
+        answer: what stands between the last pair of answer tags, or None.
+    """
+
+    thought: str
+    calls: list[dict]
+    answer: str | None
+
+    @property
+    def wrong(self) -> str | None:
+        """What is wrong with the call, in words for the model, or None."""
+        return self.calls[0].get("error") if self.calls else None
+
+
+def read_reply(text: str) -> Reply:
+    """What a reply says. Every policy and the trainer read with this function, and with no other.
+
+    The rules are those of DeepEyes' toolbox: an answer ends the episode, whatever stands beside it; of
+    several calls the last one is meant; tags count wherever they stand, in a thought, too. A call that
+    cannot be read costs a message, not the episode.
+
+    >>> read_reply('<think>?</think><tool_call>{"name": "zoom", "arguments": {}}</tool_call>')
+    Reply(thought='?', calls=[{'name': 'zoom', 'arguments': {}}], answer=None)
+    >>> read_reply("<tool_call>[1, 2]</tool_call>").wrong
+    'a call is {"name": ..., "arguments": {...}}'
+    >>> read_reply("<tool_call>{}</tool_call><answer> K </answer>")[1:]
+    ([], 'K')
+    """
+    answers, closed = between(text, "answer"), between(text, "tool_call")
+    answer = answers[-1].strip() if answers else None
+    thought = text.partition("<think>")[2].partition("</think>")[0].strip()
+    calls = []
+    if not answer and "<tool_call>" in text:
+        calls = [_read_call(closed[-1]) if closed else {"error": "the call is not closed"}]
+    return Reply(thought, calls, answer)
+
+
+def _read_call(text: str) -> dict:
+    try:
+        call = json.loads(text.strip())
+    except RecursionError:  # brackets in brackets in brackets
+        return {"error": "the call is no JSON"}
+    except ValueError as error:
+        return {"error": f"the call is no JSON: {getattr(error, 'msg', 'a number is too long')}"}
+    if isinstance(call, dict):
+        name, arguments = call.get("name"), call.get("arguments")
+        if isinstance(name, str) and isinstance(arguments, dict):
+            return {"name": name, "arguments": arguments}
+    return {"error": 'a call is {"name": ..., "arguments": {...}}'}
 
 
 def answer(thought: str, text: str) -> str:

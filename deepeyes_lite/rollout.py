@@ -1,8 +1,9 @@
 """The batched iMCoT loop over any policy: reply, call, crop, append, until an answer stands there.
 
 The same episode as TRL's ``_tool_call_loop`` with `tools.ZoomTool`, down to the token ids
-and the loss mask: nothing is ever rendered or tokenised anew, an observation that would exceed the
-budget is dropped and ends the episode, a malformed call ends it as plain text.
+and the loss mask: nothing is ever rendered or tokenised anew, and an observation that would exceed the
+budget is dropped and ends the episode. So do an answer, a reply without a call, and a call after the
+last one that is answered. ``docs/deviations.md`` holds the loop against DeepEyes'.
 """
 
 from collections.abc import Iterable
@@ -117,7 +118,7 @@ def _advance(
     observation = policy.observation_ids(contents)
     if len(trajectory.completion_ids) + len(observation) > budget:
         return False
-    turn.boxes_px = zoom.boxes_px[answered:]
+    turn.boxes_px, turn.crops_px = zoom.boxes_px[answered:], zoom.crops_px[answered:]
     crops, turn.errors = images_and_texts(contents)
     trajectory.images += crops
     trajectory.completion_ids = trajectory.completion_ids + observation

@@ -3,10 +3,8 @@
 Whatever a model writes into a call ends here: either in an image of bounded size or in a `ToolError`
 whose message goes back to the model as text, so that the episode goes on. Nothing else is raised.
 
-The zoom follows DeepEyes' ``image_zoom_in_tool`` (public code, ``visual_toolbox_v2.py``) with three
-deviations: the crop is cut from the original image in an explicit frame, the schema (made by TRL from
-`ZoomTool`) requires ``bbox_2d`` (theirs requires ``bbox``, which does not exist), and a tiny box grows
-instead of failing.
+The zoom follows DeepEyes' ``image_zoom_in_tool`` (public code, ``visual_toolbox_v2.py``).
+``docs/deviations.md`` lists where it deviates, and why; the list is tested against that toolbox.
 """
 
 import inspect
@@ -17,20 +15,25 @@ from numbers import Real
 
 from PIL import Image
 
-from deepeyes_lite.boxes import Box, Size, clamp, pad_to_square, rescale
+from deepeyes_lite.boxes import Box, Size, View, clamp, grow, pad_to_square, rescale
 
 ZOOM = "image_zoom_in_tool"
-MIN_CROP_SIDE = 28  # px of the original image; DeepEyes' own lower bound (one Qwen2.5-VL token)
+MIN_CROP_SIDE = 28  # px of the original image; one token of Qwen2.5-VL
+MAX_CROP_ASPECT = 100  # DeepEyes' own bound; Qwen-VL's image processor refuses a strip beyond 200
 MAX_CALLS = 6  # an episode; the paper's bound
-MAX_CROP_SIDE = 1024  # px; a larger crop is reduced, so that a hostile box cannot fill the context
+MAX_ERROR_CHARS = 200
 
 
 class ToolError(ValueError):
     """A call that cannot be answered with a crop; the message is written for the model."""
 
 
-def check_box(bbox_2d: object) -> Box:
+def check_box(bbox_2d: object, frame: str = "") -> Box:
     """Four finite numbers, or a `ToolError` that says what came instead.
+
+    Args:
+        bbox_2d: what a model wrote, or a file held.
+        frame: in words, which numbers there may be.
 
     >>> check_box([1, 2, 3, 4])
     (1.0, 2.0, 3.0, 4.0)
@@ -48,21 +51,29 @@ def check_box(bbox_2d: object) -> Box:
             raise ToolError(f"bbox_2d must hold numbers only, got a {type(value).__name__}")
         # An int of a thousand digits is a number, too: compare before converting to float.
         if not -1e6 <= value <= 1e6 or not math.isfinite(value):
-            raise ToolError("bbox_2d must hold finite numbers between 0 and 1000")
+            raise ToolError(f"bbox_2d must hold finite numbers {frame}".strip())
     return tuple(float(value) for value in bbox_2d)
 
 
-def zoom(image: Image.Image, box_px: Box, reduce: bool = True) -> tuple[Image.Image, Box]:
-    """Crop a square around ``box_px`` out of the original image.
+def part_inside(box_px: Box, size: Size, frame: str = "") -> Box:
+    """The part of a box inside an image of a size, corners in order, or a `ToolError` if there is none."""
+    inside = clamp(box_px, size)
+    if min(_size(inside)) <= 0:
+        error = f"bbox_2d is empty or outside the image; give x1 < x2 and y1 < y2 {frame}"
+        raise ToolError(error.strip())
+    return inside
 
-    Reversed corners are put in order and a box that reaches over the edge is cut to the image. The
-    crop is a square with the box in it, at least ``MIN_CROP_SIDE`` wide (less only where the image
-    is), and reduced to ``MAX_CROP_SIDE`` where it is larger.
+
+def zoom(image: Image.Image, box_px: Box, square: bool = True) -> tuple[Image.Image, Box]:
+    """Crop ``box_px`` out of the original image.
+
+    Reversed corners are put in order and a box that reaches over the edge is cut to the image. A side
+    below ``MIN_CROP_SIDE``, or below a hundredth of the other, grows to it.
 
     Args:
         image: the original image, not the view.
         box_px: (x1, y1, x2, y2) in pixels of ``image``.
-        reduce: False for a crop as large as it is, to work on.
+        square: cut the square around the box, for a model whose view is a square.
 
     Returns:
         The crop and its own ``box_px``.
@@ -73,27 +84,21 @@ def zoom(image: Image.Image, box_px: Box, reduce: bool = True) -> tuple[Image.Im
     >>> crop, box_px = zoom(Image.new("RGB", (384, 384)), (100, 100, 160, 140))
     >>> crop.size, box_px
     ((60, 60), (100.0, 90.0, 160.0, 150.0))
+    >>> zoom(Image.new("RGB", (384, 384)), (100, 100, 160, 140), square=False)[0].size
+    (60, 40)
     """
-    inside = clamp(box_px, image.size)
-    if inside[2] <= inside[0] or inside[3] <= inside[1]:
-        raise ToolError("bbox_2d is empty or outside the image; give x1 < x2 and y1 < y2")
-    x1, y1, x2, y2 = pad_to_square(inside, min(MIN_CROP_SIDE, *image.size), image.size)
-    # Whole pixels, and still a square: the sides first, then a place for them.
-    width, height = (math.ceil(round(side, 6)) for side in (x2 - x1, y2 - y1))
-    x1, y1 = min(round(x1), image.width - width), min(round(y1), image.height - height)
-    x2, y2 = x1 + width, y1 + height
-    crop = image.crop((x1, y1, x2, y2))
-    return reduced(crop) if reduce else crop, (float(x1), float(y1), float(x2), float(y2))
-
-
-def reduced(image: Image.Image) -> Image.Image:
-    """The image at ``MAX_CROP_SIDE`` at most."""
-    scale = MAX_CROP_SIDE / max(image.size)
-    if scale >= 1:
-        return image
-    # Rounded up: a strip that gets narrower than 1:200 is refused by Qwen-VL's image processor.
-    size = [min(MAX_CROP_SIDE, math.ceil(side * scale)) for side in image.size]
-    return image.resize(size, Image.Resampling.BICUBIC)
+    inside = part_inside(box_px, image.size)
+    if square:
+        grown = pad_to_square(inside, min(MIN_CROP_SIDE, *image.size), image.size)
+        # Whole pixels, and still a square: the sides first, then a place for them.
+        width, height = (math.ceil(round(side, 6)) for side in _size(grown))
+        x1 = min(round(grown[0]), image.width - width)
+        y1 = min(round(grown[1]), image.height - height)
+        x2, y2 = x1 + width, y1 + height
+    else:
+        least = max(MIN_CROP_SIDE, max(_size(inside)) / MAX_CROP_ASPECT)
+        x1, y1, x2, y2 = map(round, grow(inside, (least, least), image.size))
+    return image.crop((x1, y1, x2, y2)), (float(x1), float(y1), float(x2), float(y2))
 
 
 @dataclass(frozen=True)
@@ -101,7 +106,7 @@ class Shown:
     """One image of the conversation.
 
     Attributes:
-        size: its own, in pixels; a large crop is reduced.
+        size: its own, in pixels; a crop beyond the pixel budget is reduced.
         window_px: the part of the original that it shows.
         source: the picture that a zoom into it is cut from: the original, so that a crop of a crop loses
             nothing, or what a tool of one's own made.
@@ -126,19 +131,29 @@ class ZoomTool:
 
     Attributes:
         boxes_px: for each answered call, the box asked for, inside the image (``box_px``). IoU is
-            measured on it; the crop is a square around it. Of another tool, what its image shows.
+            measured on it. Of another tool, what its image shows.
+        crops_px: for each answered call, what was cut: the box, grown where it was small, and for a
+            square view the square around it.
         refused: how many calls came back as an error.
         blank: control, answers every call with a grey crop. What is left of the gain is not the crop's.
     """
 
-    def __init__(self, image: Image.Image | None = None, max_calls: int = MAX_CALLS):
+    def __init__(
+        self,
+        image: Image.Image | None = None,
+        max_calls: int = MAX_CALLS,
+        *,
+        view: View | None = None,
+    ):
         """Bind the tool to an image, or leave that to `reset`.
 
         Args:
             image: the original.
             max_calls: of an episode; further ones are refused.
+            view: how the model sees images, see `models.view_of`: crops keep the aspect of their box and
+                are as sharp as the budget allows. None for a model that sees squares.
         """
-        self.max_calls = max_calls
+        self.max_calls, self.view = max_calls, view
         self.blank = False
         if image is not None:
             self.reset(image)
@@ -147,6 +162,7 @@ class ZoomTool:
         """Start an episode on the image of a row; the image is in the prompt already."""
         self.image = image
         self.boxes_px: list[Box] = []
+        self.crops_px: list[Box] = []
         self.refused = 0
         whole_px = (0.0, 0.0, *map(float, image.size))
         self._shown = [Shown(image.size, whole_px, image, whole_px)]
@@ -164,13 +180,12 @@ class ZoomTool:
         """
         try:
             shown = self._opened(image)
-            box = rescale(check_box(bbox_2d), self._frame(shown.size), _size(shown.window_px))
-            box_px = _moved(box, *shown.window_px[:2])
+            box_px = self._decoded(bbox_2d, shown)
             crop, window_px = self._cut(shown, box_px)
         except ToolError as error:
             return self._refuse(error)
         return self._show(
-            reduced(crop), clamp(box_px, self.image.size), window_px, shown.source, shown.source_px
+            crop, clamp(box_px, self.image.size), window_px, shown.source, shown.source_px
         )
 
     def _changed(self, image: object, change: Callable[[Image.Image], Image.Image]) -> list:
@@ -187,7 +202,7 @@ class ZoomTool:
         except ToolError as error:
             return self._refuse(error)
         window_px = shown.window_px
-        return self._show(reduced(picture), window_px, window_px, picture, window_px)
+        return self._show(picture, window_px, window_px, picture, window_px)
 
     def _opened(self, number: object) -> Shown:
         """The image of the conversation that a call means, if a call is left."""
@@ -198,31 +213,51 @@ class ZoomTool:
             raise ToolError(f"image must be a whole number from 0 to {last}")
         return self._shown[number]
 
-    def _refuse(self, error: ToolError) -> list:
+    def _refuse(self, error: Exception) -> list:
         self.refused += 1
-        return [{"type": "text", "text": f"Error: {error}"}]
+        # It may repeat what the model wrote, which must not come back as a token of the markup.
+        text = str(error)[:MAX_ERROR_CHARS].replace("<|", "< |")
+        return [{"type": "text", "text": f"Error: {text}"}]
 
     def _show(
         self, crop: Image.Image, box_px: Box, window_px: Box, source: Image.Image, source_px: Box
     ) -> list:
+        if self.view:
+            size = self.view.of_crop(crop.size, self.image.size)
+            crop = crop if size == crop.size else crop.resize(size, Image.Resampling.BICUBIC)
         self.boxes_px.append(box_px)
+        self.crops_px.append(window_px)
         self._shown.append(Shown(crop.size, window_px, source, source_px))
         if self.blank:
             crop = Image.new("RGB", crop.size, (128, 128, 128))
         return [{"type": "image", "image": crop}]
 
+    def _decoded(self, bbox_2d: object, shown: Shown) -> Box:
+        """The box in pixels of the original, or a `ToolError` in the model's own frame."""
+        frame = self._frame(shown.size)
+        words = self._frame_in_words(frame)
+        box = check_box(bbox_2d, words)
+        box_px = _moved(rescale(box, frame, _size(shown.window_px)), *shown.window_px[:2])
+        part_inside(box_px, self.image.size, words)
+        if max(map(abs, box)) <= 1:
+            raise ToolError(f"bbox_2d holds shares of the image; give numbers {words}")
+        return box_px
+
     def _frame(self, size: Size) -> Size:
         """Width and height of an image of this size in the frame that the model writes."""
         return (1000, 1000)
 
+    def _frame_in_words(self, frame: Size) -> str:
+        return "between 0 and 1000"
+
     def _cut(self, shown: Shown, box_px: Box) -> tuple[Image.Image, Box]:
         """`zoom` into the source of an image; both boxes are in pixels of the original."""
         if shown.source is self.image:
-            return zoom(self.image, box_px, reduce=False)
+            return zoom(self.image, box_px, square=self.view is None)
         # As if the change had left every pixel at its place.
         (x, y), size = shown.source_px[:2], _size(shown.source_px)
         inside = rescale(_moved(box_px, -x, -y), size, shown.source.size)
-        crop, window = zoom(shown.source, inside, reduce=False)
+        crop, window = zoom(shown.source, inside, square=self.view is None)
         return crop, _moved(rescale(window, shown.source.size, size), x, y)
 
 
@@ -241,23 +276,6 @@ class ViewZoomTool(ZoomTool):
     it is mapped from the view that the model saw, whose size comes from the model's own processor.
     """
 
-    def __init__(
-        self,
-        image: Image.Image | None = None,
-        max_calls: int = MAX_CALLS,
-        *,
-        view: Callable[[Size], Size],
-    ):
-        """Bind the tool to an image, or leave that to `reset`.
-
-        Args:
-            image: the original.
-            max_calls: of an episode; further ones are refused.
-            view: the size of the view of an image of a size, see `models.view_of`.
-        """
-        self.view = view
-        super().__init__(image, max_calls)
-
     def image_zoom_in_tool(self, bbox_2d: list[float], label: str = "", image: int = 0) -> list:
         """Zoom in on a specific region of an image by cropping it based on a bounding box (bbox) and an optional object label.
 
@@ -273,6 +291,9 @@ class ViewZoomTool(ZoomTool):
 
     def _frame(self, size: Size) -> Size:
         return self.view(size)
+
+    def _frame_in_words(self, frame: Size) -> str:
+        return f"in pixels of the image, {frame[0]} x {frame[1]}"
 
 
 class NoTool:
@@ -296,30 +317,34 @@ def tool_names(kind: type) -> list[str]:
     return [name for name in names if not name.startswith("_") and name != "reset"]
 
 
-def answer_call(tool: ZoomTool, function: dict) -> list[dict] | str:
-    """Answer a parsed call, ``{"name": …, "arguments": …}``; nothing is raised.
+def answer_call(tool: ZoomTool, call: dict) -> list[dict]:
+    """Answer a call as `prompts.read_reply` gives it; nothing is raised.
 
-    Does what TRL does around a tool (``GRPOTrainer._tool_call_loop``): an unknown name and arguments
-    that do not fit the signature come back as ``{'error': …}``.
+    Arguments that the tool does not know are left out, as in DeepEyes.
 
     Returns:
-        Content blocks of the observation, or its text.
+        Content blocks of the observation: an image, or what is wrong as text.
 
     >>> answer_call(ZoomTool(Image.new("RGB", (64, 64))), {"name": "rotate", "arguments": {}})
-    "{'error': 'Tool rotate not found.'}"
+    [{'type': 'text', 'text': 'Error: there is no such tool; there is image_zoom_in_tool'}]
     """
     try:
-        if function["name"] not in tool_names(type(tool)):
-            raise ValueError(f"Tool {function['name']} not found.")
-        return getattr(tool, function["name"])(**function["arguments"])
-    except Exception as error:  # the arguments are model output: anything may be wrong with them
-        return str({"error": str(error)})
+        if "error" in call:
+            raise ToolError(call["error"])
+        name, there = call["name"], tool_names(type(tool))
+        if name not in there:
+            raise ToolError(f"there is no such tool; there is {', '.join(there)}")
+        method = getattr(tool, name)
+        known = inspect.signature(method).parameters
+        arguments = {key: value for key, value in call["arguments"].items() if key in known}
+        inspect.signature(method).bind(**arguments)  # a missing one is named in a TypeError
+        return method(**arguments)
+    except Exception as error:  # the call is model output: anything may be wrong with it
+        return tool._refuse(error)
 
 
-def images_and_texts(contents: list[list[dict] | str]) -> tuple[list[Image.Image], list[str]]:
+def images_and_texts(contents: list[list[dict]]) -> tuple[list[Image.Image], list[str]]:
     """The crops and the error texts among the observations of one turn."""
-    parts = [
-        p for c in contents for p in ([{"type": "text", "text": c}] if isinstance(c, str) else c)
-    ]
+    parts = [part for content in contents for part in content]
     images = [part["image"] for part in parts if part["type"] == "image"]
     return images, [part["text"] for part in parts if part["type"] == "text"]

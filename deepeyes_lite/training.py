@@ -41,8 +41,9 @@ from deepeyes_lite.models import (
     token_ids,
     tool_of,
 )
+from deepeyes_lite.prompts import read_reply, split_turns
 from deepeyes_lite.rewards import REWARDS, WITHOUT_TOOL, Outcome, for_trl, least_bonus, variant
-from deepeyes_lite.tools import MAX_CALLS, NoTool
+from deepeyes_lite.tools import MAX_CALLS, NoTool, answer_call
 from deepeyes_lite.trajectories import best_iou
 
 # Keys and values grow token by token; in segments of fixed size they leave gaps. Read when CUDA starts.
@@ -365,8 +366,33 @@ class RolloutsDisagree(RuntimeError):
     """vLLM wrote what transformers finds unlikely: the two do not see the same prompt, or weights."""
 
 
+def reply_as_message(tokenizer, ids: list[int], **_) -> dict:
+    """A reply, read with `read_reply`, as a message of TRL's; in the place of ``parse_response``."""
+    text = split_turns(tokenizer.decode(ids, skip_special_tokens=False))[0]
+    calls = [
+        {
+            "type": "function",
+            "function": {"name": answer_call.__name__, "arguments": {"call": call}},
+        }
+        for call in read_reply(text).calls
+    ]
+    return {"role": "assistant", "content": text, "tool_calls": calls}
+
+
 class ZoomTrainer(FastSteps, GRPOTrainer):
-    """TRL's GRPOTrainer, made to stop where it would go on blind, and faster (`fast.py`)."""
+    """TRL's GRPOTrainer with our reading of a reply, made to stop where it would go on blind, and faster."""
+
+    def __init__(self, *args, processing_class, **kwargs):
+        super().__init__(*args, processing_class=processing_class, **kwargs)
+        # What TRL reads replies with, and how it answers calls below, is what the rollout loop does.
+        tokenizer = processing_class.tokenizer
+        tokenizer.parse_response = partial(reply_as_message, tokenizer)
+
+    def _tool_call_loop(self, *args):
+        self._sync_tool_dicts = [
+            {answer_call.__name__: partial(answer_call, zoom)} for zoom in self.environments
+        ]
+        return super()._tool_call_loop(*args)
 
     def _generate_and_score_completions(self, inputs):
         if self.model.training:

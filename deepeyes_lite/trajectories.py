@@ -21,13 +21,21 @@ class Turn:
 
     Attributes:
         text: what the model wrote, special tokens included.
-        boxes_px: the boxes of its answered calls, inside the image; a well-formed turn has one at most.
+        boxes_px: the box of its answered call, inside the image; at most one, in older files several.
         errors: what the model was told instead of a crop.
+        crops_px: what was cut for each of the boxes, see `tools.ZoomTool`; none in older files.
     """
 
     text: str
     boxes_px: list[Box] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
+    crops_px: list[Box] = field(default_factory=list)
+
+    @property
+    def zooms(self) -> list[tuple[Box, Box]]:
+        """The box that was asked for and what was cut, for each answered call; the box twice if unknown."""
+        known = len(self.crops_px) == len(self.boxes_px)
+        return list(zip(self.boxes_px, self.crops_px if known else self.boxes_px))
 
 
 @dataclass
@@ -60,6 +68,11 @@ class Trajectory:
     def boxes_px(self) -> list[Box]:
         """Boxes of the answered calls."""
         return [box for turn in self.turns for box in turn.boxes_px]
+
+    @property
+    def crops_px(self) -> list[Box]:
+        """What was cut for them, see `Turn`."""
+        return [box for turn in self.turns for box in turn.crops_px]
 
     @property
     def called(self) -> bool:
@@ -111,7 +124,12 @@ def read_jsonl(path: str | Path, images: dict[str, Image.Image] | None = None) -
             try:
                 row = json.loads(line)
                 turns = [
-                    Turn(t["text"], [tuple(box) for box in t["boxes_px"]], t["errors"])
+                    Turn(
+                        t["text"],
+                        [tuple(box) for box in t["boxes_px"]],
+                        t["errors"],
+                        [tuple(box) for box in t.get("crops_px", [])],
+                    )
                     for t in row.pop("turns")
                 ]
                 trajectory = Trajectory(**row, turns=turns)
@@ -119,17 +137,24 @@ def read_jsonl(path: str | Path, images: dict[str, Image.Image] | None = None) -
             except (ValueError, TypeError, KeyError, AttributeError) as error:
                 raise ValueError(f"{path}, line {number}: not an episode ({error!r})") from error
             if image is not None:
-                trajectory.images = [image, *crops(image, trajectory.boxes_px)]
+                trajectory.images = [image, *crops_of(trajectory, image)]
             trajectories.append(trajectory)
     return trajectories
 
 
-def crops(image: Image.Image, boxes_px: list[Box]) -> list[Image.Image]:
-    """The crops of an episode, cut again out of the original image."""
+def crops_of(trajectory: Trajectory, image: Image.Image) -> list[Image.Image]:
+    """The crops of an episode, cut again out of its original image."""
+    if len(trajectory.crops_px) == len(trajectory.boxes_px):
+        return crops(image, trajectory.crops_px, square=False)
+    return crops(image, trajectory.boxes_px)  # an older file
+
+
+def crops(image: Image.Image, boxes_px: list[Box], square: bool = True) -> list[Image.Image]:
+    """Crops out of an image, see `tools.zoom`."""
     images = []
     for box in boxes_px:
         try:
-            images.append(zoom(image, check_box(box))[0])
+            images.append(zoom(image, check_box(box), square)[0])
         except ToolError:  # a box that was edited by hand: leave the crop out, keep the episode
             continue
     return images

@@ -12,6 +12,8 @@ import re
 import threading
 from collections.abc import Callable
 
+from deepeyes_lite.prompts import read_reply
+
 LETTERS = "ABCDEFGH"
 _OPTION = re.compile(r"(?:^|\s)\(?([A-H])[.):]\s+(.+?)(?=\s*(?:\s\(?[A-H][.):]\s|$))", re.DOTALL)
 
@@ -51,8 +53,6 @@ MAX_ANSWER_CHARS = 1000
 TOLERANCE = 0.01  # relative, of a number with a decimal point; a whole number may be a year
 # (question, answer, truth) -> right, wrong, or None where it cannot tell.
 Judge = Callable[[str, str, str], bool | None]
-_CLOSE = "</answer>"
-_ANSWER = re.compile(rf"<answer>(.*?){_CLOSE}", re.DOTALL)
 _TAGS = ("think", "tool_call", "answer")
 
 
@@ -64,9 +64,7 @@ def extract_answer(text: str) -> str | None:
     >>> extract_answer("It is K.") is None
     True
     """
-    # Cut after the last closing tag: then every opening one finds a partner, in linear time.
-    answers = _ANSWER.findall(text[: text.rfind(_CLOSE) + len(_CLOSE)] if _CLOSE in text else "")
-    return answers[-1].strip() if answers else None
+    return read_reply(text).answer
 
 
 def check_answer(answer: str | None, sample: dict, judge: Judge | None = None) -> bool:

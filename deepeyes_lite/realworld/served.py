@@ -25,7 +25,8 @@ from transformers.utils import get_json_schema
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from deepeyes_lite import prompts
-from deepeyes_lite.boxes import Size, view_size
+from deepeyes_lite.boxes import View
+from deepeyes_lite.models import load_processor, spec_of
 from deepeyes_lite.policies import Policy
 from deepeyes_lite.rollout import rollout
 from deepeyes_lite.tools import MAX_CALLS, ViewZoomTool, ZoomTool, methods
@@ -235,7 +236,11 @@ class ServedPolicy(Policy):
         kind = environment or (ViewZoomTool if frame == "box_view" else ZoomTool)
         if issubclass(kind, ViewZoomTool) != (frame == "box_view"):
             raise ValueError(f"{kind.__name__} does not take the {frame} that the model writes")
-        self.tool_class = partial(kind, view=self._view) if frame == "box_view" else kind
+        self.view = View(MIN_PIXELS, max_pixels, 28 if frame == "box_view" else 32)
+        # A model that is served from a folder here, such as tiny-eyes, says itself what it sees.
+        here = (Path(endpoint.model) / "config.json").exists()
+        square = here and spec_of(load_processor(endpoint.model)).square
+        self.tool_class = kind if square else partial(kind, view=self.view)
         self.tools = methods(self.tool_class()) if tools else None
         self.endpoint, self.prompt, self.frame = endpoint, prompt, frame
         self.max_pixels, self.concurrency = max_pixels, concurrency
@@ -295,30 +300,14 @@ class ServedPolicy(Policy):
             messages.append({"role": "user", "content": observation})
         return messages
 
-    def calls(self, trajectory: Trajectory, reply: Turn) -> list[dict]:
-        """The calls of a reply, their boxes in the frame that the model writes, which the tool takes.
-
-        As with a local model, a malformed call makes the whole reply plain text, which ends the episode.
-        """
-        calls = []
-        for piece in reply.text.split("<tool_call>")[1:][:MAX_CALLS]:
-            inner, closed, _ = piece.partition("</tool_call>")
-            try:
-                call = json.loads(inner) if closed else None
-            except (ValueError, RecursionError):
-                return []
-            if not isinstance(call, dict) or not isinstance(call.get("name"), str):
-                return []
-            calls.append({"name": call["name"], "arguments": call.get("arguments")})
-        return calls
-
-    def _view(self, size: Size) -> Size:
-        return view_size(size, MIN_PIXELS, self.max_pixels)
+    def text(self, reply: Turn) -> str:
+        """What the model wrote in a turn."""
+        return reply.text
 
     def _image(self, image: Image.Image) -> dict:
         """A view as a data URL: lossless, so that the server sees what a local model would see."""
         if self.frame == "box_view" or image.width * image.height > self.max_pixels:
-            image = image.resize(self._view(image.size), Image.Resampling.BICUBIC)
+            image = image.resize(self.view(image.size), Image.Resampling.BICUBIC)
         file = io.BytesIO()
         image.save(file, "PNG", compress_level=1)
         url = "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()

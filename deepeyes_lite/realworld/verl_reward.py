@@ -1,6 +1,7 @@
 """Our rewards under the name that verl calls, for training on many machines.
 
 Needs neither datasets nor transformers, so that it runs in an environment with other versions of them.
+``docs/deviations.md`` lists where this reward deviates from DeepEyes', and why.
 """
 
 import re
@@ -59,7 +60,7 @@ def compute_score(
     sample = {"question": question, "answer": ground_truth, "options": options}
     sample["verifier"] = verifier_of(data_source, ground_truth, options)
     if data_source == MATH:
-        # The answer is in the last box after the thought; no box is a format error, as in the public code.
+        # The answer is in the last box after the thought; no box is a format error.
         _, box, boxed = solution_str.rpartition("</think>")[2].rpartition(r"\boxed{")
         formed = bool(box) and solution_str.count("<think>") == solution_str.count("</think>")
         correct = verifiers.check_answer(box + boxed if box else None, sample)

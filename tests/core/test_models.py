@@ -28,7 +28,7 @@ from deepeyes_lite.models import (
     view_of,
 )
 from deepeyes_lite.policies import Policy
-from deepeyes_lite.tools import MAX_CROP_SIDE, ZoomTool, zoom
+from deepeyes_lite.tools import ZoomTool
 from shapes import tokenizer_of
 
 FAMILIES = {"qwen2_5_vl": (IMAGE_ONLY["qwen2_5_vl"], 14), "qwen3_vl": (IMAGE_ONLY["qwen3_vl"], 16)}
@@ -100,8 +100,8 @@ def test_a_box_on_a_crop_lies_where_the_crop_shows_it(real):
     tool = tool_of(real)(image)
     box = rescale((2000, 1000, 4000, 3000), size, frame_of(real, size))
     crop = crop_of(tool, [round(v) for v in box])
-    assert max(crop.size) == MAX_CROP_SIDE
-    x1, y1, x2, y2 = zoom(image, tool.boxes_px[0])[1]
+    assert crop.size == view_of(real)(crop.size) != (2000, 2000)
+    x1, y1, x2, y2 = tool.crops_px[0]
     target = (2985 - x1, 1985 - y1, 3025 - x1, 2025 - y1)
     inside = rescale(target, (x2 - x1, y2 - y1), frame_of(real, crop.size))
     box = [*(int(v) for v in inside[:2]), *(int(v) + 1 for v in inside[2:])]
@@ -136,7 +136,7 @@ def test_hostile_boxes_and_blank_crops_in_every_frame(real):
 
 
 def test_the_family_is_found_by_the_processor(processors, processor, monkeypatch):
-    assert spec_of(processor) is TINY_EYES
+    assert spec_of(processor) is TINY_EYES and tool_of(processor) is ZoomTool
     assert spec_of(processors["qwen2_5_vl"]) is QWEN2_5_VL
     assert spec_of(processors["qwen3_vl"]) is QWEN3_VL
     with pytest.raises(ValueError, match="object belongs to none of the families tiny-eyes, Qwen"):
@@ -146,7 +146,7 @@ def test_the_family_is_found_by_the_processor(processors, processor, monkeypatch
         image_processor = processors["qwen3_vl"].image_processor
 
     monkeypatch.setitem(SPECS, "MyVLProcessor", QWEN3_VL)
-    assert tool_of(MyVLProcessor()) is ZoomTool
+    assert spec_of(MyVLProcessor()) is QWEN3_VL
     with pytest.raises(ValueError, match="frame must be 'view' or '1000', got 'px'"):
         ModelSpec("My", "px", 28, 1, 2, 3)
 

@@ -100,10 +100,11 @@ def test_the_batch_does_not_matter_at_temperature_0_and_sampling_follows_the_see
 
 def test_calls_and_text_of_a_reply(processor):
     box = [{"name": prompts.ZOOM, "arguments": {"bbox_2d": [100, 200, 300, 400]}}]
-    replies = {CALL: box, CALL + prompts.tool_call({}): [*box, {**box[0], "arguments": {}}]}
-    replies |= {prompts.answer("?", "K"): [], "": [], "<tool_call>{": []}
-    replies |= {"<tool_call>{nonsense</tool_call>": []}
-    replies |= {"<tool_call>" + "[" * 5000 + "]" * 5000 + "</tool_call>": []}
+    replies = {CALL: box, CALL + prompts.tool_call({}): [{**box[0], "arguments": {}}]}
+    replies |= {prompts.answer("?", "K"): [], "": [], CALL + "<answer>K</answer>": []}
+    replies |= {"<tool_call>{": [{"error": "the call is not closed"}]}
+    deep = "<tool_call>" + "[" * 50_000 + "</tool_call>"
+    replies |= {deep: [{"error": "the call is no JSON"}]}
     trajectory, policy = Trajectory(sample={}), Policy(processor)
     for reply, calls in replies.items():
         ids = processor.tokenizer(reply + prompts.TURN_END, add_special_tokens=False)["input_ids"]
@@ -111,7 +112,7 @@ def test_calls_and_text_of_a_reply(processor):
         assert Policy(processor, tools=False).calls(trajectory, ids) == []
         assert policy.text(ids) == policy.text(ids[:-1]) == reply
     with pytest.raises(ValueError, match="0 images, but 1 placeholders"):
-        policy.observation_ids(["{'error': 'Tool <|image_pad|> not found.'}"])
+        policy.observation_ids([[{"type": "text", "text": "<|image_pad|>"}]])
 
 
 def test_episodes_of_random_weights_are_complete(eyes, samples, preferring):

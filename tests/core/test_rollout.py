@@ -32,6 +32,10 @@ SCRIPTS = {
     "malformed call": [TAGS.format("{nonsense")],
     "unclosed call": ["<tool_call>{"],
     "seven calls": [CALL] * 7,
+    "call in an open thought": ["<think>" + prompts.tool_call({"bbox_2d": [100, 200, 300, 400]})],
+    "single quotes": [TAGS.format("{'name': 'x'}")],
+    "answer beside a call": [ANSWER + CALL],
+    "six copies": [CALL * 6],
 }
 
 
@@ -66,10 +70,32 @@ def test_an_episode_is_judged_by_its_last_turn(processor, samples):
     (episode,) = scripted(processor, [row], CALL, correct)
     assert (episode.answer, episode.correct, episode.well_formed) == (row["answer"], True, True)
     assert "image" not in episode.sample and episode.sample["id"] == row["id"]
-    (episode,) = scripted(processor, [row], correct + CALL, "I do not know.")
+    (episode,) = scripted(processor, [row], CALL, "I do not know.", correct)
     assert (episode.answer, episode.correct, episode.well_formed) == (None, False, False)
+
+
+def test_an_answer_ends_the_episode_and_a_second_guess_is_not_heard(processor, samples):
+    row = samples[0]
+    right, wrong = prompts.answer("!", row["answer"]), prompts.answer("!", "?")
+    for first, answer, correct in [(right + CALL, row["answer"], True), (CALL + wrong, "?", False)]:
+        (episode,) = scripted(processor, [row], first, right)
+        assert (len(episode.turns), episode.answer, episode.correct) == (1, answer, correct)
+        assert not episode.well_formed and not episode.called
+
+
+def test_a_call_that_cannot_be_read_costs_a_message(processor, samples):
+    slips = ["{nonsense", "{'name': 'x'}", "[1]", "", '{"name": 7, "arguments": {}}']
+    slips = [TAGS.format(slip) for slip in slips] + ["<tool_call>{", "<think><tool_call>"]
+    right = prompts.answer("!", samples[0]["answer"])
+    for slip in slips:
+        (episode,) = scripted(processor, [samples[0]], slip, CALL, right)
+        (error,) = episode.turns[0].errors
+        assert error.startswith("Error: ") and len(error) < 100
+        assert episode.called and episode.correct and len(episode.turns) == 3
+    (episode,) = scripted(processor, [samples[0]], CALL * 6, CALL, right)
+    assert len(episode.boxes_px) == 2  # copies are one call
     with pytest.raises(ValueError, match="tool must be one of on, off, blank, other, got 'half'"):
-        scripted(processor, [row], CALL, tool="half")
+        scripted(processor, [samples[0]], CALL, tool="half")
 
 
 def test_the_crop_is_the_tool_s_and_blank_crops_are_grey(processor, samples):

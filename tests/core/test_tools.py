@@ -5,21 +5,21 @@ import json
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.utils import get_json_schema
 
-from deepeyes_lite.boxes import px_from_1000
+from deepeyes_lite.boxes import View, px_from_1000, rescale
 from deepeyes_lite.realworld.folder import MAX_ASPECT, MIN_SIDE
 from deepeyes_lite.tools import (
     MAX_CALLS,
-    MAX_CROP_SIDE,
     MIN_CROP_SIDE,
     ZOOM,
     NoTool,
     ToolError,
+    ViewZoomTool,
     ZoomTool,
     answer_call,
     zoom,
@@ -62,17 +62,13 @@ for _ in range(100_000):
 
 def assert_sound(tool, content):
     """The observation is one bounded crop of the image, or one text; crops and refusals are counted."""
-    if isinstance(content, str):
-        assert (tool.boxes_px, tool.refused) == ([], 0)
-        return
     (part,) = content
     if part["type"] == "text":
-        assert part["text"].startswith("Error: ")
+        assert part["text"].startswith("Error: ") and len(part["text"]) < 220
         assert (tool.boxes_px, tool.refused) == ([], 1)
         return
     crop = part["image"]
-    assert 1 <= crop.width <= min(MAX_CROP_SIDE, tool.image.width)
-    assert 1 <= crop.height <= min(MAX_CROP_SIDE, tool.image.height)
+    assert 1 <= crop.width <= tool.image.width and 1 <= crop.height <= tool.image.height
     ((x1, y1, x2, y2),) = tool.boxes_px
     assert 0 <= x1 < x2 <= tool.image.width and 0 <= y1 < y2 <= tool.image.height
 
@@ -97,10 +93,14 @@ def test_a_box_with_an_area_gets_a_square_crop_around_it(size, bbox_2d):
     (part,) = tool.image_zoom_in_tool(bbox_2d)
     (left, right), (top, bottom) = sorted(bbox_2d[::2]), sorted(bbox_2d[1::2])
     box_px = px_from_1000((left, top, right, bottom), size)
-    assert (part["type"] == "image") == (box_px[0] < box_px[2] and box_px[1] < box_px[3])
-    if part["type"] == "text":
+    full = box_px[0] < box_px[2] and box_px[1] < box_px[3]
+    assert (part["type"] == "image") == (full and max(bbox_2d) > 1)
+    if full and part["type"] == "text":
+        assert part["text"].endswith("holds shares of the image; give numbers between 0 and 1000")
+    elif part["type"] == "text":
         with pytest.raises(ToolError, match="empty"):
             zoom(IMAGES[size], box_px)
+    if part["type"] == "text":
         return
     assert tool.boxes_px == [pytest.approx(box_px)]
     crop, (x1, y1, x2, y2) = zoom(IMAGES[size], box_px)
@@ -111,10 +111,8 @@ def test_a_box_with_an_area_gets_a_square_crop_around_it(size, bbox_2d):
     longest = max(box_px[2] - box_px[0], box_px[3] - box_px[1], min(MIN_CROP_SIDE, *size))
     assert x2 - x1 == pytest.approx(min(longest, size[0]), abs=1.5)
     assert y2 - y1 == pytest.approx(min(longest, size[1]), abs=1.5)
-    if max(x2 - x1, y2 - y1) <= MAX_CROP_SIDE:
-        assert part["image"].size == crop.size == (x2 - x1, y2 - y1)
-    else:
-        assert max(part["image"].size) == max(crop.size) == MAX_CROP_SIDE
+    assert part["image"].size == crop.size == (x2 - x1, y2 - y1)
+    assert tool.crops_px == [(x1, y1, x2, y2)]
 
 
 INFINITE = [json.loads(f"[0, 0, {number}, 9]") for number in ("1e999", "NaN", "-Infinity")]
@@ -124,8 +122,12 @@ REFUSED = {
     "must hold numbers only, got a": [["1", "2", "3", "4"]]
     + [[0, 0, 9, value] for value in (True, None, [9], 1j)],
     "must hold finite numbers between 0 and 1000": [[0, 0, 10**400, 9], [0, 0, 1e7, 9], *INFINITE],
-    "is empty or outside the image; give x1 < x2 and y1 < y2": [[1200, 1200, 1300, 1300]]
+    "is empty or outside the image; give x1 < x2 and y1 < y2 between 0 and 1000": [
+        [1200, 1200, 1300, 1300]
+    ]
     + [[-300, 0, -1, 1000], [1000, 0, 1200, 1000], [500, 500, 500, 900], [0, 0, 0, 0]],
+    "holds shares of the image; give numbers between 0 and 1000": [[0.1, 0.2, 0.3, 0.4]]
+    + [[0, 0, 1, 1], [0.9, 0.9, 0.1, 0.1], [-1, 0, 0.5, 1]],
 }
 
 
@@ -155,32 +157,107 @@ def test_what_can_be_cropped_is():
         assert tool.boxes_px == [pytest.approx(box_px)] and tool.refused == 0
 
 
-def test_crop_of_the_longest_image_that_data_takes_suits_the_image_processor():
-    for size in [(28, 5600), (5600, 28), (40, 8000)]:
-        assert max(size) / min(size) == MAX_ASPECT and min(size) >= MIN_SIDE
-        (part,) = ZoomTool(Image.new("RGB", size)).image_zoom_in_tool([0, 0, 1000, 1000])
-        assert max(part["image"].size) == MAX_CROP_SIDE
-        patches = Qwen2VLImageProcessorPil()(images=[part["image"]])
-        assert patches["image_grid_thw"].shape == (1, 3)
-
-
-def test_what_is_no_call_is_answered_as_trl_answers_it_and_no_hostile_call_raises():
-    no_box = "missing 1 required positional argument: 'bbox_2d'"
-    for function, message in [
-        ({"name": "rotate", "arguments": {}}, "Tool rotate not found."),
+def test_what_is_no_call_is_answered_in_words_and_no_hostile_call_raises():
+    for call, message in [
+        ({"name": "rotate", "arguments": {}}, "there is no such tool; there is image_zoom_in_tool"),
         ({"arguments": {}}, "'name'"),
         ({"name": ZOOM}, "'arguments'"),
-        ({"name": ZOOM, "arguments": {}}, no_box),
-        ({"name": ZOOM, "arguments": {"bbox_2d": [0, 0, 9, 9], "angle": 1}}, "'angle'"),
-        ({"name": ZOOM, "arguments": [1, 2]}, "must be a mapping"),
+        ({"name": ZOOM, "arguments": {}}, "missing a required argument: 'bbox_2d'"),
+        ({"name": ZOOM, "arguments": [1, 2]}, "'list' object has no attribute 'items'"),
+        ({"error": "the call is not closed"}, "the call is not closed"),
         ([], "list indices must be integers"),
-        (None, "not subscriptable"),
+        (None, "is not iterable"),
     ]:
-        text = answer_call(ZoomTool(IMAGES[384, 384]), function)
-        assert text.startswith("{'error': ") and message in text
-    for function in HOSTILE:
         tool = ZoomTool(IMAGES[384, 384])
-        assert_sound(tool, answer_call(tool, function))
+        (part,) = answer_call(tool, call)
+        assert part["text"].startswith("Error: ") and message in part["text"]
+        assert (tool.boxes_px, tool.refused) == ([], 1)
+    for call in HOSTILE:
+        tool = ZoomTool(IMAGES[384, 384])
+        assert_sound(tool, answer_call(tool, call))
+
+
+def test_arguments_that_the_tool_has_not_are_left_out():
+    tool = ZoomTool(IMAGES[384, 384])
+    arguments = {"bbox_2d": [250, 250, 500, 500], "angle": 90, "self": 1, "": 0}
+    (part,) = answer_call(tool, {"name": ZOOM, "arguments": arguments})
+    assert part["image"].size == (96, 96)
+
+
+def test_what_a_tool_says_of_model_output_is_short_and_no_markup():
+    class Repeats(ZoomTool):
+        def image_say_tool(self, text: str) -> list:
+            """Say it."""
+            raise ToolError(text)
+
+    for text in ("<|image_pad|>", "<|im_end|>" * 999):
+        call = {"name": "image_say_tool", "arguments": {"text": text}}
+        (part,) = answer_call(Repeats(IMAGES[384, 384]), call)
+        assert "<|" not in part["text"] and len(part["text"]) < 300
+
+
+# --- a crop for a view that keeps the aspect ------------------------------------------------------
+
+BUDGETS = st.tuples(st.sampled_from([28, 32]), st.integers(192, 4096)).map(
+    lambda b: View(64 * b[0] ** 2, b[1] * b[0] ** 2, b[0])
+)
+
+
+@given(data=st.data(), view=BUDGETS)
+@settings(max_examples=400)
+def test_no_crop_is_coarser_than_the_view(data, view):
+    """A zoom shows at least as many pixels per pixel of the image as the view, across and down."""
+    width, height = (data.draw(st.integers(28, 5000)) for _ in range(2))
+    assume(max(width, height) <= 100 * min(width, height))
+    x1, x2 = sorted(data.draw(st.tuples(*[st.floats(0, width)] * 2)))
+    y1, y2 = sorted(data.draw(st.tuples(*[st.floats(0, height)] * 2)))
+    seen = view((width, height))
+    box = rescale((x1, y1, x2, y2), (width, height), seen)
+    assume(x2 - x1 > 0.01 and y2 - y1 > 0.01 and max(box) > 1)
+    tool = ViewZoomTool(Image.new("1", (width, height)), view=view)
+    (part,) = tool.image_zoom_in_tool(list(box))
+    size = part["image"].size
+    assert size[0] * size[1] <= view.max_pixels or size == tool.image.size
+    (cx1, cy1, cx2, cy2), shown = tool.crops_px[0], view(size)
+    assert max(size) <= 200 * min(size)  # what Qwen-VL's image processor takes
+    assert shown[0] / (cx2 - cx1) >= seen[0] / width - 1e-9
+    assert shown[1] / (cy2 - cy1) >= seen[1] / height - 1e-9
+    # It holds the box, up to half a pixel, and is no larger than it has to be.
+    assert cx1 <= x1 + 0.51 and cy1 <= y1 + 0.51 and x2 <= cx2 + 0.51 and y2 <= cy2 + 0.51
+    least = max(28, (x2 - x1) / 100, (y2 - y1) / 100)
+    assert cx2 - cx1 <= max(x2 - x1, least) + 1 and cy2 - cy1 <= max(y2 - y1, least) + 1
+
+
+def test_a_line_of_text_comes_back_sharp():
+    """A line of 40 px letters on a scan: 20 px in the view, as large as they are in the crop."""
+    scan, view = (4032, 3024), View(56 * 56, 4096 * 28 * 28)
+    tool = ViewZoomTool(Image.new("L", scan), view=view)
+    box = rescale((200, 1000, 3800, 1060), scan, view(scan))
+    (part,) = tool.image_zoom_in_tool(list(box))
+    width, height = view(part["image"].size)
+    assert 40 * height / 60 >= 37 and 40 * view(scan)[1] / scan[1] < 24
+    assert width / (3800 - 200) > 0.95
+
+
+def test_crop_of_the_longest_image_that_data_takes_suits_the_image_processor():
+    view = View(64 * 28 * 28, 192 * 28 * 28)  # the least budget of a preset
+    for size in [(28, 5600), (5600, 28), (40, 8000), (9000, 9000)]:
+        assert min(size) >= MIN_SIDE and max(size) / min(size) <= MAX_ASPECT
+        for box in ([0, 0, 1000, 1000], [0, 0, 2, 1000], [0, 500, 1000, 501]):
+            (part,) = ZoomTool(Image.new("L", size), view=view).image_zoom_in_tool(box)
+            images = Qwen2VLImageProcessorPil(
+                min_pixels=view.min_pixels, max_pixels=view.max_pixels
+            )
+            grid = images(images=[part["image"].convert("RGB")])["image_grid_thw"][0]
+            assert tuple(14 * grid[:0:-1]) == view(part["image"].size)
+
+
+def test_errors_speak_the_frame_of_the_model():
+    tool = ViewZoomTool(Image.new("RGB", (4000, 3000)), view=View(56 * 56, 1280 * 28 * 28))
+    for box in ([5000, 5000, 6000, 6000], [0.1, 0.1, 0.2, 0.2], [1e9, 0, 1, 1]):
+        (part,) = tool.image_zoom_in_tool(box)
+        assert part["text"].endswith("in pixels of the image, 1148 x 840")
+    assert not tool.boxes_px and tool.refused == 3
 
 
 # --- a zoom into a zoom -------------------------------------------------------------------------
@@ -203,9 +280,9 @@ def test_the_frame_of_a_crop_is_what_it_shows():
     tool.image_zoom_in_tool([100, 200, 200, 400])  # 40 x 80 px become the 80 x 80 around it
     tool.image_zoom_in_tool([0, 0, 1000, 1000], image=1)
     assert tool.boxes_px[1] == (20, 80, 100, 160)
-    tool = ZoomTool(Image.new("RGB", (4000, 4000)))
+    tool = ZoomTool(Image.new("RGB", (4000, 4000)), view=View(3136, 1280 * 28 * 28))
     (part,) = tool.image_zoom_in_tool([0, 0, 500, 500])
-    assert part["image"].size == (1024, 1024)  # reduced
+    assert part["image"].size == (980, 980)  # reduced
     tool.image_zoom_in_tool([500, 500, 600, 600], image=1)
     assert tool.boxes_px[1] == (1000, 1000, 1200, 1200)
 

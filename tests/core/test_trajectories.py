@@ -1,11 +1,13 @@
 """trajectories.py: episodes go to JSONL and come back, crops included."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from deepeyes_lite.boxes import View
 from deepeyes_lite.tools import ZoomTool
 from deepeyes_lite.trajectories import Trajectory, Turn, best_iou, read_jsonl, write_jsonl
 
@@ -26,8 +28,8 @@ def episode():
         completion_ids=[4, 5, 6, 7],
         loss_mask=[1, 1, 0, 1],
         turns=[
-            Turn("<think>é\u2028\n\t\x00</think>", tool.boxes_px[:1]),
-            Turn("zwei", tool.boxes_px[1:], ["Error: no"]),
+            Turn("<think>é\u2028\n\t\x00</think>", tool.boxes_px[:1], [], tool.crops_px[:1]),
+            Turn("zwei", tool.boxes_px[1:], ["Error: no"], tool.crops_px[1:]),
             Turn("<answer>K</answer>"),
         ],
         answer="K",
@@ -56,6 +58,25 @@ def test_an_episode_comes_back_from_jsonl_with_its_crops(episode, tmp_path):
     assert (bare.images, bare.called, bare.best_iou) == ([], True, 1.0)
 
 
+def test_crops_that_keep_the_aspect_are_cut_again_as_they_were_and_older_files_hold_squares(
+    episode, tmp_path
+):
+    image = episode.images[0]
+    tool = ZoomTool(image, view=View(64, 10**6, 1))
+    crops = [tool.image_zoom_in_tool(b)[0]["image"] for b in ([0, 0, 500, 100], [9, 9, 20, 30])]
+    turns = [Turn("!", [b], [], [c]) for b, c in zip(tool.boxes_px, tool.crops_px)]
+    write_jsonl([replace(episode, turns=turns)], tmp_path / "new.jsonl")
+    (back,) = read_jsonl(tmp_path / "new.jsonl", {"test-0": image})
+    assert [i.tobytes() for i in back.images[1:]] == [i.tobytes() for i in crops]
+    assert back.images[1].size == (192, 38) and back.images[2].size == (28, 28)
+    row = json.loads((tmp_path / "new.jsonl").read_text())
+    for turn in row["turns"]:
+        del turn["crops_px"]
+    (tmp_path / "old.jsonl").write_text(json.dumps(row))
+    (back,) = read_jsonl(tmp_path / "old.jsonl", {"test-0": image})
+    assert back.images[1].size == (192, 192) and not back.crops_px
+
+
 def test_a_line_that_is_no_episode_is_named_by_its_number(episode, tmp_path):
     path = tmp_path / "episodes.jsonl"
     write_jsonl([episode], path)
@@ -73,7 +94,7 @@ def test_a_line_that_is_no_episode_is_named_by_its_number(episode, tmp_path):
 
 @pytest.mark.parametrize("box", [(900, 900, 950, 950), ("a", 0, 9, 9), (1, 2)])
 def test_a_box_that_was_edited_costs_its_crop_not_the_episode(episode, tmp_path, box):
-    episode.turns[0].boxes_px = [box]
+    episode.turns[0].boxes_px = episode.turns[0].crops_px = [box]
     write_jsonl([episode], tmp_path / "episodes.jsonl")
     (back,) = read_jsonl(tmp_path / "episodes.jsonl", {"test-0": episode.images[0]})
     assert len(back.images) == 2

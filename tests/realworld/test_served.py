@@ -22,7 +22,7 @@ from deepeyes_lite.realworld.served import Endpoint, EndpointError, ServedPolicy
 from deepeyes_lite.rollout import rollout
 from deepeyes_lite.study.two_tools import ZoomAndContrast
 from deepeyes_lite.tinyworld.dataset import tiny_world
-from deepeyes_lite.tools import MAX_CALLS, ViewZoomTool, ZoomTool, answer_call
+from deepeyes_lite.tools import ViewZoomTool, answer_call
 from deepeyes_lite.trajectories import Trajectory, Turn, read_jsonl, write_jsonl
 
 HELLO = [{"role": "user", "content": "hello"}]
@@ -216,30 +216,36 @@ def test_bad_settings_and_questions(policy, samples):
         rollout([row], policy("plain"), progress=False)
 
 
-def test_malformed_calls_are_plain_text_and_impossible_boxes_are_answered(policy):
+def test_malformed_calls_and_impossible_boxes_are_answered_in_words(policy):
     start, end = '<tool_call>{"name": "image_zoom_in_tool", "arguments": ', "}</tool_call>"
     call = start + '{"bbox_2d": [0, 0, 9, 9]}' + end
     image = Image.new("RGB", (64, 64))
     hostile = policy("-", frame="box_view")
-    for text in [
+    texts = [
         "<tool_call>",
         "<tool_call>{}</tool_call>",
         "<tool_call>" + "[" * 30_000 + "</tool_call>",
-        '<tool_call>{"name": 7, "arguments": {}}</tool_call>',
-        call + "<tool_call>nonsense</tool_call>",
-    ]:
-        assert hostile.calls(Trajectory({}, [image]), Turn(text)) == []
-    assert len(hostile.calls(Trajectory({}, [image]), Turn(call * 500))) == MAX_CALLS
+    ]
+    texts += ['<tool_call>{"name": 7, "arguments": {}}</tool_call>']
+    texts += [call + "<tool_call>nonsense</tool_call>"]
     boxes = ["[1, 2]", '"here"', "null", "[NaN, 0, 1, 1]", "[1e999, 0, 1, 1]", "[true, 0, 1, 1]"]
     arguments = [f'{{"bbox_2d": {box}}}' for box in boxes]
     arguments += [f'{{"bbox_2d": [0, 0, 9, 9], "image": {i}}}' for i in ("7", "-1", '"a"', "{}")]
-    for text in [start + text + end for text in arguments]:
+    texts += [start + text + end for text in arguments]
+    cut = {"tool_calls": [{"function": {"name": "image_zoom_in_tool", "arguments": "{"}}]}
+    for text in [*texts, written(cut)]:
         (parsed,) = hostile.calls(Trajectory({}, [image]), Turn(text))
         (answer,) = answer_call(hostile.tool_class(image), parsed)
         assert answer["text"].startswith("Error: ")
-    cut = written({"tool_calls": [{"function": {"name": "image_zoom_in_tool", "arguments": "{"}}]})
-    (parsed,) = hostile.calls(Trajectory({}, [image]), Turn(cut))
-    assert "error" in answer_call(ZoomTool(image), parsed)
+    assert len(hostile.calls(Trajectory({}, [image]), Turn(call * 500))) == 1
+
+
+def test_crops_keep_the_aspect_of_their_box_whatever_the_frame(policy):
+    for frame in ("box_view", "box_1000"):
+        tool = policy("-", frame=frame).tool_class(Image.new("RGB", (1400, 1400)))
+        (part,) = tool.image_zoom_in_tool([100, 100, 800, 200])
+        width, height = part["image"].size
+        assert width == pytest.approx(7 * height, rel=0.05)
 
 
 def test_messages_of_any_shape_are_bounded_text_of_one_turn():
