@@ -241,8 +241,7 @@ def completion_length(processor, max_calls: int = MAX_CALLS, max_new_tokens: int
     spec, images = spec_of(processor), processor.image_processor
     if spec.max_completion_length:
         return spec.max_completion_length
-    side = images.patch_size * images.merge_size
-    crop = ceil(images.size["longest_edge"] / side**2) + OBSERVATION_TOKENS
+    crop = ceil(images.size["longest_edge"] / visual_token(processor) ** 2) + OBSERVATION_TOKENS
     return (max_calls + 1) * (max_new_tokens or spec.max_new_tokens) + max_calls * crop
 
 
