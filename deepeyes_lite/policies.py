@@ -98,7 +98,7 @@ class Policy:
         """The call of a reply that is to be answered, if the prompt offers tools; see `read_reply`."""
         return prompts.read_reply(self.text(ids)).calls if self.tools else []
 
-    def answer(self, turn: Turn) -> str | None:
+    def read_answer(self, turn: Turn) -> str | None:
         """The answer in the last turn of an episode, if there is one."""
         return prompts.read_reply(turn.text).answer
 

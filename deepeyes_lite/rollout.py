@@ -129,6 +129,6 @@ def _advance(
 def _close(trajectory: Trajectory, policy: Policy, judge: Judge | None) -> None:
     """Read the answer and judge it."""
     texts = [turn.text for turn in trajectory.turns]
-    trajectory.answer = policy.answer(trajectory.turns[-1])
+    trajectory.answer = policy.read_answer(trajectory.turns[-1])
     trajectory.correct = check_answer(trajectory.answer, trajectory.sample, judge)
     trajectory.well_formed = well_formed(texts)

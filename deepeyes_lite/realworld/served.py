@@ -337,7 +337,7 @@ class ServedPolicy(Policy):
         """What the model wrote in a turn."""
         return reply.text
 
-    def answer(self, turn: Turn) -> str | None:
+    def read_answer(self, turn: Turn) -> str | None:
         """The answer in the last turn: between its tags or, where it has none, what follows the thought.
 
         A reply that calls, or was cut off before its answer, has none.
