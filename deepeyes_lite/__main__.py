@@ -331,6 +331,7 @@ def ask(args) -> int:
     from deepeyes_lite.files import atomic_write
     from deepeyes_lite.realworld.folder import read_photo
     from deepeyes_lite.rollout import rollout as run
+    from deepeyes_lite.trajectories import REMARKS
     from deepeyes_lite.viz.html import episode_page, episode_text
 
     out = args.out or next(
@@ -345,6 +346,8 @@ def ask(args) -> int:
     policy = _policy(args, temperature=0.0)
     (episode,) = run([sample | {"answer": ""}], policy, progress=False)
     print(episode_text(episode))
+    for name in episode.remarks:
+        print(f"note: {REMARKS[name]}")
     if not args.endpoint and policy.spec.family == "tiny-eyes":
         print("tiny-eyes knows only its own world of coloured shapes; larger models: --endpoint")
     name = policy.endpoint.model if args.endpoint else args.model or args.trained

@@ -16,8 +16,8 @@ from deepeyes_lite.tools import ToolError, check_box, zoom
 
 # What can be wrong with an episode of a served model besides its answer.
 REMARKS = {
-    "untagged": "answered without the tags, which was read by rule",
-    "truncated": "had a reply cut off: raise --max-tokens",
+    "untagged": "answered without the tags; read by rule",
+    "truncated": "with a reply cut off; raise --max-tokens",
     "ended": "ended by the server and counted wrong",
 }
 
