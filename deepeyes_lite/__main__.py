@@ -26,7 +26,7 @@ def main(argv: list[str] | None = None) -> int:
     sys.path.append(os.getcwd())  # where --environment may find a class of one's own
     try:
         return COMMANDS[args.command][1](args) or 0
-    except (ValueError, OSError, ArithmeticError, RuntimeError) as error:
+    except (ValueError, OSError, ArithmeticError, RuntimeError, ImportError) as error:
         if args.debug:
             raise
         print(f"deepeyes-lite {args.command}: {error}", file=sys.stderr)
