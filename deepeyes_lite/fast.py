@@ -206,8 +206,8 @@ class CachedImageProcessor(Qwen2VLImageProcessorPil):
         self._patches = LRU(1024, 4_000_000_000)
 
     def to_dict(self) -> dict:
-        """The settings without the cache, for saving."""
-        settings = super().to_dict()
+        """The settings for saving: without the cache, under the name that transformers has for them."""
+        settings = super().to_dict() | {"image_processor_type": "Qwen2VLImageProcessor"}
         settings.pop("_patches", None)
         return settings
 

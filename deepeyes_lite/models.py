@@ -130,9 +130,9 @@ QWEN3_VL = ModelSpec(
     max_pixels=1280 * 32 * 32,
     max_new_tokens=512,
 )
-# By the class of the processor, or of one that it is made of.
+# By the class of the processor, or of one that it is made of. tiny-eyes has Qwen3-VL's, see `spec_of`.
 SPECS = {
-    "TinyEyesProcessor": TINY_EYES,
+    "tiny-eyes": TINY_EYES,
     "Qwen2_5_VLProcessor": QWEN2_5_VL,
     "Qwen3VLProcessor": QWEN3_VL,
 }
@@ -145,13 +145,19 @@ def spec_of(processor) -> ModelSpec:
         ValueError: naming the families there are.
     """
     for kind in type(processor).__mro__:
-        if kind.__name__ in SPECS:
-            return SPECS[kind.__name__]
+        if spec := SPECS.get(kind.__name__):
+            small = spec is QWEN3_VL and visual_token(processor) == TINY_EYES.factor
+            return TINY_EYES if small else spec
     families = ", ".join(spec.family for spec in SPECS.values())
     raise ValueError(
         f"{type(processor).__name__} belongs to none of the families {families}; "
         "deepeyes_lite/models.py says how to add one"
     )
+
+
+def visual_token(processor) -> int:
+    """The px of the view that a visual token covers in each direction."""
+    return processor.image_processor.patch_size * processor.image_processor.merge_size
 
 
 def view_of(processor) -> View:
@@ -163,7 +169,7 @@ def view_of(processor) -> View:
     return View(
         min_pixels=images.size["shortest_edge"],
         max_pixels=images.size["longest_edge"],
-        factor=images.patch_size * images.merge_size,
+        factor=visual_token(processor),
     )
 
 
@@ -236,8 +242,7 @@ def completion_length(processor, max_calls: int = MAX_CALLS, max_new_tokens: int
     spec, images = spec_of(processor), processor.image_processor
     if spec.max_completion_length:
         return spec.max_completion_length
-    side = images.patch_size * images.merge_size
-    crop = ceil(images.size["longest_edge"] / side**2) + OBSERVATION_TOKENS
+    crop = ceil(images.size["longest_edge"] / visual_token(processor) ** 2) + OBSERVATION_TOKENS
     return (max_calls + 1) * (max_new_tokens or spec.max_new_tokens) + max_calls * crop
 
 
@@ -250,29 +255,37 @@ def token_ids(tokenizer, tokens) -> list[int]:
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
-def image_only(kind: type) -> type:
+def image_only(kind: type, video: str = "Qwen2VLVideoProcessor") -> type:
     """A Qwen-VL processor class without its video half, which needs torchvision.
 
     ProcessorMixin takes its attributes from the signature, so it is enough to leave
-    ``video_processor`` out of it.
+    ``video_processor`` out of it. What is saved has a video half, and stock names, for other programs:
+    `AutoProcessor` without them makes a tokenizer of it, and a server then answers blindly.
+
+    Args:
+        kind: the class.
+        video: the class of its video half.
     """
 
     class ImageOnly(kind):
         def __init__(self, image_processor=None, tokenizer=None, chat_template=None, **kwargs):
             super().__init__(image_processor, tokenizer, chat_template=chat_template, **kwargs)
 
+        def to_dict(self) -> dict:
+            """The settings, for saving."""
+            settings = super().to_dict()
+            frames = {**settings["image_processor"], "video_processor_type": video}
+            del frames["image_processor_type"]
+            return settings | {"video_processor": frames}
+
     ImageOnly.__name__ = kind.__name__  # what a saved processor is called in its settings
     return ImageOnly
-
-
-class TinyEyesProcessor(image_only(Qwen3VLProcessor)):
-    """tiny-eyes has Qwen3-VL's classes; this name in a checkpoint's settings tells the two apart."""
 
 
 # By the model type of a checkpoint's configuration.
 IMAGE_ONLY = {
     "qwen2_5_vl": image_only(Qwen2_5_VLProcessor),
-    "qwen3_vl": image_only(Qwen3VLProcessor),
+    "qwen3_vl": image_only(Qwen3VLProcessor, "Qwen3VLVideoProcessor"),
 }
 
 
@@ -342,17 +355,21 @@ def load_processor(name: str | Path, max_pixels: int = 0, cache: bool = True):
             f"{name} is neither a folder with a model nor one of the hub that can be reached: "
             f"{str(error).splitlines()[0]}"
         ) from error
-    kind = IMAGE_ONLY.get(model_type)
-    if settings.get("processor_class") == TinyEyesProcessor.__name__:
-        kind = TinyEyesProcessor
-    if kind:
+    if kind := IMAGE_ONLY.get(model_type):
         images = CachedImageProcessor if cache else Qwen2VLImageProcessorPil
         tokenizer = AutoTokenizer.from_pretrained(name)
         # The checkpoint's own template lies with its processor's files, or with its tokenizer's.
         template = settings.get("chat_template") or tokenizer.chat_template
         processor = kind(images.from_pretrained(name), tokenizer, template)
     else:
-        processor = AutoProcessor.from_pretrained(name)
+        try:
+            processor = AutoProcessor.from_pretrained(name)
+        except (ImportError, ValueError) as error:
+            if "torchvision" not in str(error).lower():
+                raise
+            raise ImportError(
+                f"the processor of {name} needs torchvision: `pip install -e .[serve]`"
+            ) from error
     return ready(processor, max_pixels)
 
 
@@ -360,8 +377,7 @@ def ready(processor, max_pixels: int = 0):
     """Give a processor the templates and the pixel budget of its family; returns it."""
     spec, images = spec_of(processor), processor.image_processor
     tokenizer = processor.tokenizer
-    side = images.patch_size * images.merge_size
-    if side != spec.factor:
+    if (side := visual_token(processor)) != spec.factor:
         raise ValueError(f"a visual token covers {side} px, in {spec.family} it is {spec.factor}")
     greatest = max_pixels or spec.max_pixels
     if greatest < spec.min_pixels:

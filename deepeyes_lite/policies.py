@@ -22,7 +22,7 @@ from deepeyes_lite.models import (
     tool_of,
 )
 from deepeyes_lite.tools import ZoomTool, images_and_texts, methods
-from deepeyes_lite.trajectories import Trajectory
+from deepeyes_lite.trajectories import Trajectory, Turn
 
 
 class Policy:
@@ -97,6 +97,10 @@ class Policy:
     def calls(self, trajectory: Trajectory, ids: list[int]) -> list[dict]:
         """The call of a reply that is to be answered, if the prompt offers tools; see `read_reply`."""
         return prompts.read_reply(self.text(ids)).calls if self.tools else []
+
+    def read_answer(self, turn: Turn) -> str | None:
+        """The answer in the last turn of an episode, if there is one."""
+        return prompts.read_reply(turn.text).answer
 
     def reply(self, trajectories: list[Trajectory], allow_calls: bool = True) -> list[list[int]]:
         """The next turn of every conversation, as token ids up to and with the end of turn.

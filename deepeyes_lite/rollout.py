@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 from deepeyes_lite.policies import Policy
 from deepeyes_lite.tools import MAX_CALLS, ZoomTool, answer_call, images_and_texts
 from deepeyes_lite.trajectories import Trajectory, Turn
-from deepeyes_lite.verifiers import Judge, check_answer, extract_answer, well_formed
+from deepeyes_lite.verifiers import Judge, check_answer, well_formed
 
 TOOLS = ("on", "off", "blank", "other")
 
@@ -80,7 +80,7 @@ def rollout(
             if not active:
                 break
         for trajectory in batch:
-            _close(trajectory, judge)
+            _close(trajectory, policy, judge)
         trajectories += batch
         bar.update(len(batch))
     bar.close()
@@ -126,9 +126,9 @@ def _advance(
     return True
 
 
-def _close(trajectory: Trajectory, judge: Judge | None) -> None:
+def _close(trajectory: Trajectory, policy: Policy, judge: Judge | None) -> None:
     """Read the answer and judge it."""
     texts = [turn.text for turn in trajectory.turns]
-    trajectory.answer = extract_answer(texts[-1])
+    trajectory.answer = policy.read_answer(trajectory.turns[-1])
     trajectory.correct = check_answer(trajectory.answer, trajectory.sample, judge)
     trajectory.well_formed = well_formed(texts)

@@ -9,6 +9,7 @@ with blank crops. Everything that was answered is kept, question by question, an
 import csv
 import json
 import random
+from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from deepeyes_lite.evaluation import average, interval, paired, share
 from deepeyes_lite.files import atomic_write, measure, read_log
 from deepeyes_lite.policies import Policy
 from deepeyes_lite.rollout import rollout
-from deepeyes_lite.trajectories import Trajectory
+from deepeyes_lite.trajectories import REMARKS, Trajectory
 from deepeyes_lite.verifiers import LETTERS, Judge, with_options, without_options
 
 # Order of the options, and how the tool answers. "listed" is the order of the file.
@@ -135,6 +136,7 @@ def _line(row: dict, episodes: list[Trajectory]) -> dict:
                 "boxes_px": episode.boxes_px,
                 "ious": [max(iou(box, t) for t in targets) for box in episode.boxes_px if targets],
                 "turns": [turn.text for turn in episode.turns],
+                "remarks": episode.remarks,
             }
             for episode in episodes
         ],
@@ -156,7 +158,8 @@ def summarise(lines: list[dict]) -> dict:
     Returns:
         ``accuracy``, of all and by kind; ``call_rate``, share of episodes with an answered call;
         ``calls_per_episode``; ``valid_calls``, share of attempted calls that were answered;
-        ``well_formed``; ``call_iou``, of answered calls with the best of the question's own boxes.
+        ``well_formed``; ``call_iou``, of answered calls with the best of the question's own boxes;
+        ``remarks``, how many episodes each of ``trajectories.REMARKS`` is true of.
     """
 
     def figure(part: Callable[[dict], tuple[float, int]], lines: list[dict] = lines) -> dict:
@@ -175,6 +178,7 @@ def summarise(lines: list[dict]) -> dict:
         "valid_calls": figure(lambda episode: (len(episode["boxes_px"]), episode["attempts"])),
         "well_formed": figure(lambda episode: (episode["well_formed"], 1)),
         "call_iou": figure(lambda episode: (sum(episode["ious"]), len(episode["ious"]))),
+        "remarks": Counter(r for x in lines for e in x["episodes"] for r in e.get("remarks", [])),
     }
 
 
@@ -237,6 +241,8 @@ def table(report: dict) -> str:
     caption += f"; Avg@{report['k']}" if report["k"] > 1 else ""
     caption += f"; accuracy with 95 % intervals; options shuffled with seed {report['seed']}"
     lines.append(caption)
+    for name, figures in cells.items():
+        lines += [f"{name}: {n} {REMARKS[r]}" for r, n in figures.get("remarks", {}).items()]
     lines += differences_table(report["paired_accuracy"])
     theirs = [
         f"{row['benchmark']:12} {row['model']:18} {row['percent']:>24}  "

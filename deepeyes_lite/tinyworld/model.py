@@ -9,16 +9,17 @@ from collections.abc import Iterable
 
 import numpy as np
 import torch
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     PreTrainedTokenizerFast,
+    ProcessorMixin,
     Qwen3VLConfig,
     Qwen3VLForConditionalGeneration,
 )
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from deepeyes_lite.fast import CachedImageProcessor
-from deepeyes_lite.models import TinyEyesProcessor
+from deepeyes_lite.models import IMAGE_ONLY
 from deepeyes_lite.prompts import CHAT_TEMPLATE, RESPONSE_TEMPLATE
 from deepeyes_lite.tinyworld.scenes import COLORS, SHAPES, World
 
@@ -31,6 +32,10 @@ SPECIAL_TOKENS = [
     "<|vision_end|>",
     "<|image_pad|>",
     "<|video_pad|>",
+]
+# One token each, and text all the same, as in Qwen3's own tokenizer: who decodes a reply without its
+# special tokens, as every server does, keeps the markup.
+TAGS = [
     "<think>",
     "</think>",
     "<tool_call>",
@@ -61,26 +66,32 @@ def train_tokenizer(corpus: Iterable[str], vocab_size: int = 1024) -> PreTrained
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
-        special_tokens=SPECIAL_TOKENS,
+        special_tokens=[*SPECIAL_TOKENS, *TAGS],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         max_token_length=200,  # the default would cut phrases
         show_progress=False,
     )
     # The trainer does not know special tokens: cut at them, or it would learn phrases across them.
-    special = re.compile("|".join(map(re.escape, SPECIAL_TOKENS)))
+    special = re.compile("|".join(map(re.escape, [*SPECIAL_TOKENS, *TAGS])))
     tokenizer.train_from_iterator((special.split(text) for text in corpus), trainer)
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
+        tokenizer_object=with_plain_tags(tokenizer, TAGS),
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
         padding_side="left",
-        additional_special_tokens=SPECIAL_TOKENS[1:7],
+        additional_special_tokens=SPECIAL_TOKENS[1:],
     )
+
+
+def with_plain_tags(tokenizer: Tokenizer, tags: list[str]) -> Tokenizer:
+    """The tokenizer with those of its special tokens as plain ones, of the same ids."""
+    tokenizer.add_tokens([AddedToken(tag, normalized=False, special=False) for tag in tags])
+    return Tokenizer.from_str(tokenizer.to_str())  # this one still skips them when it decodes
 
 
 def build_processor(
     tokenizer: PreTrainedTokenizerFast, view: int = World.view, cache: bool = True
-) -> TinyEyesProcessor:
+) -> ProcessorMixin:
     """Processor whose every image, scene or crop, becomes a view of ``view`` x ``view`` pixels."""
     image_processor = (CachedImageProcessor if cache else Qwen2VLImageProcessorPil)(
         patch_size=PATCH,
@@ -91,7 +102,7 @@ def build_processor(
         max_pixels=view * (view + PATCH),
     )
     tokenizer.response_template = RESPONSE_TEMPLATE
-    return TinyEyesProcessor(image_processor, tokenizer, chat_template=CHAT_TEMPLATE)
+    return IMAGE_ONLY["qwen3_vl"](image_processor, tokenizer, chat_template=CHAT_TEMPLATE)
 
 
 def patchify(views: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:

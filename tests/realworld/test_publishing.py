@@ -16,7 +16,7 @@ def run(finished_run, tmp_path):
     return shutil.copytree(finished_run, tmp_path / "run")
 
 
-def test_a_merged_model_is_the_trained_one(run, tmp_path):
+def test_a_merged_model_is_the_trained_one(run, random_eyes, tmp_path):
     to = merge(run, tmp_path / "merged")
     ours, processor = load(to)
     theirs, base = load_trained(run)
@@ -25,6 +25,8 @@ def test_a_merged_model_is_the_trained_one(run, tmp_path):
     assert processor.chat_template == base.chat_template
     assert (to / "README.md").read_text() == (run / "adapter/README.md").read_text() == card(run)
     assert not (tmp_path / "merged.tmp").exists()
+    for name in ("processor_config.json", "tokenizer.json"):  # an ordinary checkpoint, as its base
+        assert (to / name).read_bytes() == (random_eyes / name).read_bytes()
 
 
 def test_nothing_is_written_over_and_an_unfinished_run_is_refused(run, tmp_path):

@@ -1,5 +1,6 @@
 """model.py: Qwen3-VL's classes with small numbers, and a processor that needs no torchvision."""
 
+import json
 import re
 
 import numpy as np
@@ -8,13 +9,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from transformers import AutoProcessor, Qwen3VLProcessor, Qwen3VLVideoProcessor
+from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
+from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+from transformers.utils import is_torchvision_available
 
-from deepeyes_lite import prompts
+from deepeyes_lite import DATA, prompts
 from deepeyes_lite.fast import CachedImageProcessor
-from deepeyes_lite.models import load
-from deepeyes_lite.tinyworld.model import SPECIAL_TOKENS, build_model, build_processor
+from deepeyes_lite.models import TINY_EYES, load, load_processor, spec_of
+from deepeyes_lite.tinyworld.model import SPECIAL_TOKENS, TAGS, build_model, build_processor
 
+EYES = DATA / "tiny-eyes"
 SETTINGS = {"patch_size": 8, "merge_size": 2, "temporal_patch_size": 2}
 SETTINGS |= {"min_pixels": 96 * 88, "max_pixels": 96 * 104}
 
@@ -110,7 +116,42 @@ def test_no_token_but_the_special_ones_holds_their_text(tokenizer):
     assert len(tokenizer) <= 1024
     for i in range(len(tokenizer)):
         text = tokenizer.decode([i])
-        assert text in SPECIAL_TOKENS or not re.search(r"<\||\|>|</?\w+>", text), text
+        assert text in [*SPECIAL_TOKENS, *TAGS] or not re.search(r"<\||\|>|</?\w+>", text), text
+
+
+def test_who_skips_special_tokens_keeps_the_markup_and_loses_what_only_the_loop_writes(tokenizer):
+    text = "<think>Hm.</think><tool_call>{}</tool_call><answer>K</answer>"
+    ids = tokenizer(f"{prompts.GENERATION_PROMPT}{text}{prompts.TURN_END}")["input_ids"]
+    assert tokenizer.decode(ids, skip_special_tokens=True) == "assistant\n" + text
+    for number, token in enumerate([*SPECIAL_TOKENS, *TAGS]):
+        assert tokenizer(token)["input_ids"] == [number]
+        left = tokenizer.decode([number], skip_special_tokens=True)
+        assert left == ("" if token in SPECIAL_TOKENS else token)
+
+
+@pytest.mark.parametrize("shipped", [True, False])
+def test_a_saved_folder_is_an_ordinary_checkpoint(shipped, random_eyes, tmp_path):
+    """vLLM, verl and `transformers serve` read it with AutoProcessor, and know none of our classes."""
+    folder = EYES if shipped else random_eyes
+    settings = json.loads((folder / "processor_config.json").read_text())
+    assert settings["processor_class"] == PROCESSOR_MAPPING_NAMES["qwen3_vl"]
+    stock = IMAGE_PROCESSOR_MAPPING_NAMES["qwen3_vl"]["torchvision"]
+    assert settings["image_processor"]["image_processor_type"] == stock
+    video = settings["video_processor"]["video_processor_type"]
+    assert video == Qwen3VLVideoProcessor.__name__
+    if is_torchvision_available():
+        processor = AutoProcessor.from_pretrained(folder)
+        assert type(processor) is Qwen3VLProcessor and spec_of(processor) is TINY_EYES
+        content = [{"type": "image", "image": IMAGES[0]}, {"type": "text", "text": "What?"}]
+        conversation = [{"role": "user", "content": content}]
+        ids = processor.apply_chat_template(conversation, tokenize=True)[0]
+        assert ids.count(processor.image_token_id) == 36
+    else:  # never a tokenizer without a word, with which a server answers blindly
+        with pytest.raises(ImportError, match="requires the Torchvision library"):
+            AutoProcessor.from_pretrained(folder)
+    load_processor(folder).save_pretrained(tmp_path)
+    for name in ("processor_config.json", "tokenizer.json", "chat_template.jinja"):
+        assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
 
 
 @pytest.fixture(scope="module")
