@@ -5,7 +5,10 @@ group differ in where they are cut off.
 """
 
 import json
+import os
 import sys
+
+import torch.distributed as dist
 
 from deepeyes_lite import training
 from deepeyes_lite.tinyworld.dataset import training_questions
@@ -28,3 +31,5 @@ if __name__ == "__main__":
     training.sampling = lambda *args: {**_sampling(*args), "do_sample": False}
     config = RunConfig(**json.loads(sys.argv[1]))
     train(config, sys.argv[2], training_questions(config), rewards={varied: 1.0})
+    world = dist.get_world_size() if dist.is_initialized() else 1
+    print(f"process {os.environ.get('RANK', 0)} of {world}", flush=True)
