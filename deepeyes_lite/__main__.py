@@ -176,7 +176,7 @@ def trl_options(given: list[str]) -> dict:
     return options
 
 
-def train(args) -> Path:
+def _train(args) -> Path:
     from dataclasses import replace
 
     from deepeyes_lite.models import device
@@ -217,8 +217,12 @@ def _report(out: Path, samples: int) -> None:
     print(f"report: {write_report(out)}")
 
 
+def train(args) -> None:
+    _train(args)
+
+
 def demo(args) -> None:
-    _report(train(args), args.samples)
+    _report(_train(args), args.samples)
 
 
 def evaluate(args) -> None:
