@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deepeyes_lite.options import split_options, with_options
 from deepeyes_lite.verifiers import (
     MAX_ANSWER_CHARS,
     VERIFIERS,
@@ -15,9 +16,7 @@ from deepeyes_lite.verifiers import (
     extract_answer,
     is_correct,
     normalise,
-    split_options,
     well_formed,
-    with_options,
 )
 
 CALL = "<think>?</think><tool_call>{}</tool_call>"
@@ -48,7 +47,8 @@ def test_answer_is_correct_if_the_same_after_normalising():
 
 @given(text=st.text(max_size=60))
 def test_a_normalised_text_has_bare_edges_and_a_text_is_its_own_correct_answer(text):
-    assert normalise(text) == normalise(text).strip(" .,;:!?\"'()[]")
+    bare = normalise(text).strip(" .,;:!?\"'()[]")
+    assert normalise(text) in (bare, f".{bare}") and (normalise(text) == bare or bare[0].isdigit())
     assert is_correct(text, text) == (normalise(text) != "")
 
 
@@ -124,9 +124,10 @@ def test_odd_options():
         assert check_answer(answer, sample(truth, "choice", options)) is verdict, (options, answer)
 
 
-def test_yes_or_no_is_decided_by_the_first_word():
-    answers = ["Yes.", "Yes, there is a dog.", "No", "Nothing of that kind", "There is a dog; yes."]
-    assert correct(sample("yes", "yes_no"), answers) == answers[:2]
+def test_yes_or_no_is_decided_by_the_clause_that_says_it():
+    answers = ["Yes.", "Yes, there is a dog.", "There is a dog; yes.", "No", "Nothing of that kind"]
+    answers += ["Yes or no", "No. Yes.", "Yes, there is no dog."]
+    assert correct(sample("yes", "yes_no"), answers) == answers[:3]
     assert correct(sample("no", "yes_no"), answers) == ["No"]
 
 
@@ -138,7 +139,10 @@ def test_numbers_have_a_tolerance():
         ("1,200", ["1200"], []),
         ("12%", ["12"], []),
         ("$3.50", ["3.5", r"\boxed{3.5}"], []),
-        ("3", [], ["three", "about 3", "1e999", "nan", "inf"]),
+        ("3", ["three", "about 3", "3 dogs"], ["1e999", "nan", "inf", "about 4", "more than 3"]),
+        ("0.5", [".5", "50 %", "1/2"], ["5", "-.5"]),
+        ("5", [], [".5"]),
+        ("$50", ["50", "50 dollars"], ["$.50"]),
         ("blue", ["Blue"], []),
         ("0.0", ["0"], []),
         ("1e3", ["1000"], []),
@@ -156,7 +160,7 @@ def test_math_is_correct_if_it_is_equal():
         ("x^2+2x+1", ["(x+1)^2"], []),
         ("50%", ["0.5"], []),
         ("A", ["(a)"], []),
-        ("12", [], ["13", "", "twelve", "__import__('os').system('true')"]),
+        ("12", ["twelve"], ["13", "", "__import__('os').system('true')"]),
     ]:
         assert correct(sample(truth, "math"), good + bad) == good, truth
 
@@ -186,7 +190,9 @@ def test_a_judge_is_asked_only_where_the_rule_cannot_tell():
         ("dark blue", words, True, 0),
         ("navy", words, True, 1),
         ("green", words, False, 1),
-        ("?", words, False, 1),  # neither can tell
+        ("blue", words, False, 1),  # neither can tell
+        ("?", words, False, 0),
+        ("A or B", FLAG, False, 0),
         ("navy" + " " * MAX_ANSWER_CHARS, words, False, 0),
         (None, words, False, 0),
         ("A", FLAG, False, 0),
@@ -203,7 +209,7 @@ def test_a_judge_is_asked_only_where_the_rule_cannot_tell():
 def test_no_answer_raises_and_a_row_without_verifier_is_checked_by_its_words(answer, truth):
     for name in VERIFIERS:
         assert check_answer(answer, sample(truth, name, ["red", "blue"])) in (True, False)
-    assert check_answer(answer, {"answer": truth}) is is_correct(answer, truth)
+    assert check_answer(answer, {"answer": truth}) or not is_correct(answer, truth)
     with pytest.raises(ValueError, match="unknown verifier 'taste'; there are text, choice"):
         check_answer(answer, sample(truth, "taste"))
 
@@ -223,8 +229,8 @@ def test_options_are_lettered_in_order():
     questions = {"Is it red?\n(A) yes\n(B) no": ["yes", "no"]}
     questions |= {"Is it red? A) yes B) no.": ["yes", "no"]}
     questions["Is it red?\nOptions:\nA. Yes, it is.\nB. No, it is white."] = [
-        "Yes, it is",
-        "No, it is white",
+        "Yes, it is.",
+        "No, it is white.",
     ]
     questions["Is it red? A. yes"] = []  # one is none
     questions["Is it red? A. yes C. no"] = []  # a letter is missing

@@ -14,6 +14,7 @@ from deepeyes_lite.__main__ import main
 from deepeyes_lite.boxes import px_to_1000
 from deepeyes_lite.data import build, encode
 from deepeyes_lite.files import read_log
+from deepeyes_lite.options import LETTERS, split_options, with_options
 from deepeyes_lite.policies import Policy, ScriptedPolicy
 from deepeyes_lite.realworld.benchmarks import (
     CELLS,
@@ -25,7 +26,6 @@ from deepeyes_lite.realworld.benchmarks import (
     table,
 )
 from deepeyes_lite.tinyworld.dataset import tiny_world
-from deepeyes_lite.verifiers import LETTERS, split_options, with_options
 
 COLOURS = ["red", "green", "blue", "white"]
 BOX = [8.0, 8.0, 40.0, 40.0]

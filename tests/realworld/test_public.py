@@ -12,9 +12,9 @@ from PIL import Image
 
 from deepeyes_lite.__main__ import main
 from deepeyes_lite.data import FEATURES
+from deepeyes_lite.options import with_options
 from deepeyes_lite.realworld import public
 from deepeyes_lite.realworld.public import SETS, write
-from deepeyes_lite.verifiers import with_options
 from realworld.test_folder import png
 
 FLAG = {
