@@ -43,6 +43,7 @@ _SPELLINGS = [
     (r"(?<=[\d.])[eE](?=[-+]?\d)", "*10^"),
     (r"\\div\b|÷|⁄", "/"),
     (r"\*\*", "^"),
+    (r"±", r"\\pm "),
     (r"√", r"\\sqrt "),
     (r"π", r"\\pi "),
     (r"∞", r"\\infty "),
@@ -88,6 +89,11 @@ _WORDS = str.split("""
     seventeen eighteen nineteen twenty
     """)
 _WORDS = {word: str(i) for i, word in enumerate(_WORDS)}
+_TENS = str.split("twenty thirty forty fifty sixty seventy eighty ninety")
+_TENS = {word: 10 * i for i, word in enumerate(_TENS, start=2)}
+_COMPOUND = re.compile(
+    rf"\b({'|'.join(_TENS)})(?:[- ]({'|'.join([*_WORDS][1:10])}))?\b", re.IGNORECASE
+)
 _WORDS |= {
     "half": "0.5",
     "minus": "-",
@@ -109,6 +115,7 @@ _SCALES = {
     "billion": 1e9,
 }
 _UNIT = re.compile(r"°?[A-Za-zµΩ]+(?:\^?\{?[23]\}?)?(?:/[A-Za-z]+)?|°|\\?\$")
+_SPACE = re.compile(r"(?<![\w.])\s+|\s+(?![\w.])")  # "x > 3" is "x>3", and "1 2" is not "12"
 _GLUED = re.compile(r"(?<=[\d)}])(°[CFK]?|[A-Za-z]{2,}|(?<=\d)[mgshlkLVWN])$")
 _HEDGES = str.split("""
     st nd rd th or and to than but not if plus times over under below above between per of by no nor
@@ -134,7 +141,7 @@ def same(answer: str, truth: str, tolerance: float = 0.0) -> bool | None:
     (ours, left), (theirs, right) = (_sides(text) for text in (answer, truth))
     if ours is None or theirs is None or (left and right and left != right):
         return None
-    if ours == theirs:
+    if _SPACE.sub("", spelled(ours)) == _SPACE.sub("", spelled(theirs)):
         return True
     pairs = [_parts(ours), _parts(theirs)]
     if all(pairs):
@@ -154,6 +161,9 @@ def _sides(text: str) -> tuple[str | None, str]:
     """The right side of ``x = 3``, and its left one; None for more than one equation."""
     if len(text) > MAX_CHARS:
         return None, ""
+    text = _COMPOUND.sub(
+        lambda m: str(_TENS[m[1].lower()] + int(_WORDS.get((m[2] or "").lower(), 0))), text
+    )
     text = _WORD.sub(lambda m: _WORDS[m[0].lower()], text)
     name, sign, value = re.sub(r"\\in\b|∈", "=", text).rpartition("=")
     name = spelled(name)
@@ -229,7 +239,7 @@ def _same_quantity(answer: str, truth: str, tolerance: float) -> bool | None:
         # 0.5 % for 0.5 is as likely a mistake as a habit
         if percent is not their_percent and not equal(factor):
             whole = abs(next(v for v in (theirs if percent else ours) if v is not None))
-            return True if whole > 1 else None
+            return True if whole > 1 and not percent else None
         return True
     doubts = [1.0, 1 / factor, 180 / math.pi, math.pi / 180]
     if (unit != their_unit and not {unit, their_unit} & set("$€£¥₹")) or factor != 1:
@@ -350,12 +360,15 @@ class _Reader:
             self.take("]")
             return self.argument() ** (1 / root)
         if name in _FUNCTIONS:
+            base = self.argument() if name == "log" and self.peek() == "_" and self.take() else 10
             power = self.argument() if self.peek() == "^" and self.take() else 1
             value = self.power() if name != "sqrt" else self.argument()
             while name != "sqrt" and self.peek().strip("\\").isalpha():  # sin 2x, but sin(2)x
                 if self.tokens[self.place - 1] in ")]}" or self.peek().strip("\\") in _FUNCTIONS:
                     break
                 value *= self.power()
+            if name == "log":
+                return (cmath.log(value) / cmath.log(base)) ** power
             return complex(_FUNCTIONS[name](value)) ** power
         if name in _CONSTANTS and (token[0] == "\\" or len(name) == 1 or name == "pi"):
             return complex(_CONSTANTS[name])

@@ -111,10 +111,10 @@ _SIGNS |= dict.fromkeys(map(ord, "“”„«»"), '"') | dict.fromkeys(map(ord,
 _SIGNS |= dict.fromkeys(map(ord, "−–—‐‑‒﹣"), "-") | dict.fromkeys(
     map(ord, "\u200b\u200c\u200d\u2060\ufeff")
 )
-_SIGNS |= {ord("。"): ".", ord("、"): ",", 0x3000: " "}
+_SIGNS |= {ord("。"): ".", ord("、"): ",", ord("【"): "[", ord("】"): "]", 0x3000: " "}
 _SIGNED = re.compile(r"[\d!]")  # where punctuation may be part of a number
 _MARKUP = re.compile(
-    r"\\[()\[\]]|\*\*|__|`|</?[a-z]{1,6}>|^\s*(?:[#>•]+|[-*](?= ))\s*", re.MULTILINE
+    r"\\[()\[\]]|\*\*|__|`|</?[a-z]{1,6}>|^\s*(?:[#•]+|[-*](?= ))\s*", re.MULTILINE
 )
 _WRAPPER = re.compile(r"\\(?:text|math|mbox|operatorname)(?:rm|bf|it|sf|tt|normal)?\s*\{([^{}]*)\}")
 # What follows takes back what was before, or says it once more.
@@ -131,12 +131,12 @@ _SAID_AGAIN = re.compile(
 # Words that may stand around a claim, besides those of its question.
 _NEUTRAL = frozenset(
     str.split("""
-    so thus therefore hence well ok okay sure finally clearly definitely probably likely exactly here the an
-    this that that's it it's its there there's i i'd i'm i've you my your is are was were be think believe see
-    say says read reads written count counted choose pick select would should must can go with confident
-    looking look looks like appears seems comes costs made equals sorry meant in at of on to as final correct best answer
-    option choice result question letter word colour color value number total price amount year crop image
-    picture photo shown
+    so thus therefore hence well ok okay sure sorry finally clearly definitely probably likely exactly based
+    here the an this that that's it it's its there there's i i'd i'm i've you my your what is are was were be
+    has can would should must think believe see say says read reads written count counted choose pick select
+    meant shows go going with confident looking look looks like appears seems comes costs made equals in at of
+    on to as final correct best answer ans option choice result question letter word colour color value number
+    total price amount year crop image picture photo shown
     """)
 )
 _UNSAFE = frozenset(
@@ -160,7 +160,11 @@ def _plain(answer: str, math: bool) -> str:
     for _ in range(2):
         text = _WRAPPER.sub(r"\1", text)
     text = _MARKUP.sub("", text).strip()
-    return text if math else re.sub(r"(?<!\S)\*|\*(?!\S)|\$(?=[^\d.-]|$)", "", text).strip()
+    return (
+        text
+        if math
+        else re.sub(r"(?<!\S)\*|\*(?!\S)|(?<!\w)_|_(?!\w)|\$(?=[^\d.-]|$)", "", text).strip()
+    )
 
 
 def _unboxed(text: str) -> str:
@@ -192,6 +196,7 @@ def _claims(text: str) -> Iterator[str]:
 
 
 _ARTICLES = {"a", "an", "the"}
+MAX_NEUTRAL = 20  # words on a side; all pairs of them are tried
 _PLACES = frozenset(
     str.split("left right above below behind front under over top bottom north south east west")
 )
@@ -205,12 +210,13 @@ def _cores(text: str, sample: dict) -> Iterator[str]:
     """
     options = [re.findall(r"\w+", option.casefold()) for option in sample.get("options") or []]
     own = set(re.findall(r"\w+", sample["answer"].casefold())).union(*options)
+    places = own & _PLACES and not fixed_places(sample.get("options") or [])
     before, after = _shared(options)
     asked = set(re.findall(r"[\w']+", (sample.get("question") or "").casefold()))
     asked = {word for word in asked - _UNSAFE if len(word) > 1 and not word.isdigit()}
     shared = {*options[0][:before]} if before else set()
     own -= shared | _ARTICLES | ({*options[0][len(options[0]) - after :]} if after else set())
-    known = (_NEUTRAL | ((shared if own & _PLACES else asked) | shared)) - own
+    known = (_NEUTRAL | ((shared if places else asked) | shared)) - own
 
     words = text.split()
     neutral = [
@@ -218,8 +224,8 @@ def _cores(text: str, sample: dict) -> Iterator[str]:
     ]
     left = next((i for i, known in enumerate(neutral) if not known), len(words) - 1)
     right = next((i for i, known in enumerate(reversed(neutral)) if not known), 0)
-    for end in range(len(words), len(words) - right - 1, -1):
-        yield from (" ".join(words[start:end]) for start in range(left + 1))
+    for end in range(len(words), len(words) - min(right, MAX_NEUTRAL) - 1, -1):
+        yield from (" ".join(words[start:end]) for start in range(min(left, MAX_NEUTRAL) + 1))
 
 
 def _shared(options: list[list[str]]) -> tuple[int, int]:
@@ -236,7 +242,7 @@ def _shared(options: list[list[str]]) -> tuple[int, int]:
 
 _REFUSAL = re.compile(
     r"(?:(?:sorry|i'm sorry),? )?(?:i )?(?:(?:do not|don't|cannot|can't) (?:know|tell|say|determine)|"
-    r"am not sure|have no idea)(?: (?:it|this|that|which|the answer|for sure))?|"
+    r"am not sure|have no idea|i'm not sure)(?: (?:it|this|that|which|the answer|for sure))?|"
     r"unknown|unclear|unsure|not sure|no idea|it is (?:unclear|unknown)|maybe|perhaps|n/a|"
     r"(?:the answer )?cannot be determined",
     re.IGNORECASE,
@@ -274,31 +280,39 @@ def _text(text: str, sample: dict) -> bool | None:
 
 
 _YES = {"yes": True, "yeah": True, "yep": True, "yup": True, "no": False, "nope": False}
-_NONE_THERE = re.compile(
-    r"\b(?:there|it|that|this)(?:'s| is| are| was| were) (?:no|not)\b(?! (?:doubt|question|problem|only))|"
-    r"^no\b(?! (?:doubt|question|problem|other|more|wonder))|\b(?:is|are|does|do|was)n't\b|"
-    r"\b(?:see|find) no\b|\b(?:do|does|can) ?not\b|\b(?:none|nobody|nothing)\b",
+# What a yes cannot stand beside, but for what is no denial ("no doubt", ", not green"); and a no.
+_HARMLESS = re.compile(
+    r"\bno (?:doubt|question|problem|other|more|wonder|reason)\b|\bnot (?:easy|easily|clearly|fully|very|only)\b|"
+    r"^not (?!sure|certain|really|quite|exactly|at all|there|visible|any)"
 )
-_SOME_THERE = re.compile(
+_DENIES = re.compile(
+    r"\b(?:no|not|never|none|neither|nobody|nothing|cannot|yes|wrong|incorrect|mistake|false|maybe|"
+    r"perhaps|unsure)\b|n't\b"
+)
+_AFFIRMS = re.compile(
+    r"\b(?:yes|wrong|incorrect|mistake|maybe|perhaps|unsure)\b|"
     r"^(?:it|there|he|she|they|that|this) (?:is|are|does|do|has|can|was|were)$"
 )
 
 
 def _yes_no(text: str, sample: dict) -> bool | None:
     """By the clauses that say yes or no and nothing else, if they agree and no other one denies it."""
-    clauses = [normalise(clause) for clause in re.split(r"[.,;:!?\n]+|\s-+\s", text)]
-    clauses = [re.sub(r"^(?:so|but|and|because|since) ", "", c) for c in clauses if c] or [""]
-    votes = {
-        _YES[core] for c in clauses for core in map(normalise, _cores(c, sample)) if core in _YES
-    }
-    first = re.match(r"yes\b(?! (?:or|and)\b)(?!/)", clauses[0])
-    if not votes and first:
-        votes, clauses = {True}, [clauses[0][3:].strip(), *clauses[1:]]
+    clauses = [normalise(clause) for clause in re.split(r"[.,;:!?\n/|&+]+|\s-+\s", text)]
+    clauses = [
+        re.sub(r"^(?:(?:so|but|and|also|because|since) )+", "", c) for c in clauses if c
+    ] or [""]
+    votes, others = set(), []
+    for clause in clauses:
+        said = [core for core in map(normalise, _cores(clause, sample)) if clause.endswith(core)]
+        vote = next((_YES[core] for core in said if core in _YES), None)
+        first = re.match(r"yes\b", clause) if not votes and vote is None else None
+        votes |= {vote} - {None} if not first else {True}
+        others += [clause[3:].strip() if first else clause] if vote is None else []
     if len(votes) != 1:
         return None
     vote = votes.pop()
-    others = [clause for clause in clauses if clause not in _YES][:2]
-    if any((_NONE_THERE if vote else _SOME_THERE).search(clause) for clause in others):
+    others = [_HARMLESS.sub("", clause) for clause in others]
+    if any((_DENIES if vote else _AFFIRMS).search(clause) for clause in others):
         return None
     return vote == _YES.get(normalise(sample["answer"]))
 
@@ -321,7 +335,7 @@ def _choice(text: str, sample: dict) -> bool | None:
 _LETTER = re.compile(
     r"[(\[{<]?([A-Ha-h])(?:\s*[)\]}>.:,;]+|\s+-+(?=\s)|\s*\n)\s*(.*)|([A-H])\s+(.*)", re.DOTALL
 )
-_HEAD = re.compile(r"(.+?)(?:[.,;:!]\s|\s(?:because|since|as)\s)(.*)", re.DOTALL)
+_HEAD = re.compile(r"(.+?)(?:[.,;:!]\s|\s\(|\s(?:because|since|as)\s)(.*)", re.DOTALL)
 
 
 def _option(text: str, options: list[str], sample: dict) -> int | None:
@@ -402,6 +416,9 @@ _ASIDE = re.compile(
 _ASIDE_OR_BRACKET = re.compile(_ASIDE.pattern.replace("(?:[", r"(?:\s+\(|[", 1), re.DOTALL)
 
 
+_SUM = re.compile(r"[\d)]\s*(?:[+-]|\*(?!\s*10\s*\^))\s*\d|(?<!10)\^")  # no number, but a reckoning
+
+
 def _number(text: str, sample: dict, math: bool = False) -> bool | None:
     """As `formulas.same` says, with a tolerance for decimals; what is said beside it holds no number."""
     truth = _plain(sample["answer"], math=True)
@@ -411,12 +428,14 @@ def _number(text: str, sample: dict, math: bool = False) -> bool | None:
         core = core[about.end() :] if about else core
         aside = (_ASIDE if math else _ASIDE_OR_BRACKET).match(core)
         good = aside and not re.search(r"\d|\bor\b|\bnot\b", aside[2])
+        if not math and _SUM.search(core):
+            continue
         for part in [aside[1], core] if good else [core]:
             part = part.lstrip(" \"'").rstrip(" .,;?\"'" + "!" * (not math))
             equal = same(part, truth, TOLERANCE if decimal else 0.0)
             if equal is not None:
                 return equal or (None if about else False)
-    return _text(text, sample)
+    return None if _SIGNED.search(text) else _text(text, sample)
 
 
 VERIFIERS: dict[str, Callable[[str, dict], bool | None]] = {

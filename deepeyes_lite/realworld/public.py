@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from deepeyes_lite.boxes import clamp, rescale
 from deepeyes_lite.data import build
 from deepeyes_lite.files import atomic_write
-from deepeyes_lite.options import LETTERS, with_options
+from deepeyes_lite.options import LETTERS, split_options, with_options
 from deepeyes_lite.realworld.folder import (
     BadRow,
     Row,

@@ -23,7 +23,7 @@ _OBSERVATION = re.compile(
 
 
 def verifier_of(data_source: str, answer: str, options: list[str], split: str = "") -> str:
-    """Which rule of ``verifiers.VERIFIERS`` checks a row: the one in ``split`` behind a colon, or the likely one.
+    """Which of ``verifiers.VERIFIERS`` checks a row: the one in ``split`` behind a colon, or the likely one.
 
     >>> verifier_of("vstar", "12", []), verifier_of("vstar", "12", [], "train:text")
     ('number', 'text')
