@@ -282,7 +282,8 @@ def _text(text: str, sample: dict) -> bool | None:
 _YES = {"yes": True, "yeah": True, "yep": True, "yup": True, "no": False, "nope": False}
 # What a yes cannot stand beside, but for what is no denial ("no doubt", ", not green"); and a no.
 _HARMLESS = re.compile(
-    r"\bno (?:doubt|question|problem|other|more|wonder|reason)\b|\bnot (?:easy|easily|clearly|fully|very|only)\b|"
+    r"\bno (?:doubt|question|problem|other|more|wonder|reason)\b|"
+    r"\bnot (?:easy|easily|clearly|fully|very|only)\b|"
     r"^not (?!sure|certain|really|quite|exactly|at all|there|visible|any)"
 )
 _DENIES = re.compile(

@@ -206,10 +206,10 @@ def summarise(lines: list[dict]) -> dict:
 # Of answers that say yes (said) to a thing that is there (there); POPE's own four figures. F1 weighs what is
 # found twice, against all that is said to be there and all that is.
 DETECTION: dict[str, Part] = {
-    "f1": lambda e: (float(e["said"] and e["there"]), (e["said"] + e["there"]) / 2),
-    "precision": lambda e: (float(e["said"] and e["there"]), float(e["said"])),
-    "recall": lambda e: (float(e["said"] and e["there"]), float(e["there"])),
-    "yes_ratio": lambda e: (float(e["said"]), 1.0),
+    "f1": lambda e: (2 * (e["said"] and e["there"]), e["said"] + e["there"]),
+    "precision": lambda e: (e["said"] and e["there"], e["said"]),
+    "recall": lambda e: (e["said"] and e["there"], e["there"]),
+    "yes_ratio": lambda e: (e["said"], 1),
 }
 
 
