@@ -113,10 +113,11 @@ _SCALES = {
     "million": 1e6,
     "m": 1e6,
     "billion": 1e9,
+    "b": 1e9,
 }
 _UNIT = re.compile(r"°?[A-Za-zµΩ]+(?:\^?\{?[23]\}?)?(?:/[A-Za-z]+)?|°|\\?\$")
 _SPACE = re.compile(r"(?<![\w.])\s+|\s+(?![\w.])")  # "x > 3" is "x>3", and "1 2" is not "12"
-_GLUED = re.compile(r"(?<=[\d)}])(°[CFK]?|[A-Za-z]{2,}|(?<=\d)[mgshlkLVWN])$")
+_GLUED = re.compile(r"(?<=[\d)}])(°[CFK]?|[A-Za-z]{2,}|(?<=\d)[mgshlkLVWNMBK])$")
 _HEDGES = str.split("""
     st nd rd th or and to than but not if plus times over under below above between per of by no nor
     """)
@@ -242,6 +243,7 @@ def _same_quantity(answer: str, truth: str, tolerance: float) -> bool | None:
             return True if whole > 1 and not percent else None
         return True
     doubts = [1.0, 1 / factor, 180 / math.pi, math.pi / 180]
+    doubts += [10.0**n for n in (-9, -6, -3, 3, 6, 9)]  # an axis may be in millions
     if (unit != their_unit and not {unit, their_unit} & set("$€£¥₹")) or factor != 1:
         doubts += [10.0**n for n in range(-9, 10)] + [60, 1 / 60, 3600, 1 / 3600, 12, 1 / 12]
     if re.fullmatch(r"\d{1,3}\.\d{3}", answer):

@@ -287,11 +287,11 @@ _HARMLESS = re.compile(
     r"^not (?!sure|certain|really|quite|exactly|at all|there|visible|any)"
 )
 _DENIES = re.compile(
-    r"\b(?:no|not|never|none|neither|nobody|nothing|cannot|yes|wrong|incorrect|mistake|false|maybe|"
+    r"\b(?:no|not|if|unless|otherwise|zero|lied|never|none|neither|nobody|nothing|cannot|yes|wrong|incorrect|mistake|false|maybe|"
     r"perhaps|unsure)\b|n't\b"
 )
 _AFFIRMS = re.compile(
-    r"\b(?:yes|wrong|incorrect|mistake|maybe|perhaps|unsure)\b|"
+    r"\b(?:yes|if|unless|otherwise|wrong|incorrect|mistake|maybe|perhaps|unsure)\b|"
     r"^(?:it|there|he|she|they|that|this) (?:is|are|does|do|has|can|was|were)$"
 )
 
@@ -315,6 +315,10 @@ def _yes_no(text: str, sample: dict) -> bool | None:
     others = [_HARMLESS.sub("", clause) for clause in others]
     if any((_DENIES if vote else _AFFIRMS).search(clause) for clause in others):
         return None
+    asked = set(re.findall(r"[\w']+", (sample.get("question") or "").casefold()))
+    asked |= {"it", "there", "is", "are", "a", "an"}
+    if not vote and any(len(c.split()) > 1 and asked >= set(c.split()) for c in others):
+        return None  # "No, the door is open." to "Is the door open?"
     return vote == _YES.get(normalise(sample["answer"]))
 
 
@@ -420,16 +424,21 @@ _ASIDE_OR_BRACKET = re.compile(_ASIDE.pattern.replace("(?:[", r"(?:\s+\(|[", 1),
 _SUM = re.compile(r"[\d)]\s*(?:[+-]|\*(?!\s*10\s*\^))\s*\d|(?<!10)\^")  # no number, but a reckoning
 
 
+# Of things that are counted, no number of pairs or of centimetres is an answer.
+_MEASURED = re.compile(r"[$€£%°]|\b(?:pairs?|couples?|sets?)\b|\d ?(?:[mk]?m|cm|k?g|mg|m?l|s|h)\b")
+
+
 def _number(text: str, sample: dict, math: bool = False) -> bool | None:
     """As `formulas.same` says, with a tolerance for decimals; what is said beside it holds no number."""
     truth = _plain(sample["answer"], math=True)
     decimal = re.search(r"\.\d*[1-9]", truth) and not math
+    counted = re.search(r"\bhow many\b", sample.get("question") or "", re.IGNORECASE)
     for core in _cores(text, sample):
         about = _ABOUT.match(core)
         core = core[about.end() :] if about else core
         aside = (_ASIDE if math else _ASIDE_OR_BRACKET).match(core)
         good = aside and not re.search(r"\d|\bor\b|\bnot\b", aside[2])
-        if not math and _SUM.search(core):
+        if not math and (_SUM.search(core) or (counted and _MEASURED.search(core))):
             continue
         for part in [aside[1], core] if good else [core]:
             part = part.lstrip(" \"'").rstrip(" .,;?\"'" + "!" * (not math))
