@@ -7,6 +7,7 @@ Needs neither datasets nor transformers, so that it runs in an environment with 
 import re
 
 from deepeyes_lite import verifiers
+from deepeyes_lite.options import split_options
 from deepeyes_lite.prompts import split_turns
 from deepeyes_lite.rewards import reward, variant
 
@@ -22,14 +23,16 @@ _OBSERVATION = re.compile(
 )
 
 
-def verifier_of(data_source: str, answer: str, options: list[str]) -> str:
-    """Which rule of ``verifiers.VERIFIERS`` checks a row of DeepEyes' data."""
-    letters = verifiers.LETTERS[: len(options)].casefold()
-    if verifiers.normalise(answer) in [*letters, *map(verifiers.normalise, options)]:
-        return "choice"
-    if data_source == MATH:
-        return "math"
-    return "number" if re.fullmatch(r"[-+]?\d[\d,]*(\.\d+)?\s*%?", answer) else "text"
+def verifier_of(data_source: str, answer: str, options: list[str], split: str = "") -> str:
+    """Which of ``verifiers.VERIFIERS`` checks a row: the one in ``split`` behind a colon, or the likely one.
+
+    >>> verifier_of("vstar", "12", []), verifier_of("vstar", "12", [], "train:text")
+    ('number', 'text')
+    """
+    named, rule = split.partition(":")[2], verifiers.rule_of(answer, options)
+    if named in verifiers.VERIFIERS:
+        return named
+    return "math" if data_source == MATH and rule != "choice" else rule
 
 
 def compute_score(
@@ -56,9 +59,10 @@ def compute_score(
     0.8
     """
     question = str((extra_info or {}).get("question") or "")
-    options = verifiers.split_options(question)[1]
+    options = split_options(question)[1]
     sample = {"question": question, "answer": ground_truth, "options": options}
-    sample["verifier"] = verifier_of(data_source, ground_truth, options)
+    split = str((extra_info or {}).get("split"))
+    sample["verifier"] = verifier_of(data_source, ground_truth, options, split)
     if data_source == MATH:
         # The answer is in the last box after the thought; no box is a format error.
         _, box, boxed = solution_str.rpartition("</think>")[2].rpartition(r"\boxed{")
