@@ -144,7 +144,7 @@ def phase_diagram(rows: list[dict]) -> Figure:
 def forest(rows: list[dict]) -> Figure:
     """The claims ledger as a picture: every effect with its interval, and the verdict in words."""
     rows = [row for row in rows if "effect" in row]
-    figure = Figure(figsize=(9, 1.2 + 0.42 * len(rows)), layout="constrained")
+    figure = Figure(figsize=(11, 1.2 + 0.42 * len(rows)), layout="constrained")
     axes = figure.subplots()
     looks = {"replicated": (BLUE, "o"), "shown": (BLUE, "o"), "contradicted": (ORANGE, "D")}
     for place, row in enumerate(rows):
