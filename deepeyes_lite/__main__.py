@@ -15,7 +15,7 @@ from dataclasses import fields
 from importlib import metadata
 from pathlib import Path
 
-TOOLS = ("on", "off", "blank", "other")
+TOOLS = ("on", "off", "blank", "other", "suppressed", "forced")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -579,6 +579,17 @@ def _add_claims(sub) -> None:
     sub.add_argument("--out", type=Path, default=Path("runs/claims/claims.json"), help=ledger)
 
 
+def _add_controls(sub) -> None:
+    from deepeyes_lite import DATA
+
+    sub.add_argument("--model", default="tiny-eyes", help="the base (default %(default)s)")
+    sub.add_argument(
+        "--adapter", type=Path, default=DATA / "tiny-eyes-zooms", help="of the trained"
+    )
+    sub.add_argument("--samples", type=int, default=300, help="held-out scenes")
+    sub.add_argument("--out", type=Path, default=Path("runs/controls.json"), help="file to write")
+
+
 def _add_two_tools(sub) -> None:
     sub.add_argument("--out", type=Path, default=Path("runs/two-tools"), help="folder of the runs")
     sub.add_argument("--records", type=Path, help="folder for a small record of the run, too")
@@ -632,6 +643,12 @@ def claims(args) -> None:
         print(f"figure: {path}")
 
 
+def controls(args) -> None:
+    from deepeyes_lite.study.controls import controls, table
+
+    print(table(controls(args.model, args.adapter, args.out, args.samples)))
+
+
 def two_tools(args) -> None:
     from deepeyes_lite.study.two_tools import run, table
 
@@ -674,6 +691,11 @@ COMMANDS = {
     "doctor": (_add_doctor, doctor, "check the machine, one line per requirement"),
     "study": (_add_study, study, "run the study's plan, or go on with it"),
     "claims": (_add_claims, claims, "fill the claims ledger from the study's records"),
+    "controls": (
+        _add_controls,
+        controls,
+        "ask without the tool in three ways, of which one is fair",
+    ),
     "two-tools": (_add_two_tools, two_tools, "train with the zoom and a second tool, and evaluate"),
     "pretrain": (_add_pretrain, pretrain, "make tiny-eyes from scratch (about three hours)"),
     "card": (_add_card, card, "measure tiny-eyes and write card.json beside it"),
@@ -687,6 +709,7 @@ GROUPS = {
     "for those who make deepeyes-lite": (
         "study",
         "claims",
+        "controls",
         "two-tools",
         "pretrain",
         "card",

@@ -1,7 +1,7 @@
 """Accuracy with intervals, call rate, IoU, controls without tool or with wrong crops, paired tests.
 
 Published zoom policies are rarely asked whether the crop is what helps. Here every evaluation runs the
-trained policy with the tool switched off, with blank crops and with crops of another image beside it.
+trained policy without the tool in its prompt, with blank crops and with crops of another image beside it.
 """
 
 import csv

@@ -101,7 +101,7 @@ def tool_benefit(
 ) -> Dataset:
     """Keep what the view does not answer and the target's crop does.
 
-    Adds ``right_from_view`` (the tool off) and ``right_with_crop`` (every target box zoomed to by an
+    Adds ``right_from_view`` (no tool in the prompt) and ``right_with_crop`` (every target box zoomed to by an
     oracle); 1, 0, or -1 where it was not measured. Rows without target boxes pass unmeasured, as chart and
     reasoning data do in the paper.
 

@@ -223,6 +223,8 @@ class ServedPolicy(Policy):
     server's own pixel budget is not smaller than ``max_pixels``.
     """
 
+    writes_ids = False
+
     def __init__(
         self,
         endpoint: Endpoint,
@@ -288,8 +290,7 @@ class ServedPolicy(Policy):
     def reply(self, trajectories: list[Trajectory], allow_calls: bool = True) -> list[Turn]:
         """The next turn of every conversation; one that cannot go on gets an empty one and why.
 
-        A server cannot be forbidden a token: without ``allow_calls`` the tool is not offered, and a reply
-        is cut off where a call begins.
+        Where no tool is offered, a reply is cut off where a call begins.
 
         Raises:
             EndpointError: if the server cannot be reached, refuses, or does not see the images.
@@ -424,7 +425,7 @@ def rollout_to_file(
         samples: rows of a data set in our schema, each with an id of its own.
         policy: who replies; as many episodes run side by side as it may send requests.
         path: JSONL file to write or to complete, one episode a line.
-        tool: "on", "off" or "blank", see `rollout`.
+        tool: "on", "off" (the server is not told of the tool) or "blank", see `rollout`.
         judge: see `rollout`; asked by several threads at a time.
 
     Returns:

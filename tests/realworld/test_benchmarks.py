@@ -62,7 +62,7 @@ class Stub(Policy):
             if self.dies_after is not None and self.asked >= self.dies_after:
                 raise KeyboardInterrupt
             self.asked += 1
-            if self.zoom and allow_calls and not t.turns:
+            if self.zoom and self.tools and not t.turns:
                 box = [round(v) for v in px_to_1000(tuple(BOX), t.images[0].size)]
                 text = "<think>?</think>" + prompts.tool_call({"bbox_2d": box})
             else:

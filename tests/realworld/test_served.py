@@ -186,6 +186,9 @@ def compare(samples, local, url, name):
     called = next(i for i, episode in enumerate(local) if episode.called)
     (off,) = rollout([samples[called]], policy, tool="off", progress=False)
     assert len(off.turns) == 1 and not off.called and "<tool_call>" not in off.turns[0].text
+    for tool in ("suppressed", "forced"):
+        with pytest.raises(ValueError, match=f"tool '{tool}' needs a model on this machine"):
+            rollout([samples[called]], policy, tool=tool, progress=False)
     (blank,) = rollout([samples[called]], policy, tool="blank", progress=False)
     assert len(blank.images[1].getcolors()) == 1
     assert blank.images[1].size == local[called].images[1].size
