@@ -14,7 +14,8 @@ asks here for its frame, its template and its budgets.
 The key is the name of its processor's class. Then ask what its boxes mean (``frame``), whether
 `prompts.read_reply` reads its calls, which of its linear layers are the language model's
 (``lora_targets``), whether its image processor has ``size``, ``patch_size`` and ``merge_size``, of which
-the size of a view is made, and whether its vision tower is ``model.visual`` (`fast.py`). Where torchvision is missing, its processor needs an entry in ``IMAGE_ONLY``, too.
+the size of a view is made, and whether its vision tower is ``model.visual`` (`fast.py`). Where
+torchvision is missing, its processor needs an entry in ``IMAGE_ONLY``, too.
 ``tests/core/test_families.py`` does all of it with Qwen2-VL.
 """
 

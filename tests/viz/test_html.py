@@ -8,7 +8,7 @@ from PIL import Image
 
 from deepeyes_lite.rewards import VARIANTS
 from deepeyes_lite.trajectories import Trajectory, Turn
-from deepeyes_lite.viz import html
+from deepeyes_lite.viz import html, plots
 from episodes import HOSTILE, LONG, TEXTS, Reader, hostile, made
 
 
