@@ -312,9 +312,8 @@ def test_a_number_is_itself_however_it_is_wrapped_and_no_other(text):
         "\\text{{{}}}",
     ):
         assert verdict(wrapped.format(text), row) is True, wrapped
-    # Four decimals: three behind a point might be a European thousand.
-    other = value * 2 + (1 if value >= 0 else -1)
-    assert verdict(f"{other:.4f}", row) is False
+    # A thousandfold may be a unit, and three digits behind a point a thousand: those are left open.
+    assert verdict(f"{value * 2 + (1 if value >= 0 else -1):.4f}", row) is not True
     shifted = text.replace(".", "", 1)
     if "." in text and float(shifted) != value:
         assert verdict(shifted, row) is not True
