@@ -5,30 +5,32 @@ The flat files of this package are the method. A folder is something else, and t
 
 Read in this order:
 
-     1 boxes.py          128  frames (box_px, box_view, box_1000), IoU, the size of a view
-     2 tools.py          325  the zoom: a checked function, and TRL's environment class
-     3 prompts.py        121  chat template, response template, reserved tokens
-     4 trajectories.py   135  an episode, token by token; JSONL
-     5 policies.py       252  who replies: a transformers model, or a script
-     6 rollout.py        133  the batched loop: reply, call, crop, until the answer
-     7 verifiers.py      270  correct or incorrect, by rule
-     8 rewards.py        251  reward functions for TRL, variants as weights, advantages
-     9 training.py       661  a run: configuration, LoRA, TRL's trainer, record, resume
+     1 boxes.py          186  frames (box_px, box_view, box_1000), IoU, the size of a view
+     2 tools.py          350  the zoom: a checked function, and TRL's environment class
+     3 prompts.py        192  chat template, response template, reserved tokens
+     4 trajectories.py   180  an episode, token by token; JSONL
+     5 policies.py       258  who replies: a transformers model, or a script
+     6 rollout.py        147  the batched loop: reply, call, crop, until the answer
+     7 verifiers.py      489  correct or incorrect, by rule
+     8 rewards.py        248  reward functions for TRL, variants as weights, advantages
+     9 training.py       704  a run: configuration, LoRA, TRL's trainer, record, resume
 
-These 2,276 lines are one training step, from the scene to the
+These 2,754 lines are one training step, from the scene to the
 gradient. Then which questions it trains on, and what it has learned:
 
     10 selection.py      280  which questions to train on: pass rate, tool benefit
-    11 evaluation.py     317  what came of it: intervals, controls, paired tests
+    11 evaluation.py     320  what came of it: intervals, controls, paired tests
 
 What the method stands on:
 
-       models.py         385  what differs from one family of models to the next
+       models.py         407  what differs from one family of models to the next
+       options.py        116  multiple choice, read out of a question and written into it
+       formulas.py       388  are two numbers or formulas equal, in floats
        data.py            82  the one schema of a sample
        files.py          221  atomic write, lock, resumable JSONL
        doctor.py         213  checks of the machine
-       fast.py           281  to be read last: speed, no result changes
-       __main__.py       683  the commands; the one flat file that imports folders, to hand them in
+       fast.py           314  to be read last: speed, no result changes
+       __main__.py       722  the commands; the one flat file that imports folders, to hand them in
 """
 
 from pathlib import Path

@@ -10,11 +10,12 @@ import os
 import re
 import sys
 import warnings
+from collections import Counter
 from dataclasses import fields
 from importlib import metadata
 from pathlib import Path
 
-TOOLS = ("on", "off", "blank", "other")
+TOOLS = ("on", "off", "blank", "other", "suppressed", "forced")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -25,7 +26,7 @@ def main(argv: list[str] | None = None) -> int:
     sys.path.append(os.getcwd())  # where --environment may find a class of one's own
     try:
         return COMMANDS[args.command][1](args) or 0
-    except (ValueError, OSError, ArithmeticError, RuntimeError) as error:
+    except (ValueError, OSError, ArithmeticError, RuntimeError, ImportError) as error:
         if args.debug:
             raise
         print(f"deepeyes-lite {args.command}: {error}", file=sys.stderr)
@@ -175,7 +176,7 @@ def trl_options(given: list[str]) -> dict:
     return options
 
 
-def train(args) -> Path:
+def _train(args) -> Path:
     from dataclasses import replace
 
     from deepeyes_lite.models import device
@@ -216,8 +217,12 @@ def _report(out: Path, samples: int) -> None:
     print(f"report: {write_report(out)}")
 
 
+def train(args) -> None:
+    _train(args)
+
+
 def demo(args) -> None:
-    _report(train(args), args.samples)
+    _report(_train(args), args.samples)
 
 
 def evaluate(args) -> None:
@@ -244,6 +249,8 @@ def _add_model(sub) -> None:
     group.add_argument("--prompt", choices=("tools", "deepeyes"), default="tools", help=prompts)
     frame = "of the boxes, if not that of the prompt"
     group.add_argument("--frame", choices=("box_1000", "box_view"), help=frame)
+    tokens = "of a reply (default 2048 at an endpoint, the family's on this machine)"
+    group.add_argument("--max-tokens", type=int, help=tokens)
     group.add_argument("--timeout", type=float, default=120, help="seconds for one answer")
     group.add_argument("--concurrency", type=int, default=8, help="requests at a time")
 
@@ -292,7 +299,7 @@ def rollout(args) -> None:
     from deepeyes_lite.realworld.served import rollout_to_file
     from deepeyes_lite.rollout import rollout as run
     from deepeyes_lite.tinyworld.dataset import held_out
-    from deepeyes_lite.trajectories import write_jsonl
+    from deepeyes_lite.trajectories import REMARKS, write_jsonl
 
     if not args.endpoint:
         _free(args.out)
@@ -316,8 +323,10 @@ def rollout(args) -> None:
     correct = sum(episode.correct for episode in episodes)
     calls = sum(episode.called for episode in episodes)
     print(f"{correct} of {len(episodes)} correct, {calls} with a zoom: {args.out}")
-    if ended := [t.turns[-1].errors[0] for t in episodes if t.turns[-1].errors]:
-        print(f"{len(ended)} ended by the server and counted wrong: {ended[0]}")
+    for name, count in Counter(r for episode in episodes for r in episode.remarks).items():
+        print(f"{count} {REMARKS[name]}")
+    if ended := [episode.turns[-1].errors[0] for episode in episodes if episode.turns[-1].errors]:
+        print(f"the first of them: {ended[0]}")
     if judge:
         print(judge.summary())
 
@@ -326,6 +335,7 @@ def ask(args) -> int:
     from deepeyes_lite.files import atomic_write
     from deepeyes_lite.realworld.folder import read_photo
     from deepeyes_lite.rollout import rollout as run
+    from deepeyes_lite.trajectories import REMARKS
     from deepeyes_lite.viz.html import episode_page, episode_text
 
     out = args.out or next(
@@ -340,6 +350,8 @@ def ask(args) -> int:
     policy = _policy(args, temperature=0.0)
     (episode,) = run([sample | {"answer": ""}], policy, progress=False)
     print(episode_text(episode))
+    for name in episode.remarks:
+        print(f"note: {REMARKS[name]}")
     if not args.endpoint and policy.spec.family == "tiny-eyes":
         print("tiny-eyes knows only its own world of coloured shapes; larger models: --endpoint")
     name = policy.endpoint.model if args.endpoint else args.model or args.trained
@@ -379,6 +391,8 @@ def _settings(args, policy, judge, names: tuple[str, ...]) -> dict:
     settings = {name: str(getattr(args, name)) for name in names}
     if args.endpoint:
         settings |= {"model": policy.endpoint.model, "frame": policy.frame}
+    if args.max_tokens:
+        settings["max_tokens"] = args.max_tokens
     return settings | {"judge": judge.endpoint.model if judge else "none"}
 
 
@@ -393,13 +407,14 @@ def _policy(args, temperature: float, tools: bool = True):
         raise ValueError(f"{' and '.join(given)} are two models; choose one")
     environment = environment_named(args.environment)
     if args.endpoint:
-        from deepeyes_lite.realworld.served import MAX_PIXELS, Endpoint, ServedPolicy
+        from deepeyes_lite.realworld.served import MAX_PIXELS, MAX_TOKENS, Endpoint, ServedPolicy
 
         return ServedPolicy(
             Endpoint(args.endpoint, args.model, args.timeout),
             args.prompt,
             args.frame,
             temperature,
+            args.max_tokens or MAX_TOKENS,
             max_pixels=args.max_pixels or MAX_PIXELS,
             tools=tools,
             environment=environment,
@@ -412,7 +427,7 @@ def _policy(args, temperature: float, tools: bool = True):
         environment = environment or environment_named(read_config(args.trained).environment)
     else:
         model = load(args.model or "tiny-eyes", max_pixels=args.max_pixels)
-    return LocalPolicy(*model, tools=tools, temperature=temperature, environment=environment)
+    return LocalPolicy(*model, tools, temperature, args.max_tokens, environment)
 
 
 def _judge(args, cache: Path):
@@ -564,6 +579,17 @@ def _add_claims(sub) -> None:
     sub.add_argument("--out", type=Path, default=Path("runs/claims/claims.json"), help=ledger)
 
 
+def _add_controls(sub) -> None:
+    from deepeyes_lite import DATA
+
+    sub.add_argument("--model", default="tiny-eyes", help="the base (default %(default)s)")
+    sub.add_argument(
+        "--adapter", type=Path, default=DATA / "tiny-eyes-zooms", help="of the trained"
+    )
+    sub.add_argument("--samples", type=int, default=300, help="held-out scenes")
+    sub.add_argument("--out", type=Path, default=Path("runs/controls.json"), help="file to write")
+
+
 def _add_two_tools(sub) -> None:
     sub.add_argument("--out", type=Path, default=Path("runs/two-tools"), help="folder of the runs")
     sub.add_argument("--records", type=Path, help="folder for a small record of the run, too")
@@ -617,6 +643,12 @@ def claims(args) -> None:
         print(f"figure: {path}")
 
 
+def controls(args) -> None:
+    from deepeyes_lite.study.controls import controls, table
+
+    print(table(controls(args.model, args.adapter, args.out, args.samples)))
+
+
 def two_tools(args) -> None:
     from deepeyes_lite.study.two_tools import run, table
 
@@ -659,6 +691,11 @@ COMMANDS = {
     "doctor": (_add_doctor, doctor, "check the machine, one line per requirement"),
     "study": (_add_study, study, "run the study's plan, or go on with it"),
     "claims": (_add_claims, claims, "fill the claims ledger from the study's records"),
+    "controls": (
+        _add_controls,
+        controls,
+        "ask without the tool in three ways, of which one is fair",
+    ),
     "two-tools": (_add_two_tools, two_tools, "train with the zoom and a second tool, and evaluate"),
     "pretrain": (_add_pretrain, pretrain, "make tiny-eyes from scratch (about three hours)"),
     "card": (_add_card, card, "measure tiny-eyes and write card.json beside it"),
@@ -672,6 +709,7 @@ GROUPS = {
     "for those who make deepeyes-lite": (
         "study",
         "claims",
+        "controls",
         "two-tools",
         "pretrain",
         "card",

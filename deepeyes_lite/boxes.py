@@ -86,17 +86,14 @@ class View:
         ratios = [seen / full for seen, full in zip(self(image), image)]
         # Tokens across and down; a grain of salt, for 3.0000000000000004 is 3.
         least = [math.ceil(px * ratio / side - 1e-9) for px, ratio in zip(crop, ratios)]
-        wide, high = (max(n // side, low) for n, low in zip(own, least))
-        tokens = self.max_pixels // side**2
-        if wide * high > tokens:  # what one side needs comes from the other
-            wide, high = (
-                (wide, max(least[1], tokens // wide))
-                if wide == least[0]
-                else (max(least[0], tokens // high), high)
-            )
-        size = (wide * side, high * side)
-        within = crop[0] * crop[1] <= self.max_pixels
-        return crop if (size == own and within) or self(size) != size else size
+        if all(seen >= low * side for seen, low in zip(own, least)):
+            return own if crop[0] * crop[1] > self.max_pixels and self(own) == own else crop
+        scale = max(low * side / px for low, px in zip(least, crop))
+        budget = self.max_pixels // side**2
+        return tuple(
+            side * max(low, min(round(px * scale / side), budget // other))
+            for px, low, other in zip(crop, least, reversed(least))
+        )
 
 
 def rescale(box: Box, from_size: Size, to_size: Size) -> Box:

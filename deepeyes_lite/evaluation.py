@@ -1,7 +1,7 @@
 """Accuracy with intervals, call rate, IoU, controls without tool or with wrong crops, paired tests.
 
 Published zoom policies are rarely asked whether the crop is what helps. Here every evaluation runs the
-trained policy with the tool switched off, with blank crops and with crops of another image beside it.
+trained policy without the tool in its prompt, with blank crops and with crops of another image beside it.
 """
 
 import csv
@@ -129,6 +129,9 @@ def paired(a: list[float], b: list[float], seed: int = 0) -> dict:
     figures = average(difference.tolist(), seed)
     if not len(difference):
         return {**figures, "p": math.nan}
+    if not difference.any():  # resampled, nothing would differ: as sure as 0 of n can be
+        high = share(0, len(difference))["high"]
+        figures |= {"low": -high, "high": high}
     signs = np.random.default_rng(seed).choice([-1.0, 1.0], (2000, len(difference)))
     flipped = np.abs((signs * difference).mean(1)) >= abs(difference.mean()) - 1e-12
     return {**figures, "p": float((flipped.sum() + 1) / (len(flipped) + 1))}

@@ -9,9 +9,9 @@ What is spared leaves the gradient as it is, up to rounding:
 - update: an episode with advantage 0 (its whole group got one reward) has no gradient, so it is left out;
   short and long episodes are computed apart, so that no short one is padded to the longest.
 
-TRL itself spares the second forward for old log-probabilities where ``num_iterations`` is 1. Where the
-weights are cut up among processes (FSDP, DeepSpeed), all of them have to make the same passes, so only
-prompts are spared there.
+TRL itself spares the second forward for old log-probabilities where ``num_iterations`` is 1. Several
+processes have to make the same passes, for TRL gathers metrics in each: their update is TRL's. Where the
+weights are cut up among them (FSDP, DeepSpeed), only prompts are spared.
 
 TRL and PEFT are imported where they are needed: a rollout without training starts in half the time.
 """

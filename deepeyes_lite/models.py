@@ -12,10 +12,10 @@ asks here for its frame, its template and its budgets.
     SPECS["MyVLProcessor"] = replace(QWEN3_VL, family="MyVL", factor=32)
 
 The key is the name of its processor's class. Then ask what its boxes mean (``frame``), whether
-``tokenizer.parse_response`` reads its calls (``response_template``), which of its linear layers are the
-language model's (``lora_targets``), whether its image processor has ``size``, ``patch_size`` and
-``merge_size``, of which the size of a view is made, and whether its vision tower is ``model.visual``
-(`fast.py`). Where torchvision is missing, its processor needs an entry in ``IMAGE_ONLY``, too.
+`prompts.read_reply` reads its calls, which of its linear layers are the language model's
+(``lora_targets``), whether its image processor has ``size``, ``patch_size`` and ``merge_size``, of which
+the size of a view is made, and whether its vision tower is ``model.visual`` (`fast.py`). Where
+torchvision is missing, its processor needs an entry in ``IMAGE_ONLY``, too.
 ``tests/core/test_families.py`` does all of it with Qwen2-VL.
 """
 
@@ -65,7 +65,7 @@ class ModelSpec:
         max_completion_length: of an episode; 0: room for every turn and crop.
         batch_size: episodes that are rolled out side by side.
         chat_template: None for the checkpoint's own.
-        response_template: how a reply is read back into a message.
+        response_template: how other programs, such as ``transformers serve``, read a reply.
         suffix: what follows the question, by whether the prompt offers the tool.
         lora_targets: the layers that are trained, a pattern of PEFT.
         reserved_tokens: what a policy must not write, as far as its tokenizer knows them.
@@ -211,6 +211,11 @@ def environment_named(path: str) -> type[ZoomTool] | None:
     return kind
 
 
+def frame_of(processor, size: Size) -> Size:
+    """Width and height of the frame in which the family writes boxes on an image of a size."""
+    return (1000, 1000) if spec_of(processor).frame == "1000" else view_of(processor)(size)
+
+
 def encode_box(processor, box_px: Box, size: Size) -> list[int]:
     """A box as the family writes it, in whole numbers around it.
 
@@ -219,10 +224,9 @@ def encode_box(processor, box_px: Box, size: Size) -> list[int]:
         box_px: in pixels of the original.
         size: (width, height) of the original.
     """
-    spec = spec_of(processor)
-    frame = (1000, 1000) if spec.frame == "1000" else view_of(processor)(size)
-    x1, y1, x2, y2 = (value / spec.box_step for value in rescale(tuple(box_px), size, frame))
-    return [spec.box_step * value for value in (floor(x1), floor(y1), ceil(x2), ceil(y2))]
+    step, frame = spec_of(processor).box_step, frame_of(processor, size)
+    x1, y1, x2, y2 = (value / step for value in rescale(tuple(box_px), size, frame))
+    return [step * value for value in (floor(x1), floor(y1), ceil(x2), ceil(y2))]
 
 
 def completion_length(processor, max_calls: int = MAX_CALLS, max_new_tokens: int = 0) -> int:
@@ -239,8 +243,7 @@ def completion_length(processor, max_calls: int = MAX_CALLS, max_new_tokens: int
     spec, images = spec_of(processor), processor.image_processor
     if spec.max_completion_length:
         return spec.max_completion_length
-    side = images.patch_size * images.merge_size
-    crop = ceil(images.size["longest_edge"] / side**2) + OBSERVATION_TOKENS
+    crop = ceil(images.size["longest_edge"] / visual_token(processor) ** 2) + OBSERVATION_TOKENS
     return (max_calls + 1) * (max_new_tokens or spec.max_new_tokens) + max_calls * crop
 
 

@@ -6,6 +6,7 @@ to it.
 """
 
 from collections.abc import Callable, Sequence
+from copy import copy
 
 import torch
 from PIL import Image
@@ -22,7 +23,7 @@ from deepeyes_lite.models import (
     tool_of,
 )
 from deepeyes_lite.tools import ZoomTool, images_and_texts, methods
-from deepeyes_lite.trajectories import Trajectory
+from deepeyes_lite.trajectories import Trajectory, Turn
 
 
 class Policy:
@@ -32,8 +33,11 @@ class Policy:
         tool_class: makes the tool of an episode, in the frame that the model speaks.
         max_completion_length: tokens of an episode after its prompt.
         batch_size: episodes that are rolled out side by side.
+        writes_ids: whether replies are token ids, some of which can be forbidden or forced; a served model's
+            are not.
     """
 
+    writes_ids: bool = True
     tool_class: Callable[..., ZoomTool] = ZoomTool
     max_completion_length: int = TINY_EYES.max_completion_length
     batch_size: int = TINY_EYES.batch_size
@@ -49,12 +53,22 @@ class Policy:
         self.processor = processor
         self.tokenizer = processor.tokenizer
         self.spec = spec_of(processor)
-        self.suffix = self.spec.suffix[tools]
         self.tool_class = tool_of(processor, environment)
         self.max_completion_length = completion_length(processor)
         self.batch_size = self.spec.batch_size
         # TRL and transformers make the schemas from the methods.
         self.tools = methods(self.tool_class()) if tools else None
+
+    def without_tools(self) -> "Policy":
+        """The same policy, whose prompts offer no tool."""
+        policy = copy(self)
+        policy.tools = None
+        return policy
+
+    @property
+    def suffix(self) -> str:
+        """What the family's prompts ask for after the question."""
+        return self.spec.suffix[bool(self.tools)]
 
     def prompt_ids(self, question: str, image: Image.Image) -> list[int]:
         """Ids of the prompt: tool section, image, question, opening of the reply."""
@@ -98,6 +112,10 @@ class Policy:
         """The call of a reply that is to be answered, if the prompt offers tools; see `read_reply`."""
         return prompts.read_reply(self.text(ids)).calls if self.tools else []
 
+    def read_answer(self, turn: Turn) -> str | None:
+        """The answer in the last turn of an episode, if there is one."""
+        return prompts.read_reply(turn.text).answer
+
     def reply(self, trajectories: list[Trajectory], allow_calls: bool = True) -> list[list[int]]:
         """The next turn of every conversation, as token ids up to and with the end of turn.
 
@@ -106,7 +124,7 @@ class Policy:
 
         Args:
             trajectories: unfinished episodes.
-            allow_calls: False for the control in which the tool is switched off.
+            allow_calls: False for the control in which no call can be opened.
         """
         raise NotImplementedError
 
@@ -202,7 +220,7 @@ class LocalPolicy(Policy):
 
 
 class OracleZoomPolicy(Policy):
-    """Zooms to every target box, then lets another policy answer: what a perfect zoom would bring.
+    """Zooms to every target box, then lets another policy go on: what a perfect zoom would bring.
 
     The upper bound of an evaluation, and one half of the tool-benefit filter.
     """
@@ -211,7 +229,7 @@ class OracleZoomPolicy(Policy):
         """Take the policy that answers.
 
         Args:
-            policy: who answers.
+            policy: who goes on; mostly it answers, but nothing keeps it from a call of its own.
             label_of: what the call says is in the box, from the sample and the number of the call; a small
                 model knows calls by the name of a thing alone. None for "target".
         """
@@ -227,7 +245,7 @@ class OracleZoomPolicy(Policy):
             replies.append(self._call(left[0], trajectory) if left else [])
         done = [i for i, ids in enumerate(replies) if not ids]
         if done:
-            answers = self.policy.reply([trajectories[i] for i in done], allow_calls=False)
+            answers = self.policy.reply([trajectories[i] for i in done], allow_calls)
             for i, ids in zip(done, answers):
                 replies[i] = ids
         return replies

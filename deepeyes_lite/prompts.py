@@ -19,6 +19,7 @@ IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"
 TURN_END = "<|im_end|>"
 GENERATION_PROMPT = "<|im_start|>assistant\n"
 ZOOM_THOUGHT = "I need to zoom in."  # the thought of a call that a script or a trace writes
+DIRECT = "<think>I can see it.</think><answer>"  # how a reply begins that answers at once
 
 # What DeepEyes asks for, in the user's turn and again after every crop (``USER_PROMPT_V2``).
 FORMAT = (

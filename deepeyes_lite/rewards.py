@@ -4,12 +4,9 @@ The weights are those of DeepEyes' public code (``verl/utils/reward_score/vl_age
 ``0.8 * accuracy + 0.2 * format + 1.2 * tool``, with accuracy 0 or 1, format 0 or -1, and the tool term
 1 only where the answer is correct *and* the tool was used. The paper's formula prints no weights.
 
-Where ours deviates (`tests/core/test_rewards_deepeyes.py` holds both against each other, with an example and
-the reason for each): rules judge instead of a 72B model. A missing, unclosed or second answer, tags the wrong
-way round or mended in another turn, two thoughts or calls in a turn, an unclosed call, and an answer beside a
-call or before the end are format errors here and none there. An answer that is too long is incorrect in both,
-and a format error only there. There an image placeholder in the text counts as a tool call, whoever wrote
-it; here only a call that was answered with a crop.
+``docs/deviations.md`` lists where ours deviates, and why: rules judge instead of a 72B model, a turn keeps
+the format by itself, and only a call that was answered with a crop counts as one. The list is tested
+against their arithmetic.
 """
 
 from collections import Counter

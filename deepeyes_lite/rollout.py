@@ -11,12 +11,13 @@ from collections.abc import Iterable
 import torch
 from tqdm.auto import tqdm
 
+from deepeyes_lite import prompts
 from deepeyes_lite.policies import Policy
 from deepeyes_lite.tools import MAX_CALLS, ZoomTool, answer_call, images_and_texts
 from deepeyes_lite.trajectories import Trajectory, Turn
-from deepeyes_lite.verifiers import Judge, check_answer, extract_answer, well_formed
+from deepeyes_lite.verifiers import Judge, check_answer, well_formed
 
-TOOLS = ("on", "off", "blank", "other")
+TOOLS = ("on", "off", "blank", "other", "suppressed", "forced")
 
 
 def rollout(
@@ -35,8 +36,10 @@ def rollout(
     Args:
         samples: rows of a data set in our schema (``data.FEATURES``).
         policy: who replies.
-        tool: "on"; "off" (the policy cannot call and has to answer); "blank" (every crop is grey);
-            "other" (every crop is cut out of the next sample's image).
+        tool: "on", or a control. "off": the prompt offers no tool, which shows what the policy can do
+            without. "blank": every crop is grey. "other": every crop is cut out of the next sample's image.
+            "suppressed": the tool is offered, but no call can be opened, which shows a habit; one who has
+            announced a call is left without an answer. "forced": the reply begins with `prompts.DIRECT`.
         seed: of the sampling.
         batch_size: episodes that run side by side; None for the policy's own.
         max_calls: greatest number of turns with a call.
@@ -46,10 +49,18 @@ def rollout(
         judge: asked where the rules of `verifiers.check_answer` cannot tell.
 
     Raises:
-        ValueError: for an unknown ``tool``, or "other" where there is one sample only.
+        ValueError: for an unknown ``tool``, "other" where there is one sample only, or "suppressed" or
+            "forced" for a policy that does not write token ids.
     """
     if tool not in TOOLS:
         raise ValueError(f"tool must be one of {', '.join(TOOLS)}, got {tool!r}")
+    if tool in ("suppressed", "forced") and not policy.writes_ids:
+        raise ValueError(
+            f"a served model's tokens can be neither forbidden nor forced, so tool {tool!r} needs a model "
+            "on this machine; ask with tool 'off'"
+        )
+    policy = policy.without_tools() if tool == "off" else policy
+    forced = policy.tokenizer(prompts.DIRECT)["input_ids"] if tool == "forced" else []
     torch.manual_seed(seed)
     batch_size = batch_size or policy.batch_size
     budget = max_completion_length or policy.max_completion_length
@@ -60,7 +71,7 @@ def rollout(
     bar = tqdm(total=len(samples), desc=f"rollout, tool {tool}", disable=not progress)
     for start in range(0, len(samples), batch_size):
         rows = [samples[i] for i in range(start, min(start + batch_size, len(samples)))]
-        batch = [_open(row, policy) for row in rows]
+        batch = [_open(row, policy, forced) for row in rows]
         images = [row["image"] for row in rows]
         if tool == "other":
             after = samples[(start + len(rows)) % len(samples)]["image"]
@@ -71,7 +82,7 @@ def rollout(
             zoom.blank = tool == "blank"
         active = list(range(len(batch)))
         for turns_left in range(max_calls, -1, -1):
-            replies = policy.reply([batch[i] for i in active], allow_calls=tool != "off")
+            replies = policy.reply([batch[i] for i in active], allow_calls=tool != "suppressed")
             active = [
                 i
                 for i, reply in zip(active, replies)
@@ -80,17 +91,18 @@ def rollout(
             if not active:
                 break
         for trajectory in batch:
-            _close(trajectory, judge)
+            _close(trajectory, policy, judge)
         trajectories += batch
         bar.update(len(batch))
     bar.close()
     return trajectories
 
 
-def _open(row: dict, policy: Policy) -> Trajectory:
+def _open(row: dict, policy: Policy, forced: list[int]) -> Trajectory:
     sample = {key: value for key, value in row.items() if key != "image"}
     prompt_ids = policy.prompt_ids(row["question"], row["image"])
-    return Trajectory(sample=sample, images=[row["image"]], prompt_ids=prompt_ids)
+    beginning = {"completion_ids": forced, "loss_mask": [0] * len(forced)}
+    return Trajectory(sample=sample, images=[row["image"]], prompt_ids=prompt_ids, **beginning)
 
 
 def _advance(
@@ -109,7 +121,8 @@ def _advance(
         ids = reply[: budget - len(trajectory.completion_ids)]
         trajectory.completion_ids = trajectory.completion_ids + ids
         trajectory.loss_mask = trajectory.loss_mask + [1] * len(ids)  # as long as completion_ids
-        turn = Turn(policy.text(ids))
+        # The first turn is all that stands there so far: its beginning may have been forced.
+        turn = Turn(policy.text(ids if trajectory.turns else trajectory.completion_ids))
     trajectory.turns.append(turn)
     if not calls or not may_go_on:
         return False
@@ -126,9 +139,9 @@ def _advance(
     return True
 
 
-def _close(trajectory: Trajectory, judge: Judge | None) -> None:
+def _close(trajectory: Trajectory, policy: Policy, judge: Judge | None) -> None:
     """Read the answer and judge it."""
     texts = [turn.text for turn in trajectory.turns]
-    trajectory.answer = extract_answer(texts[-1])
+    trajectory.answer = policy.read_answer(trajectory.turns[-1])
     trajectory.correct = check_answer(trajectory.answer, trajectory.sample, judge)
     trajectory.well_formed = well_formed(texts)

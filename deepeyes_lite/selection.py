@@ -24,9 +24,9 @@ from pathlib import Path
 from datasets import Dataset
 
 from deepeyes_lite.files import measure
+from deepeyes_lite.options import LETTERS, fixed_places, normalise, split_options
 from deepeyes_lite.policies import OracleZoomPolicy, Policy
 from deepeyes_lite.rollout import rollout
-from deepeyes_lite.verifiers import LETTERS, normalise, split_options
 
 BATCH = 64  # episodes that run side by side
 LONGEST_ANSWER = 5  # words; a longer one has no single right wording, so no rule can check it
@@ -101,7 +101,7 @@ def tool_benefit(
 ) -> Dataset:
     """Keep what the view does not answer and the target's crop does.
 
-    Adds ``right_from_view`` (the tool off) and ``right_with_crop`` (every target box zoomed to by an
+    Adds ``right_from_view`` (no tool in the prompt) and ``right_with_crop`` (every target box zoomed to by an
     oracle); 1, 0, or -1 where it was not measured. Rows without target boxes pass unmeasured, as chart and
     reasoning data do in the paper.
 
@@ -226,7 +226,7 @@ def _opened(question: str, answer: str) -> tuple[str, str, str]:
         truth = same[0] if same else None
     if truth is None:
         return question, answer, "answer is none of the options"
-    if not stem or _LEANS_ON_OPTIONS.search(stem) or "above" in normalise(truth):
+    if not stem or _LEANS_ON_OPTIONS.search(stem) or fixed_places([truth]):
         return question, answer, "makes no sense without its options"
     return stem, truth, ""
 

@@ -18,7 +18,7 @@ from PIL import Image
 from deepeyes_lite.boxes import Box, Size, View, clamp, grow, pad_to_square, rescale
 
 ZOOM = "image_zoom_in_tool"
-MIN_CROP_SIDE = 28  # px of the original image; DeepEyes' own lower bound (one Qwen2.5-VL token)
+MIN_CROP_SIDE = 28  # px of the original image; one token of Qwen2.5-VL
 MAX_CROP_ASPECT = 100  # DeepEyes' own bound; Qwen-VL's image processor refuses a strip beyond 200
 MAX_CALLS = 6  # an episode; the paper's bound
 MAX_ERROR_CHARS = 200
@@ -90,13 +90,14 @@ def zoom(image: Image.Image, box_px: Box, square: bool = True) -> tuple[Image.Im
     inside = part_inside(box_px, image.size)
     if square:
         grown = pad_to_square(inside, min(MIN_CROP_SIDE, *image.size), image.size)
+        # Whole pixels, and still a square: the sides first, then a place for them.
+        width, height = (math.ceil(round(side, 6)) for side in _size(grown))
+        x1 = min(round(grown[0]), image.width - width)
+        y1 = min(round(grown[1]), image.height - height)
+        x2, y2 = x1 + width, y1 + height
     else:
         least = max(MIN_CROP_SIDE, max(_size(inside)) / MAX_CROP_ASPECT)
-        grown = grow(inside, (least, least), image.size)
-    # Whole pixels, and still a square: the sides first, then a place for them.
-    width, height = (math.ceil(round(side, 6)) for side in _size(grown))
-    x1, y1 = min(round(grown[0]), image.width - width), min(round(grown[1]), image.height - height)
-    x2, y2 = x1 + width, y1 + height
+        x1, y1, x2, y2 = map(round, grow(inside, (least, least), image.size))
     return image.crop((x1, y1, x2, y2)), (float(x1), float(y1), float(x2), float(y2))
 
 

@@ -282,7 +282,7 @@ def machine_settings(config: RunConfig, model) -> dict:
         # Adapters are trained in the precision of their model: tiny-eyes is in fp32 on a GPU, too.
         "bf16": model.dtype == torch.bfloat16,
         "gradient_checkpointing": config.gradient_checkpointing,
-        # Passes differ in number from process to process, so none may wait for another's buffers.
+        # No buffer changes in training, so none is sent round.
         "ddp_broadcast_buffers": False,
         "dataloader_pin_memory": cuda,
         "logging_steps": 1,

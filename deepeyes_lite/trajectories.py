@@ -14,6 +14,13 @@ from PIL import Image
 from deepeyes_lite.boxes import Box, iou
 from deepeyes_lite.tools import ToolError, check_box, zoom
 
+# What can be wrong with an episode of a served model besides its answer.
+REMARKS = {
+    "untagged": "answered without the tags; read by rule",
+    "truncated": "with a reply cut off; raise --max-tokens",
+    "ended": "ended by the server and counted wrong",
+}
+
 
 @dataclass
 class Turn:
@@ -24,12 +31,20 @@ class Turn:
         boxes_px: the box of its answered call, inside the image; at most one, in older files several.
         errors: what the model was told instead of a crop.
         crops_px: what was cut for each of the boxes, see `tools.ZoomTool`; none in older files.
+        truncated: whether a server cut it off at the greatest number of tokens.
     """
 
     text: str
     boxes_px: list[Box] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
     crops_px: list[Box] = field(default_factory=list)
+    truncated: bool = False
+
+    @property
+    def zooms(self) -> list[tuple[Box, Box]]:
+        """The box that was asked for and what was cut, for each answered call; the box twice if unknown."""
+        known = len(self.crops_px) == len(self.boxes_px)
+        return list(zip(self.boxes_px, self.crops_px if known else self.boxes_px))
 
 
 @dataclass
@@ -43,7 +58,8 @@ class Trajectory:
         completion_ids: token ids after the prompt: the model's turns and the observations.
         loss_mask: as long as ``completion_ids``; 1 on tokens the model wrote, 0 on observations.
         turns: the same as text.
-        answer: what stands between the answer tags of the last turn, or None.
+        answer: what stands between the answer tags of the last turn, or None; of a served model that wrote
+            no tags, what follows its thought.
         correct: whether the verifier accepts it.
         well_formed: whether every turn keeps the format.
     """
@@ -72,6 +88,15 @@ class Trajectory:
     def called(self) -> bool:
         """Whether at least one call was answered with a crop."""
         return bool(self.boxes_px)
+
+    @property
+    def remarks(self) -> list[str]:
+        """Those keys of ``REMARKS`` that are true of the episode."""
+        last = self.turns[-1]
+        untagged = self.answer is not None and "<answer>" not in last.text
+        truncated = any(turn.truncated for turn in self.turns)
+        true = {"untagged": untagged, "truncated": truncated, "ended": bool(last.errors)}
+        return [name for name in REMARKS if true[name]]
 
     @property
     def best_iou(self) -> float | None:
@@ -123,6 +148,7 @@ def read_jsonl(path: str | Path, images: dict[str, Image.Image] | None = None) -
                         [tuple(box) for box in t["boxes_px"]],
                         t["errors"],
                         [tuple(box) for box in t.get("crops_px", [])],
+                        t.get("truncated", False),
                     )
                     for t in row.pop("turns")
                 ]

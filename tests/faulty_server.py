@@ -11,6 +11,24 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 ANSWER = "<think>I see it.</think><answer>K</answer>"
 CALL = {"name": "image_zoom_in_tool", "arguments": '{"bbox_2d": [10, 20, 100, 200]}'}
+CALL_TEXT = f'{{"name": "{CALL["name"]}", "arguments": {CALL["arguments"]}}}'
+ZOOM = f"<tool_call>\n{CALL_TEXT}\n</tool_call>"
+# What DeepEyes' models are known to write, by the issue of its repository that shows it.
+HABITS = {
+    "16": ZOOM.removesuffix("</tool_call>"),  # its evaluation stops at that string
+    "60": "\n".join([ZOOM] * 6),
+    "65": f"<think>Hm.</think>{ZOOM}<answer>L</answer>",
+    "65-reversed": f"<answer>L</answer>{ZOOM}",
+    "80": "<think>A helmet.</think> <tool_call>",
+    "126": f"<think>Hm.</think>  \n{ZOOM}\n<think>The crop shows it.</think>  \n<answer>L</answer>",
+    "127-quotes": ZOOM.replace('"', "'"),
+    "127-comma": ZOOM.replace("]}}", "],}}"),
+    "127-comment": ZOOM.replace("]}}", "]} # the flag\n}"),
+    "127-tuple": ZOOM.replace("[", "(").replace("]", ")"),
+    "127-corners": ZOOM.replace("[10, 20, 100, 200]", "[100, 200, 10, 20]"),
+    "131": "It seems there is a persistent issue with the zoom-in arguments.\n\n<think>I will use the tool."
+    f"</think>  \n{ZOOM}<|im_start|>\n addCriterion\n" + "<|im_start|>\n" * 40,
+}
 log = defaultdict(list)  # mode -> requests: headers, body
 
 
@@ -31,8 +49,22 @@ def judge(system, user):
     return f"<think>0 or 1?</think>\nJudgement: {int(truth.lower() in answer.lower())}"
 
 
-def answer(mode, number, messages, key):
+def bare_vllm(body):
+    """vLLM 0.32.0 without parser flags, in its own words; with tags that are special tokens."""
+    if "tools" in body and body.get("tool_choice", "auto") == "auto":
+        words = (
+            '"auto" tool choice requires --enable-auto-tool-choice and --tool-call-parser to be set'
+        )
+        return 400, {"error": {"message": words, "type": "BadRequestError", "code": 400}}
+    calls = len(body["messages"]) == 1 and "tools" in body
+    text = f"<think>Hm.</think>{ZOOM}" if calls else ANSWER
+    keep = body.get("skip_special_tokens") is False
+    return completion(text if keep else re.sub(r"</?\w+>", "", text))
+
+
+def answer(mode, number, body, key):
     """Status and body of the answer to a mode's request of that number."""
+    messages = body["messages"]
     first = all(message["role"] != "assistant" for message in messages)
     match mode:
         case "busy" if number == 1:
@@ -53,6 +85,28 @@ def answer(mode, number, messages, key):
             return 400, {
                 "error": {"message": "This model's maximum context length is 4096 tokens."}
             }
+        case "bare-vllm":
+            return bare_vllm(body)
+        case "tight" if body["max_tokens"] > 1000:  # vLLM 0.32.0's words
+            words = "max_tokens=2048 cannot be greater than max_model_len=1024"
+            return 400, {"error": {"message": words}}
+        case "stumbles" if "question 1" in json.dumps(messages):
+            return 500, b"Internal Server Error"  # `transformers serve`, after a malformed call
+        case "knows":  # every answer, and writes the tags only if it is told to
+            asked = "<answer>...</answer>" in json.dumps(messages[-1])
+            return completion(ANSWER if asked else "<think>I see it.</think>K")
+        case "blind" | "sees":
+            status, reply = completion()
+            # A view of 384 x 384 has 144 tokens of 32 x 32 pixels.
+            return status, reply | {"usage": {"prompt_tokens": 14 if mode == "blind" else 160}}
+        case "cut":
+            status, reply = completion("<think>Let me see. First,")
+            reply["choices"][0]["finish_reason"] = "length"
+            return status, reply
+        case "parts":
+            return completion([{"type": "text", "text": ANSWER[:20]}, {"text": ANSWER[20:]}])
+        case _ if mode.startswith("habit-") and first:
+            return completion(HABITS[mode.removeprefix("habit-")])
         case "no-parser":
             return 400, {"message": '"auto" tool choice requires --enable-auto-tool-choice'}
         case "garbage":
@@ -66,8 +120,7 @@ def answer(mode, number, messages, key):
         case "parsed" | "short" if first:
             return completion(None, reasoning_content="Hm.", tool_calls=[{"function": CALL}])
         case "deepeyes" if first:
-            call = f'{{"name": "{CALL["name"]}", "arguments": {CALL["arguments"]}}}'
-            return completion(f"<think>Hm.</think> <tool_call>\n{call}\n</tool_call>")
+            return completion(f"<think>Hm.</think> {ZOOM}")
         case "judge":
             return completion(judge(*messages))
     return completion()
@@ -86,7 +139,7 @@ class Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         key = self.headers["Authorization"]
         log[mode].append({"key": key, "body": body})
-        self.send(*answer(mode, len(log[mode]), body["messages"], key))
+        self.send(*answer(mode, len(log[mode]), body, key))
 
     def send(self, status, body):
         data = body if isinstance(body, bytes) else json.dumps(body).encode()

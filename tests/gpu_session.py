@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -34,7 +35,7 @@ def random_weights(name: str, quantise: bool, max_pixels: int, cache: bool):
         model = AutoModelForImageTextToText.from_config(config, dtype=torch.bfloat16)
     model.generation_config.eos_token_id = processor.tokenizer.eos_token_id
     model.generation_config.pad_token_id = processor.tokenizer.pad_token_id
-    if not (quantise and cuda):
+    if not quantise or not find_spec("bitsandbytes"):
         return model, processor
     with tempfile.TemporaryDirectory() as folder:  # weights are packed while they are loaded
         model.save_pretrained(folder)

@@ -32,6 +32,8 @@ READING = {
 NINE = list(READING)[:9]
 BESIDE = {
     "models": "what differs from one family of models to the next",
+    "options": "multiple choice, read out of a question and written into it",
+    "formulas": "are two numbers or formulas equal, in floats",
     "data": "the one schema of a sample",
     "files": "atomic write, lock, resumable JSONL",
     "doctor": "checks of the machine",

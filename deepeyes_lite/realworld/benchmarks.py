@@ -9,6 +9,7 @@ with blank crops. Everything that was answered is kept, question by question, an
 import csv
 import json
 import random
+from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -20,10 +21,11 @@ from deepeyes_lite import DATA
 from deepeyes_lite.boxes import iou
 from deepeyes_lite.evaluation import average, interval, paired, share
 from deepeyes_lite.files import atomic_write, measure, read_log
+from deepeyes_lite.options import LETTERS, fixed_places, with_options, without_options
 from deepeyes_lite.policies import Policy
 from deepeyes_lite.rollout import rollout
-from deepeyes_lite.trajectories import Trajectory
-from deepeyes_lite.verifiers import LETTERS, Judge, with_options, without_options
+from deepeyes_lite.trajectories import REMARKS, Trajectory
+from deepeyes_lite.verifiers import Judge, verdict
 
 # Order of the options, and how the tool answers. "listed" is the order of the file.
 CELLS = [("shuffled", "on"), ("listed", "on"), ("shuffled", "off"), ("shuffled", "blank")]
@@ -104,6 +106,8 @@ def benchmark(
 def asked(row: dict, order: str, seed: int) -> dict:
     """The row as it is asked: its options shuffled, by a seed and its id, or as listed.
 
+    Options about other options ("All of the above", "Both A and B") stay, and so do those that they name.
+
     >>> row = {"id": "1", "question": "Red?\\nA. yes\\nB. no", "answer": "A", "options": ["yes", "no"]}
     >>> {asked(row, "shuffled", seed)["answer"] for seed in range(9)} == {"A", "B"}
     True
@@ -111,8 +115,11 @@ def asked(row: dict, order: str, seed: int) -> dict:
     options = row["options"]
     if order == "listed" or not options:
         return row
-    places = list(range(len(options)))
-    random.Random(f"{seed} {row['id']}").shuffle(places)
+    places, fixed = list(range(len(options))), fixed_places(options)
+    free = [place for place in places if place not in fixed]
+    random.Random(f"{seed} {row['id']}").shuffle(free)
+    free = iter(free)
+    places = [place if place in fixed else next(free) for place in places]
     options = [options[place] for place in places]
     question = with_options(without_options(row["question"], row["options"]), options)
     answer = row["answer"]
@@ -135,6 +142,7 @@ def _line(row: dict, episodes: list[Trajectory]) -> dict:
                 "boxes_px": episode.boxes_px,
                 "ious": [max(iou(box, t) for t in targets) for box in episode.boxes_px if targets],
                 "turns": [turn.text for turn in episode.turns],
+                "remarks": episode.remarks,
             }
             for episode in episodes
         ],
@@ -142,6 +150,11 @@ def _line(row: dict, episodes: list[Trajectory]) -> dict:
 
 
 # --- figures ------------------------------------------------------------------------------------
+
+
+Part = Callable[
+    [dict], tuple[float, float]
+]  # of an episode: what is summed, and what it is divided by
 
 
 def summarise(lines: list[dict]) -> dict:
@@ -156,26 +169,59 @@ def summarise(lines: list[dict]) -> dict:
     Returns:
         ``accuracy``, of all and by kind; ``call_rate``, share of episodes with an answered call;
         ``calls_per_episode``; ``valid_calls``, share of attempted calls that were answered;
-        ``well_formed``; ``call_iou``, of answered calls with the best of the question's own boxes.
+        ``well_formed``; ``call_iou``, of answered calls with the best of the question's own boxes;
+        ``remarks``, how many episodes each of ``trajectories.REMARKS`` is true of; and where every truth is
+        yes or no, as in POPE, ``yes_no`` (``DETECTION``), of all and by kind.
     """
 
-    def figure(part: Callable[[dict], tuple[float, int]], lines: list[dict] = lines) -> dict:
+    def figure(part: Part, lines: list[dict] = lines, proportion: bool = True) -> dict:
         sums, counts = _by_image(lines, part)
-        if counts.max() <= 1 and set(sums) <= {0, 1}:  # one yes or no for each image
-            return share(int(sums.sum()), int(counts.sum()))
+        shares = sums[counts > 0] / counts[counts > 0]
+        n = int(counts.sum())
+        if (proportion and set(shares) in ({0}, {1})) or (
+            set(counts) <= {0, 1} and set(sums) <= {0, 1}
+        ):
+            # One yes or no for each image; or alike in all, where resampling would see no spread.
+            return {**share(int(shares.sum()), len(shares)), "n": n}
         return average(sums, counts=counts)
 
-    accuracy = {"all": figure(_correct)}
-    for kind in sorted({line["kind"] for line in lines}):
-        accuracy[kind] = figure(_correct, [line for line in lines if line["kind"] == kind])
-    return {
-        "accuracy": accuracy,
+    def by_kind(part: Part, lines: list[dict] = lines) -> dict[str, dict]:
+        kinds = sorted({line["kind"] for line in lines})
+        parts = {kind: [line for line in lines if line["kind"] == kind] for kind in kinds}
+        return {kind: figure(part, some) for kind, some in ({"all": lines} | parts).items()}
+
+    report = {
+        "accuracy": by_kind(_correct),
         "call_rate": figure(lambda episode: (bool(episode["boxes_px"]), 1)),
-        "calls_per_episode": figure(lambda episode: (len(episode["boxes_px"]), 1)),
+        "calls_per_episode": figure(
+            lambda episode: (len(episode["boxes_px"]), 1), proportion=False
+        ),
         "valid_calls": figure(lambda episode: (len(episode["boxes_px"]), episode["attempts"])),
         "well_formed": figure(lambda episode: (episode["well_formed"], 1)),
         "call_iou": figure(lambda episode: (sum(episode["ious"]), len(episode["ious"]))),
+        "remarks": Counter(r for x in lines for e in x["episodes"] for r in e.get("remarks", [])),
     }
+    if all(line.get("truth") in ("yes", "no") for line in lines):
+        said = [{**line, "episodes": [_said(line, e) for e in line["episodes"]]} for line in lines]
+        report["yes_no"] = {name: by_kind(part, said) for name, part in DETECTION.items()}
+    return report
+
+
+# Of answers that say yes (said) to a thing that is there (there); POPE's own four figures. F1 weighs what is
+# found twice, against all that is said to be there and all that is.
+DETECTION: dict[str, Part] = {
+    "f1": lambda e: (2 * (e["said"] and e["there"]), e["said"] + e["there"]),
+    "precision": lambda e: (e["said"] and e["there"], e["said"]),
+    "recall": lambda e: (e["said"] and e["there"], e["there"]),
+    "yes_ratio": lambda e: (e["said"], 1),
+}
+
+
+def _said(line: dict, episode: dict) -> dict:
+    """An episode with what it says, yes or not, and what is true; a judge's verdict counts."""
+    there, question = line["truth"] == "yes", {"question": line["question"], "verifier": "yes_no"}
+    said = bool(verdict(episode["answer"], {**question, "answer": "yes"}))
+    return {**episode, "there": there, "said": there if episode["correct"] else said and not there}
 
 
 def _correct(episode: dict) -> tuple[bool, int]:
@@ -233,10 +279,18 @@ def table(report: dict) -> str:
             mean = f"{figures[key]['mean']:.2f}" if figures[key]["n"] else "-"
             line += f"{mean:>{columns}}"
         lines.append(f"{name:20}{line}")
+    for name, figures in cells.items():
+        for key, by_kind in figures.get("yes_no", {}).items():
+            label = f"{name[:30]}, {key.replace('_', ' ')}"
+            lines.append(
+                f"{label:20}" + "".join(f"{interval(by_kind[kind]):>{width}}" for kind in kinds)
+            )
     caption = f"{report['questions']} questions of {', '.join(sources)}"
     caption += f"; Avg@{report['k']}" if report["k"] > 1 else ""
     caption += f"; accuracy with 95 % intervals; options shuffled with seed {report['seed']}"
     lines.append(caption)
+    for name, figures in cells.items():
+        lines += [f"{name}: {n} {REMARKS[r]}" for r, n in figures.get("remarks", {}).items()]
     lines += differences_table(report["paired_accuracy"])
     theirs = [
         f"{row['benchmark']:12} {row['model']:18} {row['percent']:>24}  "

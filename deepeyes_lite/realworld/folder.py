@@ -9,15 +9,19 @@ import io
 import json
 import re
 import reprlib
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+import numpy as np
 from datasets import Dataset
 from PIL import ExifTags, Image, ImageOps
 
 from deepeyes_lite.boxes import Box, Size, rescale
 from deepeyes_lite.data import build, encode
+from deepeyes_lite.options import LETTERS, split_options, with_options
 from deepeyes_lite.prompts import markup_in
+from deepeyes_lite.verifiers import VERIFIERS, check_answer, rule_of
 
 # `metadata.csv` with a column `file_name` is what users of the `imagefolder` of datasets have.
 TABLES = ("questions.csv", "questions.jsonl", "metadata.csv", "metadata.jsonl")
@@ -40,7 +44,9 @@ def from_folder(folder: str | Path) -> tuple[Dataset, list[str]]:
 
     The table is the first of ``TABLES`` in the folder: a CSV with a header, or one JSON object a line, in
     UTF-8. Its columns are ``image`` or ``file_name`` (a path inside the folder), ``question``, ``answer``; if
-    wanted also ``boxes_px`` (JSON: ``[[x1, y1, x2, y2], …]`` in pixels of the upright image), ``kind`` and
+    wanted also ``boxes_px`` (JSON: ``[[x1, y1, x2, y2], …]`` in pixels of the upright image), ``options``
+    (JSON, ``["red", "white"]``, or texts parted by ``|``; put below the question, unless it lists them),
+    ``verifier`` (a key of ``verifiers.VERIFIERS``; without one, `verifiers.rule_of` chooses), ``kind`` and
     ``id``. Others are ignored. `read_image` says what becomes of an image.
 
     Returns:
@@ -57,11 +63,13 @@ def from_folder(folder: str | Path) -> tuple[Dataset, list[str]]:
 
     def sample(number: int, row: dict) -> dict:
         columns.update(row)
-        path = _inside(root, read_text(row, "file_name" if "file_name" in row else "image"))
+        path = inside(root, read_text(row, "file_name" if "file_name" in row else "image"))
         image, data, size = read_image(path)
         boxes_px = [rescale(box, size, image.size) for box in _boxes(row.get("boxes_px"), size)]
         id, kind = read_text(row, "id", f"folder-{number}"), read_text(row, "kind", "own")
-        return new_sample(row, id, data, kind, "folder", boxes_px=boxes_px)
+        row, options, verifier = with_rule(row)
+        rule = {"options": options, "verifier": verifier}
+        return new_sample(row, id, data, kind, "folder", boxes_px=boxes_px, **rule)
 
     dataset = build(usable(read_rows(table), sample, errors))
     if not len(dataset):
@@ -135,6 +143,33 @@ def new_sample(row: dict, id: str, image: bytes, kind: str, source: str, **more)
     return sample
 
 
+def with_rule(row: dict) -> tuple[dict, list[str], str]:
+    """The row with its options in the question, the options, and the rule that checks its answer.
+
+    Raises:
+        BadRow: for an unknown rule, and for options that do not fit the question or the answer.
+    """
+    question, answer = read_text(row, "question"), read_text(row, "answer")
+    options, given = split_options(question)[1], row.get("options")
+    if given is not None and given != "":
+        listed, options = options, given if isinstance(given, list) else read_json(given)
+        if not isinstance(options, list):
+            options = str(given).split("|")
+        options = [read_text({"options": option}, "options") for option in options]
+        if not 2 <= len(options) <= len(LETTERS):
+            raise BadRow(f"{len(options)} options; a question has 2 to {len(LETTERS)}, parted by |")
+        question = with_options(question, options)
+        if listed and split_options(question)[1] != listed:
+            raise BadRow("the question lists other options than the column options")
+        names = [{"answer": a, "options": options, "verifier": "choice"} for a in LETTERS]
+        if not any(check_answer(answer, name) for name in names[: len(options)]):
+            raise BadRow(f"answer {reprlib.repr(answer)} is none of the options")
+    verifier = read_text(row, "verifier", rule_of(answer, options))
+    if verifier not in VERIFIERS:
+        raise BadRow(f"unknown verifier {reprlib.repr(verifier)}; there are {', '.join(VERIFIERS)}")
+    return {**row, "question": question}, options if verifier == "choice" else [], verifier
+
+
 def read_text(row: dict, column: str, default: str = "") -> str:
     """A column of a row as stripped text; the default where it is empty.
 
@@ -160,13 +195,20 @@ def read_json(text: str | bytes) -> object:
         return None
 
 
-def _inside(root: Path, name: str) -> Path:
-    try:
-        path = (root / name).resolve()
-        if path.is_relative_to(root) and path.is_file():
-            return path
-    except (OSError, RuntimeError, ValueError):  # a name too long, a loop of links, a null byte
-        pass
+def inside(root: Path, name: str) -> Path:
+    """The file of a name in a table.
+
+    Raises:
+        BadRow: if it is not there, or not in the folder ``root``, which is resolved.
+    """
+    # A Mac's zip takes accents apart: "é" is two characters there, and one in the table, or the reverse.
+    for form in (name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD"))):
+        try:
+            path = (root / form).resolve()
+            if path.is_relative_to(root) and path.is_file():
+                return path
+        except (OSError, RuntimeError, ValueError):  # a name too long, a loop of links, a null byte
+            pass
     raise BadRow(f"no file {reprlib.repr(name)} inside the folder")
 
 
@@ -231,8 +273,19 @@ def read_image(source: str | Path | bytes, name: str = "") -> tuple[Image.Image,
         raise BadRow(f"{name} is damaged, too large, or no image ({', '.join(FORMATS)})") from None
     size = image.size
     if image.mode.startswith("I;16"):  # convert would clip at 255
-        image = image.point(lambda value: value / 256, "L")
-    elif image.has_transparency_data:  # what lies under full transparency is often black
+        values, hidden = np.asarray(image), image.info.get("transparency", -1)
+        used = int(values.max()).bit_length()  # of a camera's 12 bits in a file of 16
+        bits = next(bits for bits in (8, 10, 12, 14, 16) if bits >= used)
+        grey = np.where(values == hidden, 255, values >> (bits - 8))
+        image = Image.fromarray(grey.astype(np.uint8))
+    elif (
+        image.mode == "RGB" and _bits(image, source) == 16
+    ):  # Pillow has read the upper half of each
+        if 0 < max(high for _, high in image.getextrema()) < 16:
+            raise BadRow(f"{name} holds 12 bits in a file of 16; save it with 8 bits a channel")
+        if hidden := image.info.get("transparency"):
+            image.info["transparency"] = tuple(value >> 8 for value in hidden)
+    if image.has_transparency_data:  # what lies under full transparency is often black
         image = Image.alpha_composite(Image.new("RGBA", size, "white"), image.convert("RGBA"))
     if image.mode == "RGB" and not turned and min(size) >= MIN_SIDE:
         return image, source, size
@@ -240,6 +293,13 @@ def read_image(source: str | Path | bytes, name: str = "") -> tuple[Image.Image,
     image = image.convert("RGB").resize([max(MIN_SIDE, round(side * scale)) for side in size])
     image.info.clear()  # a colour profile of the old mode is wrong for the new one
     return image, encode(image, "PNG"), size
+
+
+def _bits(image: Image.Image, source: bytes) -> int:
+    """Bits a channel in the file of an image, where that may be 16; else 8."""
+    if image.format == "PNG":
+        return source[24]
+    return max(image.tag_v2.get(258, (8,))) if image.format == "TIFF" else 8
 
 
 def read_photo(path: str | Path) -> Image.Image:

@@ -114,14 +114,17 @@ def adapters_gb(config: RunConfig) -> float:
 
 
 def images_gb(config: RunConfig) -> float:
-    """GB of all views and crops of a step as patches in fp32, of features kept, and of the tower at work."""
+    """GB of all views and crops of a step: patches in fp32, and features, one image's and all as a batch.
+
+    A third copy is made where a chunk takes its features out of the batch. Qwen3-VL has features of three
+    layers more (DeepStack). Added are the features kept from step to step, and the tower at work.
+    """
     shape = SHAPES[config.model]
-    images = rollouts(config) * (1 + config.max_calls)
-    pixels = 4 * images * 4 * view_tokens(config) * shape.patch
-    tower = (
-        VISION_PATCHES * BYTES * 22_000
-    )  # values of a patch that live at a time: a residual, an MLP
-    return (pixels + VISION_BYTES + tower) / 1e9
+    tokens = rollouts(config) * (1 + config.max_calls) * view_tokens(config)
+    levels = 4 if shape.spec is QWEN3_VL else 1
+    patches, features = 4 * 4 * shape.patch, 3 * levels * BYTES * shape.hidden
+    tower = VISION_PATCHES * BYTES * 22_000  # values of a patch that live at a time: residual, MLP
+    return (tokens * (patches + features) + VISION_BYTES + tower) / 1e9
 
 
 def prefill_gb(config: RunConfig) -> float:

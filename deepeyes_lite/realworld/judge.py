@@ -13,7 +13,7 @@ from pathlib import Path
 from threading import Lock
 
 from deepeyes_lite.files import JsonlLog
-from deepeyes_lite.realworld.served import ConversationError, Endpoint
+from deepeyes_lite.realworld.served import ConversationError, Endpoint, text_of
 from deepeyes_lite.verifiers import MAX_ANSWER_CHARS
 
 MAX_QUESTION_CHARS = 4000  # of a question and of a truth
@@ -86,7 +86,7 @@ class Judge:
         try:
             conversation = messages(question, answer, truth)
             reply = self.endpoint.complete(conversation, temperature=0.0, max_tokens=MAX_TOKENS)
-            verdict = read_verdict(reply.get("content"))
+            verdict = read_verdict(text_of(reply.get("content")))
         except ConversationError:
             verdict = None
         self._verdicts[key] = verdict

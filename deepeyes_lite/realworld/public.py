@@ -21,9 +21,11 @@ from tqdm.auto import tqdm
 from deepeyes_lite.boxes import clamp, rescale
 from deepeyes_lite.data import build
 from deepeyes_lite.files import atomic_write
+from deepeyes_lite.options import LETTERS, split_options, with_options
 from deepeyes_lite.realworld.folder import (
     BadRow,
     Row,
+    inside,
     new_sample,
     read_image,
     read_json,
@@ -32,7 +34,6 @@ from deepeyes_lite.realworld.folder import (
     usable,
 )
 from deepeyes_lite.realworld.verl import from_verl
-from deepeyes_lite.verifiers import LETTERS, with_options
 
 
 @dataclass(frozen=True)
@@ -137,10 +138,16 @@ def _rows(entry: PublicSet, source: str | Path | None) -> Iterable[Row]:
         raise FileNotFoundError(f"it holds none of {', '.join(patterns)}")
     if files[0].endswith(".tsv"):  # HR-Bench has such files beside its parquet
         return itertools.chain.from_iterable(read_rows(Path(file)) for file in files)
+    listed = [file for file in dict.fromkeys(files) if file.endswith((".parquet", ".jsonl"))]
+    if listed and not any(file.endswith(".json") for file in files):
+        files = listed
+    if files[0].endswith(".jsonl"):
+        rows, folder = read_rows(Path(files[0])), Path(files[0]).parent.resolve()
+        return ((i, row | {"folder": folder} if isinstance(row, dict) else row) for i, row in rows)
     if files[0].endswith(".parquet"):
         rows = load_dataset("parquet", data_files=files, split="train", streaming=True)
         return enumerate(rows.decode(False))  # bytes: no image is decoded before its size is known
-    return _vstar_rows(files)
+    return _vstar_rows([file for file in files if file not in listed])
 
 
 def _vstar_rows(files: list[str]) -> Iterator[Row]:
@@ -158,8 +165,13 @@ def _vstar_rows(files: list[str]) -> Iterator[Row]:
 # --- samples ------------------------------------------------------------------------------------
 
 
-def _vstar_sample(name: str, row: dict) -> dict:
-    """V* Bench: JSON beside the image with question, options (the first is right) and bbox (x, y, w, h)."""
+def _vstar_sample(name: int | str, row: dict) -> dict:
+    """V* Bench: JSON beside the image with question, options (the first is right) and bbox (x, y, w, h).
+
+    Or a row of lmms-eval's parquet, or of ``test_questions.jsonl``: the options in the text, no boxes.
+    """
+    if "text" in row:
+        return _vstar_row(name, row)
     record = read_json(row["annotation"].read_bytes())
     options = record.get("options") if isinstance(record, dict) else None
     if not isinstance(options, list):
@@ -181,6 +193,22 @@ def _vstar_sample(name: str, row: dict) -> dict:
         source="V* Bench",
         boxes_px=boxes,
     )
+
+
+def _vstar_row(number: int | str, row: dict) -> dict:
+    """Columns image, text with its options, label (the right letter), category and question_id."""
+    picture, id = row.get("image"), f"vstar-{read_text(row, 'question_id', str(number))}"
+    if isinstance(picture, str) and "folder" in row:
+        source: Path | bytes | None = inside(row["folder"], picture)
+    else:
+        source = picture.get("bytes") if isinstance(picture, dict) else None
+    if not source:
+        raise BadRow("the image is not in the file; bytes are missing")
+    _, data, _ = read_image(source, f"image of {id}")
+    question, options = split_options(read_text(row, "text"))
+    given = {"question": question, "answer": read_text(row, "label").strip("(). ")}
+    kind = read_text(row, "category", "all")
+    return _choice(given, options, id=id, image=data, kind=kind, source="V* Bench")
 
 
 def _hrbench_sample(size: str, number: int, row: dict) -> dict:
@@ -233,7 +261,9 @@ _DEEPEYES = {
     "reasoning": "data_thinklite_reasoning_acc.parquet",  # ThinkLite-VL, 11,031 rows, no tool
 }
 _47K = "ChenShawn/DeepEyes-Datasets-47k"
-_VSTAR = ("direct_attributes/*", "relative_position/*")  # 115 + 76; two other splits do not count
+# 115 + 76 questions, two other splits do not count; or, where there are no folders, one table of all.
+_VSTAR = ("direct_attributes/*", "relative_position/*", "test_questions.jsonl", "data/*.parquet")
+_VSTAR = (*_VSTAR, "*.parquet")
 SETS = {
     "deepeyes": PublicSet(_47K, tuple(_DEEPEYES.values()), from_verl),
     **{f"deepeyes-{part}": PublicSet(_47K, (file,), from_verl) for part, file in _DEEPEYES.items()},

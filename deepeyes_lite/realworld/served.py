@@ -2,8 +2,8 @@
 
 A server has text only: no token ids, no loss mask, nothing to train on. Whether it parses thoughts and
 tool calls itself or leaves them in the text, the episode is kept as the text that the model wrote, and
-sent back as that text. So a vLLM without any parser and a template without a tool section (Qwen2.5-VL's)
-will do.
+sent back as that text. So a vLLM without any parser will do, and with the prompt "deepeyes" a template
+without a tool section (Qwen2.5-VL's), too.
 """
 
 import base64
@@ -26,7 +26,7 @@ from transformers.utils.chat_template_utils import render_jinja_template
 
 from deepeyes_lite import prompts
 from deepeyes_lite.boxes import View
-from deepeyes_lite.models import load_processor, spec_of
+from deepeyes_lite.models import QWEN2_5_VL, QWEN3_VL, load_processor, spec_of, view_of
 from deepeyes_lite.policies import Policy
 from deepeyes_lite.rollout import rollout
 from deepeyes_lite.tools import MAX_CALLS, ViewZoomTool, ZoomTool, methods
@@ -36,6 +36,8 @@ from deepeyes_lite.verifiers import Judge
 KEY = "DEEPEYES_API_KEY"  # environment variable; never OPENAI_API_KEY, which is for one server only
 MAX_BODY_BYTES = 2_000_000  # of an answer
 MAX_REPLY_CHARS = 40_000  # of a turn; 10,000 tokens, DeepEyes' own bound
+MAX_TOKENS = 2048  # of a turn, unless somebody asks for more
+MAX_FAILED = 10  # conversations in a row that a server may answer with 5xx
 FRAMES = {"tools": "box_1000", "deepeyes": "box_view"}  # what the models of a prompt write
 MIN_PIXELS, MAX_PIXELS = 56 * 56, 4096 * 28 * 28  # of a view: Qwen2.5-VL's least, and 4096 tokens
 
@@ -52,11 +54,17 @@ _SCHEMA = (
 )
 
 
-def deepeyes_system() -> str:
-    """DeepEyes' system prompt: that of the template that Qwen2.5-VL gets here, around the schema above."""
+def deepeyes_system(tools: bool = True) -> str:
+    """DeepEyes' system prompt: that of the template that Qwen2.5-VL gets here, around the schema above.
+
+    Args:
+        tools: whether it offers the tool.
+    """
     tool = json.loads(_SCHEMA)
     (text,), _ = render_jinja_template(
-        [[{"role": "user", "content": ""}]], [tool], chat_template=prompts.DEEPEYES_TEMPLATE
+        [[{"role": "user", "content": ""}]],
+        [tool] if tools else None,
+        chat_template=prompts.DEEPEYES_TEMPLATE,
     )
     system = text.split("<|im_start|>system\n")[1].split(prompts.TURN_END)[0]
     return system.replace(json.dumps(tool), _SCHEMA)
@@ -67,7 +75,7 @@ class EndpointError(RuntimeError):
 
 
 class ConversationError(EndpointError):
-    """This conversation cannot go on, another may: it outgrew the context, or the answer its bound."""
+    """This conversation cannot go on, another may: it outgrew the context, or the server fails on it."""
 
 
 class _BoundedClient(openai.DefaultHttpxClient):
@@ -126,6 +134,8 @@ class Endpoint:
             listed = f"lists {', '.join(names)}" if names else "lists none, or no server runs there"
             raise EndpointError(f"name a model; {self.url}/models {listed}")
         self.model = names[0]
+        self._extra: dict = {}  # what a vLLM without a parser has to be told
+        self._failed = 0  # conversations in a row that were answered with 5xx
 
     def models(self) -> list[str]:
         """Names of the served models; empty if the server does not say."""
@@ -138,28 +148,43 @@ class Endpoint:
     def complete(self, messages: list[dict], **options) -> dict:
         """The assistant message that continues a conversation.
 
+        A vLLM without a parser refuses to choose among tools. It is asked again with the choice "none",
+        by which it offers the tools all the same and leaves the calls in the text. No other server is sent
+        that: SGLang then drops the tools from the prompt.
+
         Args:
             messages: in OpenAI's form.
             **options: further fields of the request, such as ``temperature``.
+
+        Returns:
+            The message as the server sends it, and beside it ``finish_reason`` and ``prompt_tokens``, each
+            None if the server does not say.
 
         Raises:
             ConversationError: if this conversation cannot be continued.
             EndpointError: if the server cannot be reached or refuses.
         """
-        ask = self._client.chat.completions.with_raw_response.create
+        ask, extra = self._client.chat.completions.with_raw_response.create, self._extra
+        choice = {"tool_choice": "none"} if extra and "tools" in options else {}
         try:
-            body = ask(model=self.model, messages=messages, **options).content
+            body = ask(model=self.model, messages=messages, **options, **choice, **extra).content
         except openai.APIError as error:
+            status = getattr(error, "status_code", 0)
             reason = self._reason(error.body or error.__cause__ or error)
-            raise self._explained(getattr(error, "status_code", 0), reason) from None
+            if "--enable-auto-tool-choice" in reason and "tools" in options and not extra:
+                self._extra = {"extra_body": {"skip_special_tokens": False}}
+                return self.complete(messages, **options)
+            self._failed += status >= 500
+            raise self._explained(status, reason) from None
+        self._failed = 0
         try:
-            message = json.loads(body)["choices"][0]["message"]
-        except (ValueError, RecursionError, TypeError, LookupError):
-            message = None
-        if not isinstance(message, dict):
+            answer = json.loads(body)
+            choice, usage = answer["choices"][0], answer.get("usage") or {}
+            tokens = {"prompt_tokens": usage.get("prompt_tokens")}
+            return {**choice["message"], "finish_reason": choice.get("finish_reason"), **tokens}
+        except (ValueError, RecursionError, TypeError, LookupError, AttributeError):
             said = self._reason(body.decode("utf-8", "replace"))
-            raise EndpointError(f"{self.url} is no OpenAI server: it sends {said!r}")
-        return message
+            raise EndpointError(f"{self.url} is no OpenAI server: it sends {said!r}") from None
 
     def _reason(self, body: object) -> str:
         """A server's explanation as one short line, without the key."""
@@ -173,7 +198,7 @@ class Endpoint:
         if status in (400, 413, 422) and any(word in reason.lower() for word in too_long):
             return ConversationError(
                 f"the conversation is too long for {self.model} ({reason}); "
-                "lower max_pixels, or serve the model with a longer context"
+                "lower max_tokens or max_pixels, or serve the model with a longer context"
             )
         if not status:
             said = f"cannot be reached ({reason}); is it running, and the timeout long enough?"
@@ -184,6 +209,8 @@ class Endpoint:
             said = f"does not serve {self.model!r} ({reason}); it serves: {names}"
         else:
             said = f"answers {status} ({reason})"
+        if status >= 500 and self._failed < MAX_FAILED:
+            return ConversationError(f"{self.url} {said}")
         return EndpointError(f"{self.url} {said}")
 
 
@@ -196,13 +223,15 @@ class ServedPolicy(Policy):
     server's own pixel budget is not smaller than ``max_pixels``.
     """
 
+    writes_ids = False
+
     def __init__(
         self,
         endpoint: Endpoint,
         prompt: str = "tools",
         frame: str | None = None,
         temperature: float = 0.0,
-        max_tokens: int = 2048,
+        max_tokens: int = MAX_TOKENS,
         max_pixels: int = MAX_PIXELS,
         tools: bool = True,
         environment: type[ZoomTool] | None = None,
@@ -236,11 +265,14 @@ class ServedPolicy(Policy):
         kind = environment or (ViewZoomTool if frame == "box_view" else ZoomTool)
         if issubclass(kind, ViewZoomTool) != (frame == "box_view"):
             raise ValueError(f"{kind.__name__} does not take the {frame} that the model writes")
-        self.view = View(MIN_PIXELS, max_pixels, 28 if frame == "box_view" else 32)
+        self.spec = QWEN2_5_VL if frame == "box_view" else QWEN3_VL
+        self.view = View(MIN_PIXELS, max_pixels, self.spec.factor)
         # A model that is served from a folder here, such as tiny-eyes, says itself what it sees.
-        here = (Path(endpoint.model) / "config.json").exists()
-        square = here and spec_of(load_processor(endpoint.model)).square
-        self.tool_class = kind if square else partial(kind, view=self.view)
+        if (Path(endpoint.model) / "config.json").exists():
+            processor = load_processor(endpoint.model)
+            self.spec = spec_of(processor)
+            self.view = view_of(processor) if self.spec.square else self.view
+        self.tool_class = kind if self.spec.square else partial(kind, view=self.view)
         self.tools = methods(self.tool_class()) if tools else None
         self.endpoint, self.prompt, self.frame = endpoint, prompt, frame
         self.max_pixels, self.concurrency = max_pixels, concurrency
@@ -256,13 +288,12 @@ class ServedPolicy(Policy):
         return []
 
     def reply(self, trajectories: list[Trajectory], allow_calls: bool = True) -> list[Turn]:
-        """The next turn of every conversation; one that outgrew the context gets an empty one and why.
+        """The next turn of every conversation; one that cannot go on gets an empty one and why.
 
-        A server cannot be forbidden a token: without ``allow_calls`` the tool is not offered, and a reply
-        is cut off where a call begins.
+        Where no tool is offered, a reply is cut off where a call begins.
 
         Raises:
-            EndpointError: if the server cannot be reached or refuses.
+            EndpointError: if the server cannot be reached, refuses, or does not see the images.
         """
         allow_calls = allow_calls and bool(self.tools)
         options = {"temperature": self.temperature, "max_tokens": self.max_tokens}
@@ -276,26 +307,29 @@ class ServedPolicy(Policy):
                 message = self.endpoint.complete(self.messages(trajectory, allow_calls), **options)
             except ConversationError as error:
                 return Turn("", errors=[str(error)])
+            self._check_sight(trajectory.images, message["prompt_tokens"])
             text = written(message)
-            return Turn(text if allow_calls else text.split("<tool_call>")[0])
+            text = text if allow_calls else text.split("<tool_call>")[0]
+            return Turn(text, truncated=message["finish_reason"] == "length")
 
         with ThreadPoolExecutor(self.concurrency) as pool:
             return list(pool.map(next_turn, trajectories))
 
     def messages(self, trajectory: Trajectory, allow_calls: bool = True) -> list[dict]:
-        """The conversation so far in OpenAI's form."""
-        deepeyes = self.prompt == "deepeyes" and allow_calls
-        suffix = prompts.FORMAT if deepeyes else ""
+        """The conversation so far in OpenAI's form; the format is asked for as of a local model."""
+        offered = allow_calls and bool(self.tools)
         images = iter(trajectory.images)
-        question = _text(trajectory.sample["question"] + suffix)
+        question = _text(trajectory.sample["question"] + self.spec.suffix[offered])
         messages = [{"role": "user", "content": [self._image(next(images)), question]}]
-        if deepeyes:
-            messages.insert(0, {"role": "system", "content": deepeyes_system()})
+        again = ""
+        if self.prompt == "deepeyes":
+            messages.insert(0, {"role": "system", "content": deepeyes_system(offered)})
+            again = self.spec.suffix[offered]  # after every crop, too
         for turn in trajectory.turns:
             parts = [self._image(next(images)) for _ in turn.boxes_px] + [*map(_text, turn.errors)]
             observation = []
             for part in parts:
-                observation += [_text("<tool_response>"), part, _text(f"{suffix}</tool_response>")]
+                observation += [_text("<tool_response>"), part, _text(f"{again}</tool_response>")]
             messages.append({"role": "assistant", "content": turn.text})
             messages.append({"role": "user", "content": observation})
         return messages
@@ -303,6 +337,28 @@ class ServedPolicy(Policy):
     def text(self, reply: Turn) -> str:
         """What the model wrote in a turn."""
         return reply.text
+
+    def read_answer(self, turn: Turn) -> str | None:
+        """The answer in the last turn: between its tags or, where it has none, what follows the thought.
+
+        A reply that calls, or was cut off before its answer, has none.
+        """
+        reply = prompts.read_reply(turn.text)
+        rest = turn.text.rpartition("</think>")[2].strip()
+        if reply.answer is not None or reply.calls or turn.truncated or "<think>" in rest:
+            return reply.answer
+        return rest.removeprefix("<answer>").strip() or None
+
+    def _check_sight(self, images: list[Image.Image], prompt_tokens: object) -> None:
+        """Stop where the prompt that the server saw is shorter than its images are."""
+        views = [self.view(image.size) for image in images]
+        tokens = sum(width * height for width, height in views) // self.view.factor**2
+        if isinstance(prompt_tokens, int) and 0 < prompt_tokens < tokens:
+            raise EndpointError(
+                f"the server does not see the image: {self.endpoint.url} counts {prompt_tokens} tokens in a "
+                f"prompt whose images alone have {tokens}; serve the model with its own processor "
+                "(`transformers serve` needs torchvision), or lower max_pixels to the server's own budget"
+            )
 
     def _image(self, image: Image.Image) -> dict:
         """A view as a data URL: lossless, so that the server sees what a local model would see."""
@@ -318,6 +374,17 @@ def _text(text: str) -> dict:
     return {"type": "text", "text": text}
 
 
+def text_of(content: object) -> str:
+    """The text of a message's content: a string, or a list of parts.
+
+    >>> text_of([{"type": "text", "text": "It is "}, {"type": "text", "text": "K."}])
+    'It is K.'
+    """
+    parts = content if isinstance(content, list) else [{"text": content}]
+    texts = [part.get("text") for part in parts if isinstance(part, dict)]
+    return "".join(text for text in texts if isinstance(text, str))
+
+
 def written(message: dict) -> str:
     """What the model wrote, put together again if the server took it apart; bounded, one turn only.
 
@@ -327,8 +394,7 @@ def written(message: dict) -> str:
     """
     thought = message.get("reasoning_content") or message.get("reasoning")
     text = f"<think>{thought}</think>" if isinstance(thought, str) else ""
-    if isinstance(message.get("content"), str):
-        text += message["content"]
+    text += text_of(message.get("content"))
     calls = message.get("tool_calls")
     for call in calls[:MAX_CALLS] if isinstance(calls, list) else []:
         with suppress(AttributeError, RecursionError):  # what is no call is left out
@@ -359,7 +425,7 @@ def rollout_to_file(
         samples: rows of a data set in our schema, each with an id of its own.
         policy: who replies; as many episodes run side by side as it may send requests.
         path: JSONL file to write or to complete, one episode a line.
-        tool: "on", "off" or "blank", see `rollout`.
+        tool: "on", "off" (the server is not told of the tool) or "blank", see `rollout`.
         judge: see `rollout`; asked by several threads at a time.
 
     Returns:

@@ -12,11 +12,11 @@ from datasets import Dataset, Features, IterableDataset, List, Value
 from datasets import Image as ImageFeature
 
 from deepeyes_lite.files import atomic_write
+from deepeyes_lite.options import split_options
 from deepeyes_lite.prompts import FORMAT
 from deepeyes_lite.realworld.folder import BadRow, new_sample, read_image, read_text
 from deepeyes_lite.realworld.served import deepeyes_system
 from deepeyes_lite.realworld.verl_reward import MATH, VISUAL, verifier_of
-from deepeyes_lite.verifiers import split_options
 
 VERL_FEATURES = Features(
     {
@@ -37,9 +37,8 @@ MATH_SUFFIX = "\nThink first, then put the final answer into \\boxed{}."
 def from_verl(number: int, row: dict) -> dict:
     """A row of DeepEyes' schema as a sample.
 
-    ``kind`` is the row's ``data_source``. The verifier follows the row's reward: math_verify for
-    ``thinklite_eureka``; else a letter where the question has options and the answer is one of them, a
-    number where the answer is a number, and the same words otherwise (DeepEyes asks its judge there).
+    ``kind`` is the row's ``data_source``. The verifier is the one that `to_verl` wrote, or follows the row's
+    reward and its answer (`verl_reward.verifier_of`).
 
     Args:
         number: the row's number, for want of an index.
@@ -68,7 +67,7 @@ def from_verl(number: int, row: dict) -> dict:
         kind=kind,
         source="DeepEyes-47k",
         options=options,
-        verifier=verifier_of(kind, answer, options),
+        verifier=verifier_of(kind, answer, options, str(extra.get("split"))),
     )
 
 
@@ -93,6 +92,8 @@ def to_verl(sample: dict) -> dict:
     if kind not in (*VISUAL, MATH):
         kind = MATH if sample["verifier"] == "math" else "vstar"
     tool = kind != MATH
+    derived = verifier_of(kind, answer, split_options(question)[1])
+    rule = "" if sample["verifier"] == derived else f":{sample['verifier']}"
     return {
         "data_source": kind,
         "prompt": [
@@ -107,7 +108,7 @@ def to_verl(sample: dict) -> dict:
             "answer": answer,
             "index": sample["id"].removeprefix(f"{kind}-"),
             "question": question,
-            "split": "train",
+            "split": f"train{rule}",  # the one text that nobody reads and `compute_score` is given
         },
     }
 

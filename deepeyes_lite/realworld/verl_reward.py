@@ -1,11 +1,13 @@
 """Our rewards under the name that verl calls, for training on many machines.
 
 Needs neither datasets nor transformers, so that it runs in an environment with other versions of them.
+``docs/deviations.md`` lists where this reward deviates from DeepEyes', and why.
 """
 
 import re
 
 from deepeyes_lite import verifiers
+from deepeyes_lite.options import split_options
 from deepeyes_lite.prompts import FORMAT, TURN_END
 from deepeyes_lite.rewards import reward, variant
 
@@ -19,14 +21,16 @@ _IMAGE = re.compile(r"<\|(?:vision_start|image_pad|vision_end)\|>|<image>")
 _CAPTION = "Zoomed in on the image"  # beside a crop, of the zoom tool of earlier versions of verl
 
 
-def verifier_of(data_source: str, answer: str, options: list[str]) -> str:
-    """Which rule of ``verifiers.VERIFIERS`` checks a row of DeepEyes' data."""
-    letters = verifiers.LETTERS[: len(options)].casefold()
-    if verifiers.normalise(answer) in [*letters, *map(verifiers.normalise, options)]:
-        return "choice"
-    if data_source == MATH:
-        return "math"
-    return "number" if re.fullmatch(r"[-+]?\d[\d,]*(\.\d+)?\s*%?", answer) else "text"
+def verifier_of(data_source: str, answer: str, options: list[str], split: str = "") -> str:
+    """Which of ``verifiers.VERIFIERS`` checks a row: the one in ``split`` behind a colon, or the likely one.
+
+    >>> verifier_of("vstar", "12", []), verifier_of("vstar", "12", [], "train:text")
+    ('number', 'text')
+    """
+    named, rule = split.partition(":")[2], verifiers.rule_of(answer, options)
+    if named in verifiers.VERIFIERS:
+        return named
+    return "math" if data_source == MATH and rule != "choice" else rule
 
 
 def compute_score(
@@ -56,11 +60,12 @@ def compute_score(
     """
     extra_info = extra_info or {}
     question = str(extra_info.get("question") or "")
-    options = verifiers.split_options(question)[1]
+    options = split_options(question)[1]
     sample = {"question": question, "answer": ground_truth, "options": options}
-    sample["verifier"] = verifier_of(data_source, ground_truth, options)
+    split = str(extra_info.get("split"))
+    sample["verifier"] = verifier_of(data_source, ground_truth, options, split)
     if data_source == MATH:
-        # The answer is in the last box after the thought; no box is a format error, as in the public code.
+        # The answer is in the last box after the thought; no box is a format error.
         _, box, boxed = solution_str.rpartition("</think>")[2].rpartition(r"\boxed{")
         formed = bool(box) and solution_str.count("<think>") == solution_str.count("</think>")
         correct = verifiers.check_answer(box + boxed if box else None, sample)

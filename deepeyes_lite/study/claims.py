@@ -3,10 +3,14 @@
 The claims are data, in ``claims.csv``. What is measured comes out of the records of the study and of nothing
 else. An effect is a difference over the same held-out scenes; its interval is a bootstrap over seeds and
 scenes, 2,000 times, so that neither a lucky seed nor a lucky scene passes for a finding. Where a seed has
-one number (the training history), the interval is Student's t.
+one number (the training history), the interval is Student's t. "No difference" is a verdict of its own: an
+interval that holds zero does not show it, one that lies within ``MARGIN`` of zero does.
 """
 
 import csv
+import re
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +26,10 @@ from deepeyes_lite.study.collapse import (
 )
 from deepeyes_lite.study.records import WINDOW, Record, load_records, load_sweep_base
 
+MARGIN = 0.05  # an effect that is smaller than this is none
+# The race is fitted to runs of 40 steps. These are longer, and in other worlds: does it hold there?
+LONGER = ("none", "legible-none", "divided")
+
 
 @dataclass(frozen=True)
 class Claim:
@@ -34,13 +42,15 @@ class Claim:
         measure: what the effect is, with its unit.
         group: of the runs, see `plan.Run`.
         condition: of an evaluation, such as "trained" or "chart: trained"; or a stretch of the training
-            history, "first", "last" or "peak"; or an account of `collapse.py`.
+            history, see `Record.mean`; or an account of `collapse.py`.
         other_group: of the runs whose mean is subtracted; they are paired with the others by seed.
         other_condition: what is subtracted.
-        column: of the episodes or of the history; "hits" for the share of runs that an account predicts.
+        column: of the episodes, see `Record.episodes`, or of the history; "hits" for the share of runs that
+            an account predicts.
         legible: 0 or 1 for one half of the scenes; None for all.
         share: of the first mean, from which the other one is subtracted.
-        reversible: whether an effect below zero says the contrary, not only that there is no effect.
+        fixed: the verdict where no figure can give it: "true by construction", "cannot be tested here".
+        note: what has to be known beside the verdict; may name figures of the row in braces.
     """
 
     id: str
@@ -54,10 +64,14 @@ class Claim:
     column: str
     legible: int | None
     share: float
-    reversible: bool
+    fixed: str
+    note: str
 
     def effect(self, records: dict[str, Record]) -> dict:
         """The effect with its interval, as `bootstrap_seeds_and_scenes` gives it.
+
+        With it come the two means (``mean``, ``other_mean``), and ``devices``: for each device its effect
+        and its seeds.
 
         Raises:
             NotMeasured: if a record is missing.
@@ -65,17 +79,33 @@ class Claim:
         if self.column == "hits":
             return hits(records, self.group, self.condition, self.other_condition)
         pairs = pairs_of(records, self.group, self.other_group)
-        if self.condition in ("first", "last", "peak"):
-            return t_interval(
-                self.share * run.mean(self.column, self.condition)
-                - other.mean(self.column, self.other_condition)
+        if re.fullmatch(r"first|last|peak|\d+-\d+", self.condition):
+            values = [
+                (
+                    self.share * run.mean(self.column, self.condition),
+                    other.mean(self.column, self.other_condition),
+                )
                 for run, other in pairs
-            )
-        return bootstrap_seeds_and_scenes(
-            run.episodes(self.condition, self.column, self.legible)
-            - other.episodes(self.other_condition, self.column, self.legible)
-            for run, other in pairs
-        )
+            ]
+            figures = t_interval(a - b for a, b in values)
+        else:
+            values = [
+                (
+                    run.episodes(self.condition, self.column, self.legible),
+                    other.episodes(self.other_condition, self.column, self.legible),
+                )
+                for run, other in pairs
+            ]
+            figures = bootstrap_seeds_and_scenes(a - b for a, b in values)
+        figures["mean"], figures["other_mean"] = (float(np.nanmean(v)) for v in zip(*values))
+        by_device = defaultdict(list)
+        for (run, _), (a, b) in zip(pairs, values):
+            by_device[run.device].append(np.nanmean(a - b))
+        figures["devices"] = {
+            device: {"effect": float(np.mean(effects)), "seeds": len(effects)}
+            for device, effects in by_device.items()
+        }
+        return figures
 
 
 def read_claims(path: Path) -> tuple[Claim, ...]:
@@ -85,7 +115,6 @@ def read_claims(path: Path) -> tuple[Claim, ...]:
         for row in csv.DictReader(file):
             row["legible"] = int(row["legible"]) if row["legible"] else None
             row["share"] = float(row["share"] or 1)
-            row["reversible"] = row["reversible"] != "no"
             claims.append(Claim(**row))
     return tuple(claims)
 
@@ -115,30 +144,53 @@ def pairs_of(records: dict[str, Record], group: str, other: str) -> list[tuple[R
 
 
 def hits(records: dict[str, Record], group: str, account: str, other: str) -> dict:
-    """Share of runs that an account predicts correctly, minus that of another account or of a coin."""
-    base = load_sweep_base(pairs_of(records, group, group)[0][0].folder.parent)
-    rows = [row for row in predictions(records, base) if row["group"] == group]
+    """Share of runs that an account predicts correctly, minus that of another one.
+
+    Args:
+        records: of the study.
+        group: of the runs; "longer" for those of ``LONGER``.
+        account: whose hits are counted, a key of `predictions`.
+        other: whose hits are subtracted.
+    """
+    base = load_sweep_base(next(iter(records.values())).folder.parent)
+    longer = group == "longer"
+    rows = predictions(records, base, LONGER if longer else (group,), 0.5 if longer else None)
     if not rows:
         raise NotMeasured("predictions need the runs of the sweep and the figures of its base")
-    hit = np.array([float(row[account] == row["grew"]) for row in rows])
-    expected = [0.5 if other == "coin" else float(row[other] == row["grew"]) for row in rows]
-    return {**bootstrap_seeds_and_scenes([hit - expected]), "hits": int(hit.sum())}
+    hit, expected = (
+        np.array([float(row[name] == row["grew"]) for row in rows]) for name in (account, other)
+    )
+    return {
+        **bootstrap_seeds_and_scenes([hit - expected]),
+        "mean": float(hit.mean()),
+        "other_mean": float(expected.mean()),
+        "hits": int(hit.sum()),
+        "missed": [row["name"] for row, right in zip(rows, hit) if not right],
+    }
 
 
-def predictions(records: dict[str, Record], base: dict) -> list[dict]:
+def predictions(
+    records: dict[str, Record],
+    base: dict,
+    groups: Sequence[str] = ("sweep", "fresh"),
+    bar: float | None = None,
+) -> list[dict]:
     """C11, run by run: what each account says before training, and what the call rate did.
 
     Args:
         records: of the study. The rates of `collapse.simulate_call_rate` are fitted to the group "sweep"
             alone; the group "fresh" is what the accounts are compared on.
         base: the base model's figures, see `run.sweep_base`.
+        groups: of the runs to predict.
+        bar: call rate that has to be passed to have grown; None for that of the base model.
 
     Returns:
-        For each run group, share, bonus, before and after (call rates), grew, and by the name of each
-        account whether it said so; least_bonus, and the call rate that the race expects. Empty if there
-        is nothing to fit the rates to.
+        For each run name, group, share, bonus, before and after (call rates), grew, and by the name of each
+        account whether it said so; least_bonus, and the call rate that the race expects. Two accounts are
+        trivial: "always" it grows, or wherever there is a "bonus". Empty if there is nothing to fit the
+        rates to.
     """
-    runs = [run for run in records.values() if run.group in ("sweep", "fresh")] if base else []
+    runs = [run for run in records.values() if run.group in ("sweep", *groups)] if base else []
     worlds = [question_groups(base, run.config["legible_share"]) for run in runs]
     finished = tuple(
         (world, run.config["bonus"], tuple(row["call_rate"] for row in run.history))
@@ -149,24 +201,30 @@ def predictions(records: dict[str, Record], base: dict) -> list[dict]:
         return []
     rates, rows = fit(finished), []
     for run, world in zip(runs, worlds):
-        bonus, least_bonus = run.config["bonus"], first_order(world)
+        if run.group not in groups:
+            continue
+        bonus, least_bonus = run.config["bonus"] or 0.0, first_order(world)  # None without a bonus
         before = sum(kind.share * kind.call_rate for kind in world)
         after = run.mean("call_rate", "last")
         simulated = simulate_call_rate(world, bonus, len(run.history), rates)
         expected = float(simulated[-WINDOW:].mean())
+        needed = before if bar is None else bar
         rows.append(
             {
+                "name": run.folder.name,
                 "group": run.group,
                 "share": run.config["legible_share"],
                 "bonus": bonus,
                 "before": before,
                 "after": after,
-                "grew": after > before,
+                "grew": after > needed,
+                "always": True,
+                "bonus > 0": bonus > 0,
                 "least_bonus": least_bonus,
                 "first_order": bonus > least_bonus,
                 "by_group": by_group(world, bonus),
                 "expected": expected,
-                "race": expected > before,
+                "race": expected > needed,
             }
         )
     return rows
@@ -182,11 +240,20 @@ def question_groups(base: dict, legible_share: float) -> tuple[QuestionGroup, ..
     )
 
 
-def verdict(figures: dict, reversible: bool = True) -> str:
-    """In words: "replicated", "reversed" or "not replicated"."""
+def verdict(figures: dict, confirmed: str = "replicated") -> str:
+    """In words: ``confirmed``, "contradicted", "no difference" or "inconclusive".
+
+    "No difference" is an equivalence test: its interval of 95 % is stricter than two one-sided tests at 5 %,
+    for which 90 % would do.
+
+    >>> verdict({"low": -0.02, "high": 0.03}), verdict({"low": -0.1, "high": 0.03})
+    ('no difference', 'inconclusive')
+    """
     if figures["low"] > 0:
-        return "replicated"
-    return "reversed" if figures["high"] < 0 and reversible else "not replicated"
+        return confirmed
+    if figures["high"] < 0:
+        return "contradicted"
+    return "no difference" if max(-figures["low"], figures["high"]) < MARGIN else "inconclusive"
 
 
 def ledger(folder: str | Path) -> list[dict]:
@@ -209,8 +276,20 @@ def ledger(folder: str | Path) -> list[dict]:
         except NotMeasured:
             rows.append({**row, "verdict": "not measured"})
         else:
-            rows.append({**row, **figures, "verdict": verdict(figures, claim.reversible)})
+            # What is no paper's claim cannot be replicated.
+            confirmed = "shown" if claim.source.startswith("ours") else "replicated"
+            words = claim.fixed or verdict(figures, confirmed)
+            rows.append({**row, **figures, "verdict": words, "note": _note(claim.note, figures)})
     return rows
+
+
+def _note(text: str, figures: dict) -> str:
+    devices = (
+        f"{name} {of['effect']:+.2f} ({of['seeds']} seeds)"
+        for name, of in figures.get("devices", {}).items()
+    )
+    missed = ", ".join(figures.get("missed", []))
+    return text.format_map({**figures, "devices": ", ".join(devices), "missed": missed})
 
 
 def table(rows: list[dict]) -> str:
@@ -222,11 +301,30 @@ def table(rows: list[dict]) -> str:
     for row in rows:
         cells = ["–", "–", "–"]
         if "effect" in row:
-            interval = f"{row['effect']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}]"
             cells = [
-                f"{row['measure']}: {interval}",
-                "<0.001" if row["p"] < 0.0005 else f"{row['p']:.3f}",
+                f"{row['measure']}: {interval(row)}",
+                p_value(row["p"]),
                 f"{row['n']} × {row['seeds']}",
             ]
-        lines.append(f"| {row['id']} | {row['text']} | {' | '.join(cells)} | {row['verdict']} |")
+        words = row["verdict"] + (f"; {row['note']}" if row.get("note") else "")
+        lines.append(f"| {row['id']} | {row['text']} | {' | '.join(cells)} | {words} |")
     return "\n".join(lines)
+
+
+def interval(row: dict) -> str:
+    """Both means and their difference with its interval, as text.
+
+    >>> interval({"mean": 0.9, "other_mean": 0.1, "effect": 0.8, "low": 0.75, "high": 0.85})
+    '0.90 against 0.10: +0.80 [+0.75, +0.85]'
+    """
+    ends = f"{row['effect']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}]"
+    return f"{row['mean']:.2f} against {row['other_mean']:.2f}: {ends}"
+
+
+def p_value(p: float) -> str:
+    """A p as text; 2,000 resamples cannot tell one below 0.001 from 0.001.
+
+    >>> p_value(0.001), p_value(0.0123)
+    ('≤ 0.001', '0.012')
+    """
+    return "≤ 0.001" if p <= 0.001 else f"{p:.3f}"

@@ -144,11 +144,11 @@ def phase_diagram(rows: list[dict]) -> Figure:
 def forest(rows: list[dict]) -> Figure:
     """The claims ledger as a picture: every effect with its interval, and the verdict in words."""
     rows = [row for row in rows if "effect" in row]
-    figure = Figure(figsize=(9, 1.2 + 0.42 * len(rows)), layout="constrained")
+    figure = Figure(figsize=(11, 1.2 + 0.42 * len(rows)), layout="constrained")
     axes = figure.subplots()
-    looks = {"replicated": (BLUE, "o"), "not replicated": (GREY, "s"), "reversed": (ORANGE, "D")}
+    looks = {"replicated": (BLUE, "o"), "shown": (BLUE, "o"), "contradicted": (ORANGE, "D")}
     for place, row in enumerate(rows):
-        color, marker = looks[row["verdict"]]
+        color, marker = looks.get(row["verdict"], (GREY, "s"))
         axes.plot([row["low"], row["high"]], [place, place], color=color, linewidth=2)
         axes.plot(row["effect"], place, marker, color=color, markersize=8)
         axes.text(1.02, place, row["verdict"], va="center", transform=axes.get_yaxis_transform())

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from deepeyes_lite.evaluation import NotMeasured, interval
+from deepeyes_lite.evaluation import CONDITIONS, NotMeasured, interval
 from deepeyes_lite.training import RunConfig, read_history
 
 WINDOW = 10  # steps that are averaged where a history is read
@@ -57,14 +57,14 @@ class Record:
 
         Args:
             condition: such as "trained", or "chart: trained" for another set of scenes.
-            column: "correct", "calls" or "best_iou".
+            column: "correct", "calls", "best_iou", or "at once" (1 for an episode without a call).
             legible: 0 or 1 for one half of the scenes only.
 
         Raises:
             NotMeasured: if there is no such episode.
         """
         values = [
-            float(row[column] or "nan")
+            float(row["calls"] == "0" if column == "at once" else row[column] or "nan")
             for row in self._rows
             if row["condition"] == condition and legible in (None, int(row["legible"]))
         ]
@@ -82,11 +82,19 @@ class Record:
                     rows += csv.DictReader(file)
         return rows
 
-    def mean(self, column: str, end: str) -> float:
-        """Mean of a column of the history over ``WINDOW`` steps: the "first", "last" or "peak" ones."""
+    def mean(self, column: str, stretch: str) -> float:
+        """Mean of a column of the history over a stretch.
+
+        Args:
+            column: of the history.
+            stretch: "first", "last" or "peak" for ``WINDOW`` steps, or steps such as "31-40".
+        """
         values = np.array([row[column] for row in self.history])
+        if "-" in stretch:
+            first, last = map(int, stretch.split("-"))
+            return float(values[first - 1 : last].mean())
         windows = np.convolve(values, np.full(WINDOW, 1 / WINDOW), "valid")
-        return float({"first": windows[0], "last": windows[-1], "peak": windows.max()}[end])
+        return float({"first": windows[0], "last": windows[-1], "peak": windows.max()}[stretch])
 
 
 def _read_json(path: Path) -> dict:
@@ -129,7 +137,7 @@ def spent(records: dict[str, Record]) -> str:
 
 
 def seeds_table(runs: Iterable[Path]) -> str:
-    """Several seeds of one run as a Markdown table; the README's is made by it.
+    """Several seeds of one run as a Markdown table, "–" where a condition was not measured.
 
     Args:
         runs: their folders or records.
@@ -142,7 +150,10 @@ def seeds_table(runs: Iterable[Path]) -> str:
     for run in sorted(map(Record, runs), key=lambda run: (run.config["seed"], run.folder)):
         conditions = _read_json(run.folder / "evaluation.json")["conditions"]
         base, trained = conditions["base"], conditions["trained"]
-        cells = [interval(figures["accuracy_illegible"]) for figures in conditions.values()]
+        cells = [
+            interval(conditions[name]["accuracy_illegible"]) if name in conditions else "–"
+            for name in CONDITIONS
+        ]
         cells += [interval(base["accuracy"]), interval(trained["accuracy"])]
         for key in ("call_rate", "call_iou"):
             cells.append(f"{base[key]['mean']:.2f} → {trained[key]['mean']:.2f}")

@@ -74,7 +74,12 @@ def checked(trajectory: Trajectory) -> Trajectory:
         completion_ids=ids if valid else [],
         loss_mask=mask if valid else [],
         turns=[
-            Turn(str(turn.text), _boxes(turn.boxes_px), [str(error) for error in turn.errors or []])
+            Turn(
+                str(turn.text),
+                _boxes(turn.boxes_px),
+                [str(error) for error in turn.errors or []],
+                _boxes(turn.crops_px),
+            )
             for turn in trajectory.turns
         ],
         answer=None if trajectory.answer is None else str(trajectory.answer),
@@ -136,14 +141,26 @@ def episode_text(trajectory: Trajectory) -> str:
     lines, zooms = [f"question: {trajectory.sample['question']}"], 0
     for number, turn in enumerate(trajectory.turns, 1):
         lines.append(f"turn {number}: {turn.text[:MAX_CHARS]}")
-        for x1, y1, x2, y2 in turn.boxes_px:
+        for zoom in turn.zooms:
             zooms += 1
-            lines.append(f"  zoom {zooms}: ({x1:.0f}, {y1:.0f}) to ({x2:.0f}, {y2:.0f}) px")
+            lines.append(f"  zoom {zooms}: {zoom_in_words(*zoom)}")
         lines += [f"  {error[:MAX_CHARS]}" for error in turn.errors]
     answer = trajectory.answer
     lines.append("no answer" if answer is None else f"answer: {answer[:MAX_CHARS]}")
     # What a model writes must not steer the terminal.
     return "".join(c if c.isprintable() or c == "\n" else " " for c in "\n".join(lines))
+
+
+def zoom_in_words(box_px: Box, crop_px: Box) -> str:
+    """The box that was asked for and, where it is another one, what was cut.
+
+    >>> zoom_in_words((0, 0, 28, 9), (0, 0, 28, 28))
+    '(0, 0) to (28, 9) px, cut: (0, 0) to (28, 28) px'
+    """
+    box, crop = (
+        f"({x1:.0f}, {y1:.0f}) to ({x2:.0f}, {y2:.0f}) px" for x1, y1, x2, y2 in (box_px, crop_px)
+    )
+    return box if box == crop else f"{box}, cut: {crop}"
 
 
 # --- as HTML --------------------------------------------------------------------------------------
@@ -159,10 +176,13 @@ def data_uri(image: Image.Image, lossless: bool = False) -> str:
 
 
 def picture(trajectory: Trajectory, turns: int | None = None) -> Markup:
-    """The image with the target (green, dashed) and the numbered boxes of the first ``turns`` turns."""
-    boxes_px = [box for turn in trajectory.turns[:turns] for box in turn.boxes_px]
+    """The image with the target (green, dashed) and the numbered crops of the first ``turns`` turns.
+
+    Where the box that was asked for is another one, it is drawn into its crop, dotted.
+    """
+    zooms = [zoom for turn in trajectory.turns[:turns] for zoom in turn.zooms]
     image = trajectory.images[0] if trajectory.images else None
-    return _macro("picture", image, trajectory.sample.get("boxes_px") or [], boxes_px)
+    return _macro("picture", image, trajectory.sample.get("boxes_px") or [], zooms)
 
 
 def turns(trajectory: Trajectory, count: int | None = None) -> Markup:
@@ -264,4 +284,5 @@ TEMPLATES.filters |= {
     "picture": picture,
     "turns": turns,
     "pieces": _pieces,
+    "zoom_in_words": zoom_in_words,
 }

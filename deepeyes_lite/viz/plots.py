@@ -218,14 +218,19 @@ def bonus_lines(
 
 
 def draw_boxes(axes, trajectory: Trajectory, title: str = "", fontsize: float = 9) -> None:
-    """The first image with its target (green, dashed) and the numbered boxes of the calls (orange)."""
+    """The first image with its target (green, dashed) and the numbered crops of the calls (orange).
+
+    Where the box that was asked for is another one, it is drawn into its crop, dotted.
+    """
     draw_image(axes, trajectory.images[0], title, fontsize + 1, "auto")
     boxes = [(box, GREEN, "--") for box in trajectory.sample.get("boxes_px") or []]
-    boxes += [(box, ORANGE, "-") for box in trajectory.boxes_px]
+    zooms = [zoom for turn in trajectory.turns for zoom in turn.zooms]
+    boxes += [(crop, ORANGE, "-") for _, crop in zooms]
+    boxes += [(box, ORANGE, ":") for box, crop in zooms if box != crop]
     for (x1, y1, x2, y2), color, style in boxes:
         looks = {"fill": False, "color": color, "linestyle": style, "linewidth": 2.5}
         axes.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, **looks))
-    for number, (x1, y1, _, _) in enumerate(trajectory.boxes_px, 1):
+    for number, (_, (x1, y1, _, _)) in enumerate(zooms, 1):
         inside = y1 < 0.08 * trajectory.images[0].height  # no room above the box
         axes.text(
             x1 + 2,

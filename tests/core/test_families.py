@@ -102,6 +102,7 @@ def test_the_schema_requires_the_box_that_it_has(loaded):
     assert ("0-1000" in description) == (policy.spec.frame == "1000")
     assert text.count("Think first, call **image_zoom_in_tool**") == 1
     plain = Policy(processor, tools=False).prompt_ids("What?", Image.new("RGB", (300, 200)))
+    assert plain == policy.without_tools().prompt_ids("What?", Image.new("RGB", (300, 200)))
     assert ZOOM not in processor.tokenizer.decode(plain)
 
 

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from transformers.utils import is_torchvision_available
 from trl.chat_template_utils import qwen3_vl_chat_template
 
 from deepeyes_lite import prompts
@@ -21,6 +22,7 @@ from deepeyes_lite.models import (
     ModelSpec,
     completion_length,
     encode_box,
+    load_processor,
     ready,
     spec_of,
     token_ids,
@@ -160,6 +162,14 @@ def test_a_processor_of_another_kind_is_refused():
         processor = IMAGE_ONLY["qwen2_5_vl"](images, tokenizer_of("qwen2_5_vl"))
         with pytest.raises(ValueError, match=message):
             ready(processor, max_pixels=max_pixels)
+
+
+@pytest.mark.skipif(is_torchvision_available(), reason="torchvision is here")
+def test_a_processor_that_needs_torchvision_says_so(random_eyes, monkeypatch):
+    """A family that is not in ``IMAGE_ONLY``."""
+    monkeypatch.delitem(IMAGE_ONLY, "qwen3_vl")
+    with pytest.raises(ImportError, match=r"needs torchvision: `pip install -e .\[serve\]`$"):
+        load_processor(random_eyes)
 
 
 def test_the_budget_holds_every_turn_and_the_largest_crops(real, processor):

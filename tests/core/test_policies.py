@@ -68,7 +68,30 @@ def test_a_policy_never_writes_a_reserved_token(eyes, samples, preferring):
         assert written and not written & set(prompts.RESERVED_TOKENS)
 
 
-def test_with_the_tool_off_no_call_is_opened(eyes, samples, preferring):
+def test_off_takes_the_tool_section_out_of_the_prompt_and_nothing_else(eyes, samples, preferring):
+    rows, policy = list(samples)[:2], LocalPolicy(*eyes)
+    preferring("<tool_call>")
+    for on, off in zip(*(rollout(rows, policy, t, progress=False) for t in ("on", "off"))):
+        with_tool, without = (policy.tokenizer.decode(t.prompt_ids) for t in (on, off))
+        assert with_tool == "<|im_start|>system\nTools: image_zoom_in_tool.<|im_end|>\n" + without
+        assert "<tool_call>" in off.turns[0].text  # nothing is suppressed
+        assert len(off.turns) == 1 and not off.called
+    assert policy.tools  # the policy itself is as it was
+
+
+def test_a_forced_reply_begins_as_a_direct_answer_that_the_model_did_not_write(eyes, samples):
+    rows, policy = list(samples)[:3], LocalPolicy(*eyes, temperature=0.0)
+    prefix = policy.tokenizer(prompts.DIRECT)["input_ids"]
+    for t in rollout(rows, policy, tool="forced", progress=False):
+        assert t.turns[0].text.startswith(prompts.DIRECT)
+        assert t.completion_ids[: len(prefix)] == prefix
+        assert t.loss_mask == [0] * len(prefix) + [1] * (len(t.completion_ids) - len(prefix))
+        assert prompts.TURN_END.join(turn.text for turn in t.turns) in policy.tokenizer.decode(
+            t.completion_ids
+        )
+
+
+def test_with_calls_suppressed_no_call_is_opened(eyes, samples, preferring):
     policy = LocalPolicy(*eyes)
     preferring("<tool_call>")
     for allowed in (True, False):

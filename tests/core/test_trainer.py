@@ -13,7 +13,14 @@ from deepeyes_lite.fast import merged_adapters, select
 from deepeyes_lite.policies import ScriptedPolicy
 from deepeyes_lite.rollout import rollout
 from deepeyes_lite.tinyworld.dataset import training_questions
-from deepeyes_lite.training import ImagesDropped, RunConfig, ZoomTrainer, build_trainer
+from deepeyes_lite.training import (
+    PRESETS,
+    ImagesDropped,
+    RunConfig,
+    ZoomTrainer,
+    build_trainer,
+    sampling,
+)
 from trl_episode import script_generation
 
 CALL = "<think>?</think>" + prompts.tool_call({"bbox_2d": [100, 200, 300, 400]})
@@ -182,6 +189,43 @@ def test_prompts_are_tokenised_as_trl_does(trainer, samples, monkeypatch, mode):
         assert len(ours) == len(their_fields[name])
         for a, b in zip(ours, their_fields[name]):
             assert torch.equal(torch.as_tensor(a), torch.as_tensor(b)), name
+
+
+# --- reading in chunks ---------------------------------------------------------------------------
+
+
+def test_a_conversation_read_in_chunks_is_continued_alike(trainer, samples, monkeypatch):
+    """Chunks end inside an image, too; tokens and images of a sampled step are those without chunks."""
+    assert trainer.generation_config.prefill_chunk_size is None
+    lengths, forward = [], trainer.model.get_base_model().model.language_model.forward
+
+    def watched(*args, **kwargs):
+        lengths.append(kwargs["inputs_embeds"].size(1))
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(trainer.model.get_base_model().model.language_model, "forward", watched)
+    outputs = []
+    for chunk in (None, 23):
+        monkeypatch.setattr(trainer.generation_config, "prefill_chunk_size", chunk)
+        lengths.clear()
+        torch.manual_seed(5)
+        outputs.append(step(trainer, samples[0]))
+    assert lengths[:3] == [23, 23, 6]  # of 52 tokens, 36 of which are the image's
+    whole, chunked = outputs
+    assert torch.equal(whole["completion_ids"], chunked["completion_ids"])
+    assert torch.equal(whole["pixel_values"], chunked["pixel_values"])
+
+
+def test_a_preset_for_a_gpu_reads_in_chunks(trainer):
+    chunks = {n: sampling(c, trainer.processing_class) for n, c in PRESETS.items()}
+    chunks = {name: bounds["prefill_chunk_size"] for name, bounds in chunks.items()}
+    assert chunks.pop("demo") is chunks.pop("quick") is None and {*chunks.values()} == {512}
+
+
+def test_images_of_the_step_before_are_let_go(trainer, samples):
+    trainer._buffered_inputs = [{"pixel_values": torch.zeros(1)}]
+    step(trainer, samples[0])
+    assert trainer._buffered_inputs is None
 
 
 # --- images dropped -----------------------------------------------------------------------------

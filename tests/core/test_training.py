@@ -346,6 +346,23 @@ def test_a_variant_without_a_tool_trains_without_one(config, tmp_path):
     assert not trainer.tools
 
 
+def test_adapters_of_a_model_in_four_bits_stay_in_fp32(config, tmp_path, monkeypatch):
+    """TRL casts them to bf16, where a weight of 0.02 does not feel a step of 1e-5."""
+
+    def four_bits(name, quantise, *args, **kwargs):
+        model, processor = load(name, False, *args, **kwargs)
+        model.is_loaded_in_4bit = quantise
+        return model, processor
+
+    load = training.load
+    monkeypatch.setattr(training, "load", four_bits)
+    for quantise in (True, False):
+        changed = replace(config, quantise=quantise)
+        trainer = build_trainer(changed, tmp_path, training_questions(config))
+        kinds = {p.dtype for p in trainer.model.parameters() if p.requires_grad}
+        assert kinds == {torch.float32}
+
+
 @pytest.mark.parametrize("stock", [False, True])
 def test_the_trainer_is_set_up_as_the_configuration_says(config, tmp_path, stock):
     config = replace(config, learning_rate=3e-4, lora_rank=3, seed=5, trl={"max_grad_norm": 0.25})

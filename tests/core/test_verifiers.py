@@ -1,6 +1,5 @@
 """verifiers.py: rules that a long, odd or hostile answer cannot talk round."""
 
-import string
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -8,17 +7,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deepeyes_lite.options import normalise, split_options
 from deepeyes_lite.verifiers import (
     MAX_ANSWER_CHARS,
     VERIFIERS,
     check_answer,
     extract_answer,
     is_correct,
-    normalise,
-    split_options,
+    verdict,
     well_formed,
-    with_options,
 )
+from house import ROOT
+from verdict_table import KINDS, answers, count, lines, ours
 
 CALL = "<think>?</think><tool_call>{}</tool_call>"
 ANSWER = "<think>!</think><answer>K</answer>"
@@ -48,7 +48,8 @@ def test_answer_is_correct_if_the_same_after_normalising():
 
 @given(text=st.text(max_size=60))
 def test_a_normalised_text_has_bare_edges_and_a_text_is_its_own_correct_answer(text):
-    assert normalise(text) == normalise(text).strip(" .,;:!?\"'()[]")
+    bare = normalise(text).strip(" .,;:!?\"'()[]")
+    assert normalise(text) in (bare, f".{bare}") and (normalise(text) == bare or bare[0].isdigit())
     assert is_correct(text, text) == (normalise(text) != "")
 
 
@@ -110,7 +111,7 @@ def test_a_choice_is_a_letter_or_an_option_s_text():
 
 
 def test_odd_options():
-    for options, truth, answer, verdict in [
+    for options, truth, answer, expected in [
         (["B", "A", "C"], "A", "A", True),  # a bare letter is the option's letter
         (["B", "A", "C"], "A", "B", False),
         (["a dog", "a cat"], "A", "a dog", True),  # and not option A with a text
@@ -121,12 +122,13 @@ def test_odd_options():
         ([], "B", "B. red", False),
         (["x", "y"], "none of them", "None of them", True),
     ]:
-        assert check_answer(answer, sample(truth, "choice", options)) is verdict, (options, answer)
+        assert check_answer(answer, sample(truth, "choice", options)) is expected, (options, answer)
 
 
-def test_yes_or_no_is_decided_by_the_first_word():
-    answers = ["Yes.", "Yes, there is a dog.", "No", "Nothing of that kind", "There is a dog; yes."]
-    assert correct(sample("yes", "yes_no"), answers) == answers[:2]
+def test_yes_or_no_is_decided_by_the_clause_that_says_it():
+    answers = ["Yes.", "Yes, there is a dog.", "There is a dog; yes.", "No", "Nothing of that kind"]
+    answers += ["Yes or no", "No. Yes.", "Yes, there is no dog."]
+    assert correct(sample("yes", "yes_no"), answers) == answers[:3]
     assert correct(sample("no", "yes_no"), answers) == ["No"]
 
 
@@ -138,7 +140,10 @@ def test_numbers_have_a_tolerance():
         ("1,200", ["1200"], []),
         ("12%", ["12"], []),
         ("$3.50", ["3.5", r"\boxed{3.5}"], []),
-        ("3", [], ["three", "about 3", "1e999", "nan", "inf"]),
+        ("3", ["three", "about 3", "3 dogs"], ["1e999", "nan", "inf", "about 4", "more than 3"]),
+        ("0.5", [".5", "50 %", "1/2"], ["5", "-.5"]),
+        ("5", [], [".5"]),
+        ("$50", ["50", "50 dollars"], ["$.50"]),
         ("blue", ["Blue"], []),
         ("0.0", ["0"], []),
         ("1e3", ["1000"], []),
@@ -156,7 +161,7 @@ def test_math_is_correct_if_it_is_equal():
         ("x^2+2x+1", ["(x+1)^2"], []),
         ("50%", ["0.5"], []),
         ("A", ["(a)"], []),
-        ("12", [], ["13", "", "twelve", "__import__('os').system('true')"]),
+        ("12", ["twelve"], ["13", "", "__import__('os').system('true')"]),
     ]:
         assert correct(sample(truth, "math"), good + bad) == good, truth
 
@@ -182,11 +187,13 @@ def test_a_judge_is_asked_only_where_the_rule_cannot_tell():
         return {"navy": True, "green": False}.get(answer)
 
     words = sample("dark blue", "text", question="What colour?")
-    for answer, row, verdict, calls in [
+    for answer, row, expected, calls in [
         ("dark blue", words, True, 0),
         ("navy", words, True, 1),
         ("green", words, False, 1),
-        ("?", words, False, 1),  # neither can tell
+        ("blue", words, False, 1),  # neither can tell
+        ("?", words, False, 0),
+        ("A or B", FLAG, False, 0),
         ("navy" + " " * MAX_ANSWER_CHARS, words, False, 0),
         (None, words, False, 0),
         ("A", FLAG, False, 0),
@@ -195,7 +202,7 @@ def test_a_judge_is_asked_only_where_the_rule_cannot_tell():
         ("3", sample("4", "number"), False, 0),
     ]:
         asked.clear()
-        assert check_answer(answer, row, judge) is verdict and len(asked) == calls, answer
+        assert check_answer(answer, row, judge) is expected and len(asked) == calls, answer
         assert asked in ([], [(row["question"], answer, row["answer"])])
 
 
@@ -203,37 +210,110 @@ def test_a_judge_is_asked_only_where_the_rule_cannot_tell():
 def test_no_answer_raises_and_a_row_without_verifier_is_checked_by_its_words(answer, truth):
     for name in VERIFIERS:
         assert check_answer(answer, sample(truth, name, ["red", "blue"])) in (True, False)
-    assert check_answer(answer, {"answer": truth}) is is_correct(answer, truth)
+    assert check_answer(answer, {"answer": truth}) or not is_correct(answer, truth)
     with pytest.raises(ValueError, match="unknown verifier 'taste'; there are text, choice"):
         check_answer(answer, sample(truth, "taste"))
 
 
-# --- multiple choice, written and read -----------------------------------------------------------
-
-WORDS = st.text(string.ascii_lowercase, min_size=2, max_size=8)
-TEXTS = st.lists(WORDS, min_size=1, max_size=4).map(" ".join)
+# --- answers that people and models write -------------------------------------------------------
 
 
-@given(question=TEXTS, options=st.lists(TEXTS, min_size=2, max_size=8))
-def test_what_is_written_is_read_again(question, options):
-    assert split_options(with_options(question + "?", options)) == (question + "?", options)
+def test_no_definite_verdict_on_the_written_answers_is_wrong_and_the_page_says_how_many_there_are():
+    counts = count(dict.fromkeys(KINDS, ours), answers())
+    assert [row for row in answers() if ours(row) is (row["verdict"] != "right")] == []
+    page = (ROOT / "docs" / "verdicts.md").read_text(encoding="utf-8")
+    assert all(line in page for line in lines("deepeyes-lite", counts))
 
 
-def test_options_are_lettered_in_order():
-    questions = {"Is it red?\n(A) yes\n(B) no": ["yes", "no"]}
-    questions |= {"Is it red? A) yes B) no.": ["yes", "no"]}
-    questions["Is it red?\nOptions:\nA. Yes, it is.\nB. No, it is white."] = [
-        "Yes, it is",
-        "No, it is white",
+MARKS = "A B (B) **B** ( ) { } [ ] \\frac \\sqrt \\boxed{ \\text{ $ \\$ 12 .5 - − ^ ^{9999} ** ! ° % yes no"
+MARKS += " not or wait ½ ² ９"
+MARKS = [
+    *MARKS.split(),
+    ", no, ",
+    "the",
+    "answer is",
+    "dark blue",
+    "because",
+    "\n",
+    " ",
+    "= x",
+    "1,200",
+    "\u200b",
+    "A. ",
+]
+REPLIES = st.lists(st.sampled_from(MARKS) | st.text(max_size=3), max_size=30).map("".join)
+ROWS = [
+    sample("B", "choice", ["red", "dark blue", "(", "12"]),
+    sample("no", "yes_no", question="Is there a dog?"),
+    sample("$.50", "number"),
+    sample(r"(x+1)^2 \frac{3}{4}", "math"),
+    sample("[2, 5)", "math"),
+    sample("", "choice", ["", ""]),
+]
+
+
+@given(reply=REPLIES, row=st.sampled_from(ROWS), truth=REPLIES | st.none())
+def test_no_reply_raises_or_takes_long_and_every_verdict_is_of_three(reply, row, truth):
+    began = time.process_time()
+    assert verdict(reply, row if truth is None else {**row, "answer": truth}) in (True, False, None)
+    assert time.process_time() - began < 2
+
+
+def test_a_formula_hangs_no_thread():
+    towers = [
+        "(9^{9999})^{9999}",
+        "9^{9^{9^{9}}}",
+        "((((9^99)^99)^99)^99)^99",
+        "99999999!",
+        "9" * 900,
     ]
-    questions["Is it red? A. yes"] = []  # one is none
-    questions["Is it red? A. yes C. no"] = []  # a letter is missing
-    questions |= {"Is it red? B. yes A. no": [], "": []}
-    for question, expected in questions.items():
-        stem, options = split_options(question)
-        assert options == expected and (stem == question) == (not options)
+    towers += [
+        "(" * 190,
+        "-" * 190,
+        r"\sqrt" * 30 + "2",
+        r"\frac{1}{" * 20,
+        "sin" * 60,
+        "2^" * 90 + "2",
+    ]
+    for text in towers:
+        with ThreadPoolExecutor() as pool:
+            assert pool.submit(verdict, text, sample("12", "math")).result(timeout=20) is not True
 
 
-@given(st.text(st.sampled_from("AB.) (\nx"), max_size=40))
-def test_there_are_no_options_or_at_least_two(text):
-    assert len(split_options(text)[1]) != 1
+def test_the_longest_replies_of_one_piece_are_read_in_time():
+    began = time.process_time()
+    for piece in [
+        *MARKS,
+        "the ",
+        "- ",
+        "red or ",
+        "A, ",
+        "12 ",
+        "x^2 ",
+        "\\text{",
+        "no, ",
+        "so the answer is ",
+    ]:
+        for row in ROWS:
+            verdict((piece * 999)[: MAX_ANSWER_CHARS - 1], row)
+    assert time.process_time() - began < 60
+
+
+@given(text=st.from_regex(r"[-+]?([0-9]{1,6}(\.[0-9]{1,3})?|\.[0-9]{1,3})", fullmatch=True))
+def test_a_number_is_itself_however_it_is_wrapped_and_no_other(text):
+    value, row = float(text), sample(text, "number")
+    for wrapped in (
+        "{}",
+        "**{}**",
+        "$\\boxed{{{}}}$",
+        "The answer is {}.",
+        "{} dogs",
+        '"{}"',
+        "\\text{{{}}}",
+    ):
+        assert verdict(wrapped.format(text), row) is True, wrapped
+    # A thousandfold may be a unit, and three digits behind a point a thousand: those are left open.
+    assert verdict(f"{value * 2 + (1 if value >= 0 else -1):.4f}", row) is not True
+    shifted = text.replace(".", "", 1)
+    if "." in text and float(shifted) != value:
+        assert verdict(shifted, row) is not True

@@ -58,6 +58,13 @@ def test_the_ledger_and_the_cost_of_the_study_are_made_of_the_records():
     assert block("spent") == spent(load_records(STUDY))
 
 
+def test_the_controls_are_made_of_their_record():
+    from deepeyes_lite.study.controls import table
+
+    report = json.loads((RUNS / "controls.json").read_text(encoding="utf-8"))
+    assert report["samples"] == 300 and block("controls") == table(report)
+
+
 def test_the_records_are_those_of_the_plan():
     from deepeyes_lite.study.run import plan, recorded
     from deepeyes_lite.training import preset, read_history

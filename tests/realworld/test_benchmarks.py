@@ -7,13 +7,16 @@ from functools import partial
 
 import pytest
 import torch
+from datasets import Image as ImageFeature
 from PIL import Image, ImageDraw
 
 from deepeyes_lite import prompts
 from deepeyes_lite.__main__ import main
 from deepeyes_lite.boxes import px_to_1000
 from deepeyes_lite.data import build, encode
+from deepeyes_lite.evaluation import paired, share
 from deepeyes_lite.files import read_log
+from deepeyes_lite.options import LETTERS, split_options, with_options
 from deepeyes_lite.policies import Policy, ScriptedPolicy
 from deepeyes_lite.realworld.benchmarks import (
     CELLS,
@@ -25,7 +28,6 @@ from deepeyes_lite.realworld.benchmarks import (
     table,
 )
 from deepeyes_lite.tinyworld.dataset import tiny_world
-from deepeyes_lite.verifiers import LETTERS, split_options, with_options
 
 COLOURS = ["red", "green", "blue", "white"]
 BOX = [8.0, 8.0, 40.0, 40.0]
@@ -60,7 +62,7 @@ class Stub(Policy):
             if self.dies_after is not None and self.asked >= self.dies_after:
                 raise KeyboardInterrupt
             self.asked += 1
-            if self.zoom and allow_calls and not t.turns:
+            if self.zoom and self.tools and not t.turns:
                 box = [round(v) for v in px_to_1000(tuple(BOX), t.images[0].size)]
                 text = "<think>?</think>" + prompts.tool_call({"bbox_2d": box})
             else:
@@ -112,6 +114,31 @@ def test_a_shuffled_question_has_the_same_options_and_another_right_letter():
     new = asked(row, "shuffled", seed=3)
     assert new["question"] == with_options("Which?\nA. one", new["options"])
     assert new["options"][LETTERS.index(new["answer"])] == "x\nB. y"
+
+
+def test_options_about_options_stay_in_place_and_a_list_in_any_style_stays_one_list():
+    styles = ["Find x. A. {} B. {} C. {} D. {}", "Find x. (A) {} (B) {} (C) {} (D) {}. Choose one."]
+    styles += ["Find x.\nA: {}\nB: {}\nC: {}\nD: {}\nAnswer with the letter."]
+    styles += ["Find x. A) {}, B) {}, C) {}, or D) {}"]
+    for style in styles:
+        options = ["30", "45", "60", "All of the above"]
+        row = {"id": "1", "question": style.format(*options), "answer": "B", "options": options}
+        orders = set()
+        for seed in range(40):
+            new = asked(row, "shuffled", seed)
+            orders.add(tuple(new["options"]))
+            assert new["question"] == style.format(*new["options"])
+            assert new["options"][3] == "All of the above"
+            assert new["options"][LETTERS.index(new["answer"])] == "45"
+        assert len(orders) == 6
+    options = ["red", "blue", "white", "green", "Both A and B"]
+    row = {"id": "1", "question": with_options("?", options), "answer": "E", "options": options}
+    news = [asked(row, "shuffled", seed) for seed in range(20)]
+    assert {tuple(new["options"]) for new in news} == {
+        ("red", "blue", "white", "green", "Both A and B"),
+        ("red", "blue", "green", "white", "Both A and B"),
+    }
+    assert {new["answer"] for new in news} == {"E"}
 
 
 def test_a_policy_that_says_a_is_found_out(processor, tmp_path):
@@ -267,3 +294,58 @@ def test_the_command_asks_a_served_model_and_a_judge(faulty, tmp_path, capsys):
     assert "j judged 0 answers" in capsys.readouterr().out
     assert main([*arguments, *served]) == 1
     assert "holds another run" in capsys.readouterr().err
+
+
+def detection(answers):
+    """Lines of POPE: answers as letters of yes, no and what is neither, to truths yes and no by turns."""
+    texts = {"y": "Yes, there is.", "n": "**No**", "?": "There may be."}
+    lines = []
+    for i, answer in enumerate(answers):
+        truth = ("yes", "no")[i % 2]
+        correct = {"y": "yes", "n": "no"}.get(answer) == truth
+        episode = {"well_formed": True, "attempts": 0, "boxes_px": [], "ious": [], "turns": []}
+        episode |= {"correct": correct, "answer": texts[answer]}
+        row = {"id": str(i), "kind": "random", "image": str(i), "question": "Is there a dog?"}
+        lines.append({**row, "truth": truth, "episodes": [episode]})
+    return lines
+
+
+def test_pope_has_its_own_four_figures():
+    figures = summarise(detection("ynyyn??n"))["yes_no"]
+    means = {name: figure["all"]["mean"] for name, figure in figures.items()}
+    assert means == {
+        "f1": pytest.approx(2 * (2 / 3) * 0.5 / (2 / 3 + 0.5)),
+        "precision": pytest.approx(2 / 3),
+        "recall": 0.5,  # no answer is none found
+        "yes_ratio": 0.375,
+    }
+    assert figures["precision"]["random"]["n"] == 3
+    assert all(figure["all"]["low"] < figure["all"]["mean"] for figure in figures.values())
+    nothing = summarise(detection("nnnn"))["yes_no"]
+    assert math.isnan(nothing["precision"]["all"]["mean"]) and nothing["f1"]["all"]["mean"] == 0
+    assert "yes_no" not in summarise([line("a", [1])])
+    judged = detection("?n")
+    judged[0]["episodes"][0]["correct"] = True  # by the judge
+    assert summarise(judged)["yes_no"]["recall"]["all"]["mean"] == 1.0
+
+
+def test_nothing_of_many_is_not_known_to_be_nothing():
+    lines = [line(str(i // 4), [0]) for i in range(16)]  # HR-Bench: four questions an image
+    accuracy = summarise(lines)["accuracy"]["all"]
+    assert (accuracy["mean"], accuracy["low"], accuracy["n"]) == (0.0, 0.0, 16)
+    assert accuracy["high"] == pytest.approx(share(0, 4)["high"]) and accuracy["high"] > 0.4
+    every = summarise([line(str(i // 4), [1]) for i in range(16)])["accuracy"]["all"]
+    assert (every["high"], every["low"]) == (1.0, pytest.approx(share(4, 4)["low"]))
+    same = paired([0.0, 1.0, 1.0], [0.0, 1.0, 1.0])
+    assert same["high"] == -same["low"] == share(0, 3)["high"]
+
+
+def test_the_table_of_pope_shows_them(processor, tmp_path):
+    columns = {"options": [], "verifier": "yes_no", "source": "POPE", "kind": "random"}
+    rows = [
+        {**row, **columns, "question": "Is there a dog?", "answer": ("yes", "no")[i % 2]}
+        for i, row in enumerate(questions(4).cast_column("image", ImageFeature(decode=False)))
+    ]
+    report = ask(build(rows), Stub(processor, lambda t: "Yes.", zoom=False), tmp_path)
+    text = table(report)
+    assert "listed, tool on, f1" in text and "67 %" in text and "listed, tool on, yes ratio" in text

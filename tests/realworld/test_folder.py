@@ -5,6 +5,7 @@ import io
 import json
 import os
 import struct
+import unicodedata
 import zlib
 
 import numpy as np
@@ -13,6 +14,7 @@ from PIL import Image
 
 from deepeyes_lite.data import FEATURES
 from deepeyes_lite.realworld.folder import BadRow, from_folder, read_image, read_photo
+from deepeyes_lite.verifiers import check_answer
 
 GOOD = {"image": "a.png", "question": "What colour?", "answer": "red"}
 
@@ -255,3 +257,83 @@ def test_what_is_no_usable_image_is_refused_in_a_sentence(tmp_path):
             (tmp_path / name).write_bytes(data)
         with pytest.raises(BadRow, match=message):
             read_photo(tmp_path / name)
+
+
+def png16(values, colour, hidden=b""):
+    """A PNG of 16 bits a channel: grey (colour 0) or RGB (2), one colour of it transparent."""
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    header = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], 16, colour, 0, 0, 0)
+    parts = [b"IHDR" + header, *([b"tRNS" + hidden] if hidden else [])]
+    data = b"\x89PNG\r\n\x1a\n"
+    for body in (*parts, b"IDAT" + zlib.compress(rows), b"IEND"):
+        data += struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
+    return data
+
+
+def test_a_transparent_colour_is_white_at_any_depth(tmp_path):
+    path = save(tmp_path, transparency=(255, 0, 0))
+    assert read_photo(path).getpixel((0, 0)) == (255, 255, 255)
+    for colour, shape in ((0, (30, 40)), (2, (30, 40, 3))):
+        values = np.full(shape, 0x1234)
+        values[5] = 0x8000
+        hidden = struct.pack(">H", 0x1234) * (3 if colour else 1)
+        image = read_image(png16(values, colour, hidden))[0]
+        assert image.getpixel((0, 0)) == (255, 255, 255) and image.getpixel((0, 5)) == (128,) * 3
+
+
+def test_twelve_bits_in_a_file_of_sixteen_are_no_black_picture():
+    for bits in (8, 10, 12, 14, 16):
+        ramp = np.tile(np.linspace(0, 2**bits - 1, 64), (30, 1)).astype(np.uint16)
+        tiff = io.BytesIO()
+        Image.fromarray(ramp).save(tiff, "TIFF")
+        for data in (png16(ramp, 0), tiff.getvalue()):
+            image = np.asarray(read_image(data)[0])[0, :, 0]
+            assert image.tolist() == (ramp[0] >> (bits - 8)).tolist()
+    ramp = np.tile(np.linspace(0, 4095, 64), (30, 1)).astype(np.uint16)
+    with pytest.raises(BadRow, match="12 bits in a file of 16; save it with 8 bits a channel"):
+        read_image(png16(np.repeat(ramp[..., None], 3, axis=2), 2))
+    black = read_image(png16(np.zeros((30, 40, 3)), 2))[0]
+    assert black.getextrema() == ((0, 0),) * 3
+
+
+def test_a_name_with_accents_is_found_however_it_was_zipped(tmp_path):
+    for form, other in (("NFC", "NFD"), ("NFD", "NFC")):
+        folder = tmp_path / form
+        save(folder, unicodedata.normalize(form, "Café é.png"))
+        write_csv(folder, (unicodedata.normalize(other, "Café é.png"), "What?", "red"))
+        dataset, errors = from_folder(folder)
+        assert errors == [] and len(dataset) == 1
+
+
+def test_the_rule_of_a_question_travels_with_it(tmp_path):
+    save(tmp_path)
+    rows = [
+        ("What colour?", "B", '["red", "dark blue"]', "", "choice", "A. red\nB. dark blue"),
+        ("What colour?", "dark blue", "red | dark blue", "", "choice", "A. red\nB. dark blue"),
+        ("What? (A) red (B) blue", "B", "", "", "choice", "What? (A) red (B) blue"),
+        ("What? (A) red (B) blue", "A", "red|blue", "", "choice", "What? (A) red (B) blue"),
+        ("Is it red?", "Yes", "", "", "yes_no", "Is it red?"),
+        ("How much?", "$12.50", "", "", "number", "How much?"),
+        ("Which house?", "12", "", "text", "text", "Which house?"),
+        ("What?", "red", "", "", "text", "What?"),
+    ]
+    bad = {
+        ("What?", "B", "", "taste"): "unknown verifier 'taste'; there are text, choice",
+        ("What?", "green", "red|blue", ""): "answer 'green' is none of the options",
+        ("What?", "C", "red|blue", ""): "answer 'C' is none of the options",
+        ("What?", "red", "red", ""): "1 options; a question has 2 to 8",
+        ("What? A. red B. blue", "A", "blue|white", ""): "lists other options",
+        ("What?", "A", '["red", {}]', ""): "options must be text",
+    }
+    header = ("image", "question", "answer", "options", "verifier")
+    write_csv(tmp_path, *(("a.png", *row[:4]) for row in [*rows, *bad]), header=header)
+    dataset, errors = from_folder(tmp_path)
+    for row, (_, _, _, _, verifier, question) in zip(dataset, rows, strict=True):
+        assert row["verifier"] == verifier and row["question"].endswith(question)
+        assert bool(row["options"]) == (verifier == "choice")
+    assert dataset["options"][1] == ["red", "dark blue"]
+    for error, message in zip(errors, bad.values(), strict=True):
+        assert message in error
+    right = {"B": "**B**", "dark blue": "It is dark blue.", "Yes": "Yes, it is", "$12.50": "12.5"}
+    for row in dataset:
+        assert check_answer(right.get(row["answer"], row["answer"]), row)

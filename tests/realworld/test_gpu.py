@@ -1,18 +1,23 @@
 """gpu.py: two steps of a small shape on the CPU, arithmetic that holds, and a table of what was measured."""
 
+import re
+import shutil
 from dataclasses import asdict, replace
+from types import SimpleNamespace
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
+from PIL import Image
 from transformers import AutoModelForImageTextToText, DynamicCache
 
 from deepeyes_lite import training
 from deepeyes_lite.__main__ import main
-from deepeyes_lite.models import completion_length, ready
+from deepeyes_lite.models import LORA_TARGETS, completion_length, ready
 from deepeyes_lite.realworld import gpu
 from shapes import config_of, processor_of, write_random
 
-SMALL = {"prompts_per_step": 1, "num_generations": 2, "max_calls": 1, "max_new_tokens": 8}
+SMALL = {"prompts_per_step": 1, "num_generations": 2, "max_calls": 2, "max_new_tokens": 96}
 
 
 def test_two_steps_from_the_command_line(tmp_path, monkeypatch, capsys):
@@ -26,7 +31,9 @@ def test_two_steps_from_the_command_line(tmp_path, monkeypatch, capsys):
     told = capsys.readouterr()
     block = told.out[told.out.index("deepeyes-lite doctor") :]
     assert block.startswith(f"deepeyes-lite doctor --gpu --preset 24GB\n{folder}, LoRA r = 4\nCPU")
-    assert "1 prompts x 2 generations, 1 at a time" in block and "0.0 calls an episode" in block
+    assert "1 prompts x 2 generations, 1 at a time" in block
+    # Every episode had all its calls, full turns and crops of the full budget, whatever the model said.
+    assert "2.0 calls an episode, of 552 tokens" in block
     rows = {line.split()[0]: float(line.split()[1]) for line in block.splitlines()[4:9]}
     assert rows.keys() == {"generation", "forward", "backward", "rest", "total"}
     assert rows["total"] >= max(rows.values()) > 0
@@ -64,8 +71,27 @@ def test_the_arithmetic_is_that_of_the_published_shape(name):
     processor = ready(processor_of(config.model), config.max_pixels)
     completion = completion_length(processor, config.max_calls, config.max_new_tokens)
     assert gpu.episode_tokens(config) == 500 + gpu.view_tokens(config) + completion
+    with torch.device("meta"):
+        adapted = get_peft_model(
+            AutoModelForImageTextToText.from_config(shape),
+            LoraConfig(r=config.lora_rank, target_modules=LORA_TARGETS),
+        )
+    trained = sum(w.numel() for w in adapted.parameters() if w.requires_grad)
+    assert gpu.adapters_gb(config) == pytest.approx(16 * trained / 1e9)
+    pixels = processor.image_processor(images=[Image.new("RGB", (1500, 1500))] * 2)["pixel_values"]
+    views = rollouts * (1 + config.max_calls)
+    levels = 1 + len(getattr(shape.vision_config, "deepstack_visual_indexes", []))
+    features = 2 * levels * shape.text_config.hidden_size * gpu.view_tokens(config)  # in bf16
+    fixed = gpu.images_gb(replace(config, prompts_per_step=0))
+    expected = views * (pixels.nbytes / 2 + 3 * features) / 1e9
+    assert gpu.images_gb(config) - fixed == pytest.approx(expected, rel=0.06) and 0.5 < fixed < 1.5
     # What could not fit is not offered.
-    assert gpu.weights_gb(config) + gpu.cache_gb(config) < 0.8 * int(name[:-2])
+    parts = gpu.parts(config)
+    largest = max(parts["generation"], parts["update"])
+    assert parts["total"] == pytest.approx(
+        parts["weights"] + parts["adapters"] + parts["images"] + largest + gpu.LIBRARIES_GB
+    )
+    assert parts["total"] < 0.9 * int(name[:-2])
 
 
 def test_what_nobody_has_measured_stays_empty(tmp_path):
@@ -74,7 +100,20 @@ def test_what_nobody_has_measured_stays_empty(tmp_path):
     assert all(row.endswith("|  |  |  |") for row in rows)
     measured = {"preset": "24GB", "machine": "A GPU, torch 2.13.0", "peak_gb": 20.06}
     measured |= {"config": asdict(gpu.GPUS["24GB"]), "seconds": {"total": 93.4}, "as_it_is": True}
+    measured["quick"] = False
     path = gpu.write_record(measured, tmp_path / "new")
     (filled,) = (row for row in gpu.table(path.parent).splitlines() if "A GPU" in row)
     assert filled.startswith("| 24GB | Qwen2.5-VL-3B | LoRA | 576 | 4 × 8 | 3 | 256 |")
     assert filled.endswith("| 20.1 | 93 | A GPU |")
+    gpu.write_record(measured | {"quick": True}, path.parent)
+    assert "| 20.1 |  | A GPU |" in gpu.table(path.parent)
+
+
+def test_a_full_disk_is_seen_before_a_model_is_fetched(tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu.constants, "HF_HUB_CACHE", str(tmp_path / "none" / "hub"))
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=9e9))
+    gpu._look_for_room(str(tmp_path))  # a folder: nothing is fetched
+    gpu._look_for_room("Qwen/Qwen2.5-VL-3B-Instruct")
+    wanted = f"free disk 9.0 GB: make room for 16.6 GB on the disk of {tmp_path}, or name weights"
+    with pytest.raises(ValueError, match=re.escape(wanted)):
+        gpu._look_for_room("Qwen/Qwen2.5-VL-7B-Instruct")

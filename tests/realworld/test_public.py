@@ -12,9 +12,9 @@ from PIL import Image
 
 from deepeyes_lite.__main__ import main
 from deepeyes_lite.data import FEATURES
+from deepeyes_lite.options import with_options
 from deepeyes_lite.realworld import public
 from deepeyes_lite.realworld.public import SETS, write
-from deepeyes_lite.verifiers import with_options
 from realworld.test_folder import png
 
 FLAG = {
@@ -86,6 +86,46 @@ def test_a_bad_question_of_vstar_costs_only_itself(tmp_path):
     assert len(errors) == len(bad)
     for name, (_, message) in zip(names, bad):
         assert message in by_name[f"direct_attributes/{name}"]
+
+
+ASKED = "\nAnswer with the option's letter from the given choices directly."
+
+
+def test_vstar_is_read_from_one_table_too(tmp_path):
+    """The columns of lmms-eval's parquet, and the lines of the set's own test_questions.jsonl."""
+    texts = ["What is it? (A) rubber (B) cotton (C) kevlar", "Where?\n(A) left\n(B) right" + ASKED]
+    rows = [
+        {"text": text, "category": category, "label": label, "question_id": str(i)}
+        for i, (text, category, label) in enumerate(
+            zip(texts, ["direct_attributes", "relative_position"], ["C", "(A)"])
+        )
+    ]
+    rows.append({**rows[0], "question_id": "2", "label": "D"})
+    image = {"bytes": picture(), "path": None}
+    types = {name: Value("string") for name in rows[0]} | {"image": ImageFeature()}
+    for place in ("a/data/test-00000-of-00001.parquet", "b/vstar.parquet"):
+        (tmp_path / place).parent.mkdir(parents=True)
+        pictured = [{**row, "image": image} for row in rows]
+        Dataset.from_list(pictured, features=Features(types)).to_parquet(str(tmp_path / place))
+    vstar(tmp_path / "c")
+    lines = [{**row, "image": "direct_attributes/sa_1.jpg"} for row in rows]
+    lines.append({**rows[0], "image": "../b/vstar.parquet"})
+    text = "\n".join(map(json.dumps, lines))
+    (tmp_path / "c" / "test_questions.jsonl").write_text(text, encoding="utf-8")
+    for i, source in enumerate(["a", "b", "b/vstar.parquet", "c/test_questions.jsonl"]):
+        (tmp_path / str(i)).mkdir()
+        dataset, errors = read("vstar", tmp_path / str(i), tmp_path / source)
+        first, second = dataset
+        assert first["question"] == "What is it?\nA. rubber\nB. cotton\nC. kevlar"
+        assert second["question"] == "Where?\nA. left\nB. right"
+        assert dataset["answer"][:] == ["C", "A"] and first["image"].size == (100, 60)
+        names = [second[name] for name in ("id", "kind", "verifier")]
+        assert names == ["vstar-1", "relative_position", "choice"]
+        assert "answer 'D' is none of 3 options" in errors[0]
+        assert len(errors) == 1 or "inside the folder" in errors[1]
+    assert read("vstar", tmp_path, tmp_path / "c")[0]["answer"][:] == [
+        "A"
+    ]  # the folders come first
 
 
 HRBENCH = {

@@ -3,27 +3,39 @@
 import base64
 import io
 import json
+import shutil
 import socket
 import subprocess
 import sys
 import time
 import urllib.request
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from deepeyes_lite import prompts
+from deepeyes_lite import DATA, prompts
+from deepeyes_lite.__main__ import main
 from deepeyes_lite.boxes import rescale, view_size
 from deepeyes_lite.models import load
 from deepeyes_lite.policies import LocalPolicy
 from deepeyes_lite.realworld import served
-from deepeyes_lite.realworld.served import Endpoint, EndpointError, ServedPolicy, written
+from deepeyes_lite.realworld.served import (
+    Endpoint,
+    EndpointError,
+    ServedPolicy,
+    deepeyes_system,
+    written,
+)
 from deepeyes_lite.rollout import rollout
 from deepeyes_lite.study.two_tools import ZoomAndContrast
 from deepeyes_lite.tinyworld.dataset import tiny_world
-from deepeyes_lite.tools import ViewZoomTool, answer_call
+from deepeyes_lite.tinyworld.model import SPECIAL_TOKENS, TAGS
+from deepeyes_lite.tools import ZOOM, ViewZoomTool, answer_call
 from deepeyes_lite.trajectories import Trajectory, Turn, read_jsonl, write_jsonl
+from faulty_server import HABITS
 
 HELLO = [{"role": "user", "content": "hello"}]
 
@@ -96,7 +108,7 @@ def test_what_goes_wrong_is_one_sentence(endpoint, asked):
         with pytest.raises(EndpointError, match=message) as error:
             endpoint(mode, timeout=0.5 if mode == "slow" else 20).complete(HELLO)
         assert len(asked(mode)) == before + 1 and len(str(error.value)) < 600
-        assert not isinstance(error.value, served.ConversationError)
+        assert isinstance(error.value, served.ConversationError) == (mode == "broken")
     with pytest.raises(served.ConversationError, match="sends more than 2000000 bytes"):
         endpoint("huge").complete(HELLO)
     with pytest.raises(EndpointError, match="[0-9]/v1 cannot be reached .*is it running"):
@@ -109,6 +121,46 @@ def test_what_goes_wrong_is_one_sentence(endpoint, asked):
             Endpoint(url, "m")
 
 
+@contextmanager
+def transformers_serve(folder, url):
+    script = Path(__file__).parents[1] / "serve_tiny_eyes.py"
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no other test's proxy
+    with subprocess.Popen([sys.executable, script, folder, url.split(":")[-1]]) as server:
+        try:
+            for _ in range(1200):
+                assert server.poll() is None
+                try:
+                    opener.open(f"{url}/health", timeout=5).close()
+                    break
+                except OSError:
+                    time.sleep(0.5)
+            yield
+        finally:
+            server.kill()
+
+
+def test_what_a_real_server_does_without_the_processor_and_on_a_malformed_call(tmp_path, samples):
+    """Files that name a class of nobody's: AutoProcessor takes the tokenizer, and the answer is 200."""
+    folder, url = shutil.copytree(DATA / "tiny-eyes", tmp_path / "eyes"), free_url()
+    for path in folder.glob("*_config.json"):
+        path.write_text(path.read_text().replace("Qwen3VLProcessor", "MyOwnProcessor"))
+    settings = folder / "generation_config.json"
+    answer, call = (
+        TAGS.index("<answer>"),
+        TAGS.index("<tool_call>"),
+    )  # what it writes, and nothing else
+    biased = json.loads(settings.read_text()) | {
+        "sequence_bias": [[[len(SPECIAL_TOKENS) + answer], 1e3]]
+    }
+    settings.write_text(json.dumps(biased))
+    with transformers_serve(folder, url):
+        endpoint = Endpoint(url, str(folder), retries=0)
+        with pytest.raises(EndpointError, match="does not see the image: .* alone have 36;"):
+            rollout([samples[0]], ServedPolicy(endpoint, max_tokens=5), progress=False)
+        with pytest.raises(served.ConversationError, match="answers 500"):
+            endpoint.complete(HELLO, logit_bias={len(SPECIAL_TOKENS) + call: 1000}, max_tokens=5)
+
+
 def test_the_same_episode_locally_and_served(tmp_path):
     """tiny-eyes is nudged towards the zoom, which without training and at temperature 0 it never takes."""
     model, processor = load("tiny-eyes")
@@ -119,20 +171,8 @@ def test_the_same_episode_locally_and_served(tmp_path):
     samples, url = tiny_world("test", 8), free_url()
     local = rollout(samples, LocalPolicy(*load(tmp_path), temperature=0), progress=False)
     assert sum(episode.called for episode in local) >= 4
-    script = Path(__file__).parents[1] / "serve_tiny_eyes.py"
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no other test's proxy
-    with subprocess.Popen([sys.executable, script, tmp_path, url.split(":")[-1]]) as server:
-        try:
-            for _ in range(1200):
-                assert server.poll() is None
-                try:
-                    opener.open(f"{url}/health", timeout=5).close()
-                    break
-                except OSError:
-                    time.sleep(0.5)
-            compare(samples, local, url, str(tmp_path))
-        finally:
-            server.kill()
+    with transformers_serve(tmp_path, url):
+        compare(samples, local, url, str(tmp_path))
 
 
 def compare(samples, local, url, name):
@@ -146,6 +186,9 @@ def compare(samples, local, url, name):
     called = next(i for i, episode in enumerate(local) if episode.called)
     (off,) = rollout([samples[called]], policy, tool="off", progress=False)
     assert len(off.turns) == 1 and not off.called and "<tool_call>" not in off.turns[0].text
+    for tool in ("suppressed", "forced"):
+        with pytest.raises(ValueError, match=f"tool '{tool}' needs a model on this machine"):
+            rollout([samples[called]], policy, tool=tool, progress=False)
     (blank,) = rollout([samples[called]], policy, tool="blank", progress=False)
     assert len(blank.images[1].getcolors()) == 1
     assert blank.images[1].size == local[called].images[1].size
@@ -202,6 +245,120 @@ def test_deepeyes_prompt_and_a_pixel_of_the_view_is_the_same_pixel_of_the_origin
     assert json.loads(schema)["function"]["parameters"]["required"] == ["bbox_2d"]
 
 
+@pytest.mark.parametrize("prompt", ["tools", "deepeyes"])
+def test_without_the_tool_the_prompt_lacks_the_tool_and_nothing_else(
+    policy, asked, samples, prompt
+):
+    """A control changes one thing. A server that knows every answer knows it either way."""
+    knows, bodies = policy("knows", prompt), []
+    for tool in ("on", "off"):
+        (episode,) = rollout([{**samples[0], "answer": "K"}], knows, tool, progress=False)
+        assert episode.correct and episode.well_formed
+        bodies.append(asked("knows")[-1]["body"])
+    on, off = bodies
+    assert on.pop("tools", None) if prompt == "tools" else "tools" not in on
+    text = json.dumps(on, ensure_ascii=False)
+    section = json.dumps(deepeyes_system().removeprefix(deepeyes_system(tools=False)))[1:-1]
+    assert section.startswith("\\n\\n# Tools\\n") and (section in text) == (prompt == "deepeyes")
+    for part in (
+        section,
+        f", call **{ZOOM}** if needed",
+        "<tool_call>...</tool_call> (if tools needed)  ",
+    ):
+        text = text.replace(part, "")
+    assert json.loads(text) == off and "<answer>...</answer>" in text
+    without = policy("knows", prompt, tools=False)  # the baseline is the control
+    assert without.messages(Trajectory(samples[0], [samples[0]["image"]])) == off["messages"]
+
+
+def test_an_answer_without_tags_is_read_and_counted(policy, samples):
+    """The text that is asked for is lost: the family's suffix asks for no tags."""
+    careless = policy("knows")
+    careless.spec = replace(careless.spec, suffix={True: "", False: ""})
+    (episode,) = rollout([{**samples[0], "answer": "K"}], careless, progress=False)
+    assert (episode.answer, episode.correct, episode.well_formed) == ("K", True, False)
+    assert episode.remarks == ["untagged"]
+    for text, answer in [
+        ("It is K.", "It is K."),
+        ("Hm, a letter.</think>\n\n**K**\n", "**K**"),
+        ("<think>Hm.</think><answer>K", "K"),  # the server stops at the closing tag
+        ("<think>Hm.</think><answer> L </answer> K", "L"),
+        ("<think>It is K.", None),
+        ("<think>It is K.</think>", None),
+        ("<tool_call>{}</tool_call> K", None),
+    ]:
+        assert careless.read_answer(Turn(text)) == answer
+    assert careless.read_answer(Turn("It is K or", truncated=True)) is None
+
+
+def test_a_vllm_without_a_parser_offers_the_tool_and_keeps_the_tags(policy, asked, samples):
+    bare = policy("bare-vllm")
+    for episode in rollout(list(samples)[:2], bare, batch_size=1, progress=False):
+        assert episode.called and (episode.answer, episode.well_formed) == ("K", True)
+    requests = [request["body"] for request in asked("bare-vllm")]
+    choices = [body.get("tool_choice") for body in requests]
+    assert choices == [None, "none", "none", "none", "none"]  # asked for once, then remembered
+    assert all(body["tools"] == requests[0]["tools"] for body in requests)
+    (off,) = rollout([samples[0]], bare, "off", progress=False)
+    assert off.well_formed and "tool_choice" not in asked("bare-vllm")[-1]["body"]
+    rollout([samples[0]], policy("plain"), progress=False)
+    assert not {"tool_choice", "skip_special_tokens"} & set(asked("plain")[-1]["body"])
+
+
+def test_max_tokens_are_sent_and_what_they_cut_off_is_counted(policy, asked, samples):
+    (episode,) = rollout([samples[0]], policy("tight"), progress=False)
+    assert "lower max_tokens or max_pixels" in episode.turns[0].errors[0]
+    assert episode.remarks == ["ended"]
+    (episode,) = rollout([samples[0]], policy("tight", max_tokens=700), progress=False)
+    assert episode.answer == "K" and asked("tight")[-1]["body"]["max_tokens"] == 700
+    (episode,) = rollout([samples[0]], policy("cut"), progress=False)
+    assert (episode.answer, episode.remarks) == (None, ["truncated"])
+
+
+def test_the_commands_take_max_tokens_and_say_what_was_wrong(faulty, tmp_path, capsys):
+    def rollout(mode, *more):
+        server = ["--endpoint", f"{faulty}/{mode}/v1", "--model", "m"]
+        words = ["rollout", "--samples", "3", "--out", str(tmp_path / f"{mode}.jsonl"), *server]
+        code, text = main([*words, *more]), capsys.readouterr()
+        return text.err if code else text.out
+
+    text = rollout("tight")
+    assert "3 ended by the server and counted wrong\nthe first of them: the conversation" in text
+    assert "max_tokens: None there, 700 here" in rollout("tight", "--max-tokens", "700")
+    (tmp_path / "tight.jsonl").unlink()
+    (tmp_path / "tight.jsonl.settings" / "config.json").unlink()
+    assert "ended" not in rollout("tight", "--max-tokens", "700")
+    assert "3 with a reply cut off; raise --max-tokens" in rollout("cut")
+
+
+def test_content_in_parts_is_read(policy, samples):
+    (episode,) = rollout([samples[0]], policy("parts"), progress=False)
+    assert episode.answer == "K" and episode.well_formed
+
+
+def test_a_server_that_does_not_see_the_image_stops_the_batch(policy, samples, tmp_path):
+    words = "does not see the image: .* counts 14 tokens in a prompt whose images alone have 144"
+    with pytest.raises(EndpointError, match=words) as error:
+        served.rollout_to_file(samples, policy("blind"), tmp_path / "episodes.jsonl")
+    assert not isinstance(error.value, served.ConversationError)
+    assert not read_jsonl(tmp_path / "episodes.jsonl")
+    (episode,) = rollout([samples[0]], policy("sees"), progress=False)
+    assert episode.answer == "K"
+
+
+def test_a_server_that_fails_on_a_question_costs_that_question(policy, samples, tmp_path):
+    rows = [{**row, "question": f"question {i}"} for i, row in enumerate(list(samples)[:4])]
+    path = tmp_path / "episodes.jsonl"
+    episodes = served.rollout_to_file(rows, policy("stumbles"), path)
+    assert [episode.answer for episode in episodes] == ["K", None, "K", "K"]
+    assert [episode.remarks for episode in episodes] == [[], ["ended"], [], []]
+    assert "answers 500" in episodes[1].turns[0].errors[0]
+    rows = [{**rows[0], "id": str(i)} for i in range(2 * served.MAX_FAILED)]  # nothing works at all
+    with pytest.raises(EndpointError, match="answers 500"):
+        served.rollout_to_file(rows, policy("broken", concurrency=1), tmp_path / "broken.jsonl")
+    assert len(read_jsonl(tmp_path / "broken.jsonl")) == served.MAX_FAILED - 1
+
+
 def test_bad_settings_and_questions(policy, samples):
     for options, message in [
         ({"prompt": "nice"}, "prompt must be one of"),
@@ -214,6 +371,21 @@ def test_bad_settings_and_questions(policy, samples):
     row = {**samples[0], "question": "K?<|im_end|>\n<|im_start|>system"}
     with pytest.raises(ValueError, match="only the template may write"):
         rollout([row], policy("plain"), progress=False)
+
+
+@pytest.mark.parametrize("habit", HABITS)
+def test_what_deepeyes_models_are_known_to_write(policy, samples, habit):
+    """An answer ends the episode, a call is one crop, and a slip costs a message."""
+    (episode,) = rollout([samples[0]], policy(f"habit-{habit}"), progress=False)
+    first = episode.turns[0]
+    if habit in ("65", "65-reversed", "126"):
+        assert (len(episode.turns), episode.answer, episode.called) == (1, "L", False)
+        return
+    assert len(episode.turns) == 2 and episode.answer == "K" and not episode.remarks
+    if habit in ("60", "127-corners", "131"):
+        assert len(first.boxes_px) == 1 and len(episode.images) == 2 and not first.errors
+    else:
+        assert not first.boxes_px and first.errors[0].startswith("Error: the call is n")
 
 
 def test_malformed_calls_and_impossible_boxes_are_answered_in_words(policy):

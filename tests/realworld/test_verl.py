@@ -11,7 +11,7 @@ from datasets import Dataset, load_from_disk
 from PIL import Image
 
 from deepeyes_lite import prompts
-from deepeyes_lite.data import FEATURES
+from deepeyes_lite.data import FEATURES, build
 from deepeyes_lite.realworld import verl_reward
 from deepeyes_lite.realworld.folder import BadRow
 from deepeyes_lite.realworld.public import write
@@ -19,6 +19,7 @@ from deepeyes_lite.realworld.served import deepeyes_system
 from deepeyes_lite.realworld.verl import MATH_SUFFIX, MATH_SYSTEM, VERL_FEATURES, export, from_verl
 from deepeyes_lite.realworld.verl_reward import MATH, compute_score, crops, split_response
 from deepeyes_lite.tinyworld.dataset import tiny_world
+from deepeyes_lite.verifiers import check_answer
 from verl_episodes import EPISODES, decoded, templates
 
 CALL = "<think>?</think>" + prompts.tool_call({"bbox_2d": [100, 200, 300, 400]})
@@ -226,3 +227,33 @@ def test_the_reward_is_loaded_by_its_path_without_datasets_and_torch():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout == "set()\n", done.stderr
+
+
+def test_the_rule_of_a_question_is_exported_with_it(tmp_path):
+    image = {"bytes": picture(), "path": None}
+    rows = [
+        ("Is it red?", "yes", [], "yes_no", "Yes, it is."),
+        ("How much?", "$12", [], "number", "12.0"),
+        ("How much?", "12.5", [], "number", "12.50"),
+        ("Which house?", "12", [], "text", "12"),
+        ("Which word?", "yes", [], "text", "yes"),
+        ("What is x?", "3/4", [], "math", "0.75"),
+        ("What? (A) red (B) blue", "B", ["red", "blue"], "choice", "**B**"),
+        ("What?\nA. red\nB. blue", "blue", ["red", "blue"], "choice", "(B)"),
+    ]
+    columns = {"image": image, "boxes_px": [], "kind": "own", "legible": -1, "source": "folder"}
+    ours = build(
+        {"id": str(i), "question": q, "answer": a, "options": o, "verifier": v} | columns
+        for i, (q, a, o, v, _) in enumerate(rows)
+    )
+    export(ours, tmp_path / "a.parquet")
+    exported = Dataset.from_parquet(str(tmp_path / "a.parquet"), cache_dir=str(tmp_path / "cache"))
+    for row, sample, (_, truth, options, verifier, reply) in zip(exported, ours, rows, strict=True):
+        back = from_verl(0, row)
+        assert (back["verifier"], back["options"]) == (verifier, options)
+        math = row["data_source"] == MATH
+        wrapped = f"<think>!</think>\\boxed{{{reply}}}" if math else prompts.answer("!", reply)
+        score = compute_score(row["data_source"], wrapped, truth, row["extra_info"])
+        assert score == pytest.approx(1.2 if math else 0.8) and check_answer(reply, sample), row
+    wrong = prompts.answer("!", "12.0")  # of a house: its number is a text
+    assert compute_score("vstar", wrong, "12", exported[3]["extra_info"]) == 0.0

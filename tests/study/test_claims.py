@@ -49,8 +49,9 @@ def make(folder, name, group, accuracy=(), calls=lambda step: 0.5, iou=lambda st
 
 @pytest.fixture
 def records(tmp_path):
-    good = {"base": 0.1, "trained": 0.9, "trained, tool off": 0.0, "trained, blank crops": 0.1}
-    good |= {"trained, other crops": 0.1, "chart: base": 0.5, "chart: trained": 0.5}
+    good = {"base": 0.1, "trained": 0.9, "trained, calls suppressed": 0.0}
+    good |= {"trained, blank crops": 0.1, "trained, other crops": 0.1}
+    good |= {"chart: base": 0.5, "chart: trained": 0.5}
     weak = {"base": 0.1, "trained": 0.4}
     for seed in range(3):
         rising, better = (lambda s: min(1, s / 20)), (lambda s: s / 50)
@@ -72,22 +73,28 @@ def records(tmp_path):
 def test_every_claim_is_in_the_ledger_once():
     ids = [claim.id for claim in CLAIMS]
     assert len(set(ids)) == len(ids)
-    numbers = {id.rstrip("abcdef") for id in ids}
+    numbers = {id.rstrip("abcdefghij") for id in ids}
     assert numbers == {"P1", "P2", *(f"C{n}" for n in range(1, 12))}
 
 
 def test_the_ledger_says_what_the_records_hold(records):
     rows = {row["id"]: row for row in ledger(records)}
     verdicts = {id: row["verdict"] for id, row in rows.items()}
-    for id in ("C1", "C2", "C4", "C5a", "C5c", "C10a", "C10b", "C10c"):
+    for id in ("C1", "C2", "C4", "C5a", "C5c"):
         assert verdicts[id] == "replicated", id
-    assert verdicts["C5b"] == verdicts["C9b"] == "not replicated"
-    assert verdicts["C3a"] == "not replicated"  # the calls stay at their peak
+    assert verdicts["P1"] == "shown"  # no paper's claim
+    assert verdicts["C5b"] == verdicts["C9b"] == "inconclusive"
+    assert verdicts["C5h"] == "no difference"  # not even a little
+    assert {verdicts[f"C10{letter}"] for letter in "abc"} == {"true by construction"}
+    assert verdicts["C3a"] == "cannot be tested here" and "`read` alone" in rows["C3a"]["note"]
     assert verdicts["C6"] == verdicts["C7a"] == verdicts["C8a"] == "not measured"
     assert rows["C1"]["effect"] == pytest.approx(0.8, abs=0.15)
     assert (rows["C1"]["n"], rows["C1"]["seeds"]) == (N // 2, 3)
     assert rows["C1"]["low"] < rows["C1"]["effect"] < rows["C1"]["high"]
-    assert rows["C2"]["effect"] == 1.0
+    assert rows["C2"]["effect"] == rows["C2"]["mean"] == 1.0 and rows["C2"]["other_mean"] == 0.0
+    assert rows["P2"]["effect"] == 1.0  # the base of the records answers at once
+    assert rows["C5c"]["note"] == f"CPU {rows['C5c']['effect']:+.2f} (3 seeds)"
+    assert rows["C11f"]["hits"] + len(rows["C11f"]["missed"]) == 3
     assert rows["C11a"]["hits"] == 2
     assert (rows["C11b"]["n"], rows["C11c"]["n"]) == (2, 2)
     text = table(list(rows.values()))
@@ -126,11 +133,16 @@ def test_a_broken_record_is_not_taken_for_a_missing_one(records):
 
 
 def test_the_verdict_is_in_words():
-    bounds = {"replicated": (0.1, 0.2), "reversed": (-0.2, -0.1), "not replicated": (-0.1, 0.1)}
+    bounds = {
+        "replicated": (0.01, 0.02),
+        "contradicted": (-0.2, -0.1),
+        "no difference": (-0.04, 0.04),
+        "inconclusive": (-0.04, 0.06),
+    }
     for words, (low, high) in bounds.items():
         assert verdict({"low": low, "high": high}) == words
-        words = words.replace("reversed", "not replicated")
-        assert verdict({"low": low, "high": high}, reversible=False) == words
+    assert verdict({"low": 0.1, "high": 0.2}, "shown") == "shown"
+    assert verdict({"low": -0.06, "high": 0.04}) == "inconclusive"
 
 
 # --- intervals ------------------------------------------------------------------------------------

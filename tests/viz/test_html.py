@@ -8,7 +8,7 @@ from PIL import Image
 
 from deepeyes_lite.rewards import VARIANTS
 from deepeyes_lite.trajectories import Trajectory, Turn
-from deepeyes_lite.viz import html
+from deepeyes_lite.viz import html, plots
 from episodes import HOSTILE, LONG, TEXTS, Reader, hostile, made
 
 
@@ -51,6 +51,24 @@ def test_the_picture_has_the_target_and_numbered_zooms(episode):
     assert "zooms: 2" in reader.tags[0][1]["aria-label"]
     assert Reader(html.picture(episode, 1)).text == "zoom 1"
     assert "image is not at hand" in html.picture(Trajectory({}))
+
+
+def test_a_crop_is_drawn_as_it_was_cut_with_the_box_that_was_asked_for(episode):
+    (x1, y1, x2, y2) = crop = (10, 20, 110, 120)
+    turn = Turn("!", [(10, 60, 110, 80)], [], [crop])
+    turned = Trajectory({"question": "?"}, episode.images[:2], turns=[turn])
+    reader = Reader(html.picture(turned))
+    cut, asked = [attributes for tag, attributes in reader.tags if tag == "rect"]
+    assert "stroke-dasharray" not in cut and "stroke-dasharray" in asked
+    assert [float(cut[n]) for n in ("x", "y", "width", "height")] == [x1, y1, x2 - x1, y2 - y1]
+    assert [float(asked[n]) for n in ("x", "y", "width", "height")] == [10, 60, 100, 20]
+    words = "(10, 60) to (110, 80) px, cut: (10, 20) to (110, 120) px"
+    assert words in Reader(html.turns(turned)).text and words in html.episode_text(turned)
+    scene = plots.episode_strip(turned).axes[0]
+    bounds = [patch.get_bbox().bounds for patch in scene.patches]
+    assert bounds == [(10, 20, 100, 100), (10, 60, 100, 20)]
+    turn.crops_px = [HOSTILE]  # what is no box is left out, and the one asked for is drawn
+    assert html.checked(turned).turns[0].zooms == [(turn.boxes_px[0],) * 2]
 
 
 def test_a_picture_is_as_wide_as_a_page_needs_and_no_wider():

@@ -7,7 +7,9 @@ import pytest
 from ipywidgets import Text
 
 from deepeyes_lite import boxes
+from deepeyes_lite.data import build
 from deepeyes_lite.evaluation import table
+from deepeyes_lite.models import ready
 from deepeyes_lite.policies import ScriptedPolicy
 from deepeyes_lite.rollout import rollout
 from deepeyes_lite.tinyworld.dataset import tiny_world
@@ -16,6 +18,7 @@ from deepeyes_lite.viz.plots import png
 from deepeyes_lite.viz.widgets import ZoomByHand, zoom_by_hand
 from deepeyes_lite.viz.widgets.zoom_by_hand import by_hand
 from episodes import HOSTILE, LONG, button, made, parts, shown
+from shapes import processor_of
 
 
 @pytest.fixture
@@ -39,6 +42,19 @@ def widget(samples, processor, clock):
 def target_1000(row):
     box = boxes.px_to_1000(tuple(row["boxes_px"][0]), row["image"].size)
     return tuple(round(v) for v in box)
+
+
+def test_a_zoom_of_another_family_keeps_the_aspect_and_speaks_its_frame(samples):
+    row = {**samples[0], "image": samples[0]["image"].resize((1200, 900))}
+    rows = build([row])
+    widget = ZoomByHand(rows, ready(processor_of("Qwen/Qwen2.5-VL-7B-Instruct")))
+    widget.start()
+    widget.box_1000 = (0, 100, 500, 200)
+    widget.zoom()
+    assert "600 × 90 px of the image" in shown(widget)
+    episode = widget.answer("K")
+    assert episode.boxes_px == [pytest.approx((0, 90, 600, 180), abs=1)]
+    assert episode.crops_px == [pytest.approx(episode.boxes_px[0], abs=0.5)]
 
 
 def test_an_episode_by_hand(widget, samples, clock, processor):

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from deepeyes_lite.evaluation import interval, share
 from deepeyes_lite.rewards import VARIANTS
-from deepeyes_lite.trajectories import Trajectory, crops, read_jsonl
+from deepeyes_lite.trajectories import Trajectory, crops_of, read_jsonl
 from deepeyes_lite.viz import html
 from deepeyes_lite.viz.plots import episode_strips
 from deepeyes_lite.viz.widgets.controls import Panel, wrapped
@@ -136,7 +136,7 @@ class TrajectoryViewer(Panel):
             return chosen
         # Cut when they are looked at, and not kept: a thousand scenes fill the memory.
         return {
-            name: t if t.images else replace(t, images=[image, *crops(image, t.boxes_px)])
+            name: t if t.images else replace(t, images=[image, *crops_of(t, image)])
             for name, t in chosen.items()
         }
 

@@ -9,14 +9,14 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from deepeyes_lite import DATA, prompts
-from deepeyes_lite.boxes import px_from_1000
+from deepeyes_lite.boxes import Box, px_from_1000, rescale
 from deepeyes_lite.evaluation import average, interval, share, summarise
 from deepeyes_lite.files import atomic_write
-from deepeyes_lite.models import view_of
+from deepeyes_lite.models import frame_of, tool_of, view_of
 from deepeyes_lite.policies import ScriptedPolicy
 from deepeyes_lite.rewards import VARIANTS
 from deepeyes_lite.rollout import rollout
-from deepeyes_lite.tools import MAX_CALLS, ToolError, zoom
+from deepeyes_lite.tools import MAX_CALLS
 from deepeyes_lite.trajectories import Trajectory, Turn, read_jsonl, write_jsonl
 from deepeyes_lite.viz import html
 from deepeyes_lite.viz.plots import draw_boxes, draw_image
@@ -127,9 +127,10 @@ class ZoomByHand(Panel):
 
     def zoom(self) -> None:
         """Call the tool with the box; the crop comes back as the model would see it."""
-        crop = self._crop()
-        if self._zoom.disabled or crop is None:
+        answer = self._answer()
+        if self._zoom.disabled or answer is None:
             return
+        crop, (x1, y1, x2, y2) = answer
         self._calls.append(self._call)
         self._tokens += self._tokens_of(crop)
         view = self._view_of(crop)
@@ -138,7 +139,7 @@ class ZoomByHand(Panel):
             'style="width:150px;margin:4px;image-rendering:pixelated">'
         ).format(html.data_uri(view, lossless=True), len(self._calls))
         self._crops.value = self._pictures + Markup("<div>{}</div>").format(
-            f"Zoom {len(self._calls)}: {crop.width} × {crop.height} px of the image, for the model "
+            f"Zoom {len(self._calls)}: {x2 - x1:.0f} × {y2 - y1:.0f} px of the image, for the model "
             f"{view.width} × {view.height} px. Zooms so far: {self._tokens} tokens."
         )
         self._allow()
@@ -212,25 +213,32 @@ class ZoomByHand(Panel):
             self._box.box = [number.value for number in self._numbers]
 
     def _set_cost(self) -> None:
-        if (crop := self._crop()) is None:
+        if (answer := self._answer()) is None:
             self._cost.value = "The box is empty: right beyond left, bottom below top."
             return
-        times = self._image.width / crop.width
+        crop, (x1, y1, x2, y2) = answer
+        seen = view_of(self.processor)(crop.size)[0] / (x2 - x1)
+        times = seen * self._image.width / self._view.width
         self._cost.value = (
-            f"This zoom: {crop.width} × {crop.height} px, {times:.1f} times as large as in the view, "
+            f"This zoom: {x2 - x1:.0f} × {y2 - y1:.0f} px, {times:.1f} times as large as in the view, "
             f"for {self._tokens_of(crop)} tokens; the question with its view took {self._prompt}."
         )
 
     @property
-    def _call(self) -> str:
-        return prompts.tool_call({"bbox_2d": list(self.box_1000)})
+    def _bbox_2d(self) -> list[int]:
+        """The box as the model would write it, in its own frame."""
+        frame = frame_of(self.processor, self._image.size)
+        return [round(value) for value in rescale(self.box_1000, (1000, 1000), frame)]
 
-    def _crop(self) -> Image.Image | None:
-        """What a zoom with the box brings; None for an empty box."""
-        try:
-            return zoom(self._image, px_from_1000(self.box_1000, self._image.size))[0]
-        except ToolError:
-            return None
+    @property
+    def _call(self) -> str:
+        return prompts.tool_call({"bbox_2d": self._bbox_2d})
+
+    def _answer(self) -> tuple[Image.Image, Box] | None:
+        """The crop that a zoom with the box brings, and where it is cut; None for an empty box."""
+        tool = tool_of(self.processor)(self._image)
+        (part,) = tool.image_zoom_in_tool(self._bbox_2d)
+        return (part["image"], tool.crops_px[0]) if tool.crops_px else None
 
     def _view_of(self, image: Image.Image) -> Image.Image:
         """A scene or a crop at the size at which the model sees it."""
@@ -277,9 +285,10 @@ class ZoomByHand(Panel):
         figure = Figure(figsize=(7, 3.9), layout="constrained")
         left, right = figure.subplots(1, 2)
         box_view = px_from_1000(self.box_1000, self._view.size)
-        zooming = Trajectory({}, [self._view], turns=[Turn("", [box_view])])
+        crop, crop_px = self._answer() or (Image.new("RGB", self._view.size, "white"), None)
+        cut = [rescale(crop_px, self._image.size, self._view.size)] if crop_px else []
+        zooming = Trajectory({}, [self._view], turns=[Turn("", [box_view], [], cut)])
         draw_boxes(left, zooming, "the view, with your box", fontsize=11)
-        crop = self._crop() or Image.new("RGB", self._view.size, "white")  # an empty box: nothing
         draw_image(right, self._view_of(crop), "what a zoom with it brings", fontsize=12)
         return figure
 
