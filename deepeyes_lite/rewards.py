@@ -161,7 +161,7 @@ def need_gated_bonus(outcomes: list[Outcome], **_) -> list[float]:
 
 
 def call_cost(outcomes: list[Outcome], **_) -> list[float]:
-    """-1 for every answered call. For a policy that zooms already: before it does, a price kills its calls."""
+    """-1 for every answered call. For a policy that zooms already: earlier, a price kills its calls."""
     return [-float(o.calls) for o in outcomes]
 
 
