@@ -23,12 +23,13 @@ FEATURES = Features(
         "boxes_px": List(List(Value("float64"), length=4)),  # empty where unknown
         "kind": Value("string"),
         "legible": Value("int8"),  # 1: the view shows the detail, 0: only a crop does, -1: unknown
+        "need": Value("int8"),  # least number of crops that show the details, -1: unknown
         "source": Value("string"),
         "options": List(Value("string")),  # of multiple choice, in the order shown; else empty
         "verifier": Value("string"),  # how an answer is checked: a key of verifiers.VERIFIERS
     }
 )
-DEFAULTS = {"options": [], "verifier": "text"}
+DEFAULTS = {"need": -1, "options": [], "verifier": "text"}
 ROWS_AT_ONCE = 8  # a column of bytes ends at 2 GB, and a file of an image at 256 MB
 
 

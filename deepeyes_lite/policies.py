@@ -10,6 +10,7 @@ from copy import copy
 
 import torch
 from PIL import Image
+from transformers import LogitsProcessor
 
 from deepeyes_lite import prompts
 from deepeyes_lite.boxes import Box
@@ -217,6 +218,53 @@ class LocalPolicy(Policy):
         replies = output[:, longest:].tolist()  # (B, new tokens), right-padded
         end = self.tokenizer.eos_token_id
         return [row[: row.index(end) + 1] if end in row else row for row in replies]
+
+
+class ForcedChoice(LogitsProcessor):
+    """Makes some rows answer, or call, as soon as their thought ends: the thought stays the model's own.
+
+    Whole tags are forced. A force that ended before the tag was evaded: the policy went on to the other one.
+
+    Attributes:
+        tags: the tag that a row has to write, by the number of the row.
+        forced_at: for each row that wrote it, the places of its tokens in the completion.
+    """
+
+    END = "</think>"
+
+    def __init__(self, tokenizer, tags: dict[int, str], prompt_length: int):
+        """Take the rows.
+
+        Args:
+            tokenizer: of the model.
+            tags: "<answer>" or "<tool_call>", by the number of the row.
+            prompt_length: tokens of a prompt, padding included.
+        """
+        self.tokenizer, self.tags, self.start = tokenizer, tags, prompt_length
+        self.forced_at: dict[int, range] = {}
+        self._ids = {
+            tag: tokenizer(tag, add_special_tokens=False)["input_ids"]
+            for tag in ("<answer>", "<tool_call>")
+        }
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        here = input_ids.size(1) - self.start
+        for row, tag in self.tags.items():
+            wanted = self._ids[tag]
+            begun = self.forced_at.get(row)
+            if begun is None:
+                text = self.tokenizer.decode(input_ids[row, self.start :])
+                if not text.rstrip().endswith(self.END):
+                    # No way around the choice: neither the other tag, nor the end of the turn.
+                    others = [ids[0] for name, ids in self._ids.items() if name != tag]
+                    if tag not in text:
+                        scores[row, [*others, self.tokenizer.eos_token_id]] = -torch.inf
+                    continue
+                begun = self.forced_at[row] = range(here, here + len(wanted))
+            if here in begun:
+                scores[row] = -torch.inf
+                scores[row, wanted[here - begun.start]] = 0.0
+        return scores
 
 
 class OracleZoomPolicy(Policy):

@@ -9,7 +9,7 @@ the format by itself, and only a call that was answered with a crop counts as on
 against their arithmetic.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
@@ -34,6 +34,8 @@ class Outcome:
         best_iou: greatest IoU of a call with a target box, 0 where there is none.
         group_call_rate: share of the episodes of the same question that called.
         attempts: calls that the model began to write, answered or not.
+        group_direct: share of correct ones among the direct answers to the same question; 0 without any.
+        forced: the tag that the rollout had to write, see `training.ZoomTrainer`; empty for a free one.
     """
 
     correct: bool
@@ -42,6 +44,8 @@ class Outcome:
     best_iou: float = 0.0
     group_call_rate: float = 0.0
     attempts: int = 0
+    group_direct: float = 0.0
+    forced: str = ""
 
 
 def read_outcomes(
@@ -65,21 +69,31 @@ def read_outcomes(
     """
     texts = tokenizer.batch_decode(completion_ids, skip_special_tokens=False)  # (B,)
     turns = [prompts.split_turns(text) for text in texts]  # (B, turns)
+    correct = [
+        check_answer(
+            extract_answer(reply[-1]), {"answer": truth, "options": shown, "verifier": rule}
+        )
+        for reply, truth, shown, rule in zip(turns, answer, options, verifier, strict=True)
+    ]
     asked = Counter(id)
     zoomed = Counter(question for question, zoom in zip(id, environments) if zoom.boxes_px)
+    direct = defaultdict(list)  # of each question, whether its direct answers are correct
+    for question, zoom, is_correct in zip(id, environments, correct):
+        if not zoom.boxes_px:
+            direct[question].append(is_correct)
     return [
         Outcome(
-            check_answer(
-                extract_answer(reply[-1]), {"answer": truth, "options": shown, "verifier": rule}
-            ),
+            is_correct,
             well_formed(reply),
             len(zoom.boxes_px),
             best_iou(zoom.boxes_px, targets) or 0.0,
             zoomed[question] / asked[question],
             text.count("<tool_call>"),
+            sum(direct[question]) / max(1, len(direct[question])),
+            zoom.forced,
         )
-        for text, reply, zoom, question, truth, targets, shown, rule in zip(
-            texts, turns, environments, id, answer, boxes_px, options, verifier, strict=True
+        for text, reply, zoom, question, is_correct, targets in zip(
+            texts, turns, environments, id, correct, boxes_px, strict=True
         )
     ]
 
@@ -138,6 +152,19 @@ def excess_calls(outcomes: list[Outcome], **_) -> list[float]:
     return [-float(max(0, o.calls - 1)) for o in outcomes]
 
 
+def need_gated_bonus(outcomes: list[Outcome], **_) -> list[float]:
+    """`tool_bonus` times the share of wrong ones among the group's direct answers.
+
+    A call is paid where answering at once fails (the idea of AdaTooler-V, arXiv 2512.16918; on-policy here).
+    """
+    return [(1 - o.group_direct) * (o.correct and o.calls > 0) for o in outcomes]
+
+
+def call_cost(outcomes: list[Outcome], **_) -> list[float]:
+    """-1 for every answered call. For a policy that zooms already: earlier, a price kills its calls."""
+    return [-float(o.calls) for o in outcomes]
+
+
 REWARDS = {
     reward.__name__: reward
     for reward in (
@@ -148,6 +175,8 @@ REWARDS = {
         iou_reward,
         curiosity_bonus,
         excess_calls,
+        need_gated_bonus,
+        call_cost,
     )
 }
 
@@ -163,10 +192,8 @@ VARIANTS: dict[str, dict[str, float]] = {
     "text_only": _PLAIN,  # the paper's ablation: RL on reasoning in text, no tool
     # Pixel Reasoner; its constants as re-implemented in verl-tool's reward_manager/pixel_reasoner.py.
     "curiosity": {**_PLAIN, "curiosity_bonus": 0.5, "excess_calls": 0.05},
-    "iou": {
-        **_PLAIN,
-        "iou_reward": 1.2,
-    },  # no paper's: supervised boxes, an upper bound for the others
+    # No paper's: supervised boxes, an upper bound for the others.
+    "iou": {**_PLAIN, "iou_reward": 1.2},
 }
 WITHOUT_TOOL = ("text_only",)  # variants whose prompts do not offer the tool
 

@@ -135,6 +135,7 @@ class ZoomTool:
         crops_px: for each answered call, what was cut: the box, grown where it was small, and for a
             square view the square around it.
         refused: how many calls came back as an error.
+        forced: the tag that the rollout has to write, see `training.ZoomTrainer`; empty for a free one.
         blank: control, answers every call with a grey crop. What is left of the gain is not the crop's.
     """
 
@@ -161,6 +162,7 @@ class ZoomTool:
     def reset(self, image: Image.Image, **row) -> None:
         """Start an episode on the image of a row; the image is in the prompt already."""
         self.image = image
+        self.forced = ""
         self.boxes_px: list[Box] = []
         self.crops_px: list[Box] = []
         self.refused = 0
@@ -298,6 +300,8 @@ class ViewZoomTool(ZoomTool):
 
 class NoTool:
     """The environment of a variant without a tool: no public method but `reset`, so TRL offers none."""
+
+    forced = ""
 
     def __init__(self) -> None:
         self.boxes_px: list[Box] = []  # the rewards ask every environment for its calls

@@ -35,6 +35,8 @@ PARTS = {  # what readers see for the name of a reward function
     "iou_reward": "bonus, IoU of the box",
     "curiosity_bonus": "curiosity",
     "excess_calls": "calls beyond the first",
+    "call_cost": "price of calls",
+    "need_gated_bonus": "bonus, right, zoomed and needed",
 }
 
 

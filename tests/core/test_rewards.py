@@ -139,7 +139,7 @@ def test_what_a_step_logs(processor):
     ]
     logged = defaultdict(list)
     columns = batch(processor.tokenizer, *texts, calls=(1, 0, 0))
-    columns["legible"] = [1, 0, -1]
+    columns |= {"legible": [1, 0, -1], "need": [0, 2, -1]}
     log_metric = lambda name, value: logged[name].append(float(value))  # noqa: E731
     assert for_trl(log_episodes, processor.tokenizer)(**columns, log_metric=log_metric) == [0.0] * 3
     mean = {name: sum(values) / len(values) for name, values in logged.items()}
@@ -151,6 +151,10 @@ def test_what_a_step_logs(processor):
             "accuracy_illegible": 1.0,
             "call_rate": 1 / 3,
             "calls_per_episode": 1 / 3,
+            "calls_need_0": 1.0,
+            "calls_need_2": 0.0,
+            "accuracy_need_0": 1.0,
+            "accuracy_need_2": 1.0,
             "valid_call_rate": 1 / 3,
             "p_zoom": 1.0,
             "p_direct": 0.5,
