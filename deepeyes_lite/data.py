@@ -63,6 +63,9 @@ def load(folder: str | Path) -> Dataset:
         ValueError: if it is not in our schema.
     """
     dataset = load_from_disk(str(folder))
+    for name in DEFAULTS.keys() - set(dataset.column_names):  # of a version that had fewer columns
+        values = [DEFAULTS[name]] * len(dataset)
+        dataset = dataset.add_column(name, values, feature=FEATURES[name])
     if missing := set(FEATURES) - set(dataset.column_names):
         raise ValueError(f"{folder} lacks the columns {sorted(missing)}; make it with `data`")
     return dataset
