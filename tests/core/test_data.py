@@ -18,6 +18,10 @@ def test_a_dataset_is_built_in_memory_or_in_a_file_and_loaded_again(tmp_path):
     assert len(build([])) == 0
     dataset.save_to_disk(tmp_path / "set")
     assert load(tmp_path / "set").to_list() == dataset.to_list()
+    dataset.remove_columns(["need", "options"]).save_to_disk(tmp_path / "older")
+    assert load(tmp_path / "older").select_columns([*FEATURES]).to_list() == [
+        row | {"need": -1} for row in dataset.to_list()
+    ]
     Dataset.from_list([{"question": "?"}]).save_to_disk(tmp_path / "other")
     with pytest.raises(ValueError, match=r"lacks the columns \['answer'"):
         load(tmp_path / "other")
