@@ -463,6 +463,8 @@ class ZoomTrainer(FastSteps, GRPOTrainer):
         return super()._tool_call_loop(*args)
 
     def _generate_single_turn(self, prompt_ids, images, fields, num_generations, *args, **kwargs):
+        if self.use_vllm:
+            prompt_ids, images = self._as_vllm_wants(prompt_ids, images)
         generate = super()._generate_single_turn
         if not any(self.forced) or num_generations == 1:  # a turn after a crop is free
             return generate(prompt_ids, images, fields, num_generations, *args, **kwargs)
@@ -506,16 +508,16 @@ class ZoomTrainer(FastSteps, GRPOTrainer):
             self._hold_against_transformers()
         return output
 
-    def _generate_single_turn(self, prompt_ids, images, *args, **kwargs):
-        if self.use_vllm and images is not None:
+    def _as_vllm_wants(self, prompt_ids, images):
+        if images is not None:
             # vLLM's own processor has the checkpoint's pixel budget: an image as large as our view stays so.
             view = view_of(self.processing_class)
             images = [row and [i.resize(view(i.size)) for i in row] for row in images]
-        if self.use_vllm and self.vllm_mode == "colocate":
+        if self.vllm_mode == "colocate":
             # vLLM expands the placeholder of an image itself, and TRL hands it all of them (TRL #6294).
             image_token = self.processing_class.image_token_id
             prompt_ids = [one_placeholder(ids, image_token) for ids in prompt_ids]
-        return super()._generate_single_turn(prompt_ids, images, *args, **kwargs)
+        return prompt_ids, images
 
     def _hold_against_transformers(self) -> None:
         """Stop where the engines disagree. TRL measures it, and would only leave such episodes out."""
