@@ -268,7 +268,8 @@ def test_the_minutes_of_the_teacher_s_plans():
 
 def misspelt(*paths: Path) -> str:
     """What codespell finds; it takes British spelling and American spelling alike."""
-    command = [sys.executable, "-m", "codespell_lib", *paths]
+    # "2nd" and LaTeX's "ans" stand in patterns.
+    command = [sys.executable, "-m", "codespell_lib", "--ignore-words-list=nd,ans", *paths]
     result = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert result.returncode in (0, 65), result.stderr
     return result.stdout

@@ -69,7 +69,7 @@ def test_a_row_becomes_a_sample_whose_verifier_follows_the_reward_of_the_row():
     samples = [from_verl(0, row) for row in ROWS]
     names = [samples[0][name] for name in ("id", "kind", "source", "question", "answer")]
     assert names == ["vstar-7", "vstar", "DeepEyes-47k", "Is the flag red or white?", "white"]
-    assert set(samples[0]) == set(FEATURES)
+    assert set(samples[0]) == set(FEATURES) - {"need"}  # which has a default
     assert [sample["verifier"] for sample in samples] == ["text", "number", "choice", "math"]
     assert samples[2]["options"] == ["30", "45"]
     for source in ("vstar", MATH):  # the question is in the prompt, too

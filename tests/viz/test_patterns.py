@@ -90,7 +90,8 @@ def test_the_recorded_episodes_are_of_the_scenes_that_are_drawn_today():
         for who in ("base", "trained", "direct"):
             episodes = read_jsonl(RECORDED / f"{who}-{kind}.jsonl")
             assert [t.sample["id"] for t in episodes] == [f"test-{i}" for i in range(100)]
-            assert episodes[7].sample == sample
+            # Recorded before questions carried their need, which is unknown here.
+            assert {**episodes[7].sample, "need": -1} == sample
             assert all(len(t.loss_mask) == len(t.completion_ids) > 0 for t in episodes)
             assert who != "direct" or not any(t.called for t in episodes)
     files = sorted(RECORDED.glob("*.jsonl"))
