@@ -13,9 +13,9 @@ Read in this order:
      6 rollout.py        147  the batched loop: reply, call, crop, until the answer
      7 verifiers.py      489  correct or incorrect, by rule
      8 rewards.py        275  reward functions for TRL, variants as weights, advantages
-     9 training.py       820  a run: configuration, LoRA, TRL's trainer, record, resume
+     9 training.py       831  a run: configuration, LoRA, TRL's trainer, record, resume
 
-These 2,949 lines are one training step, from the scene to the
+These 2,960 lines are one training step, from the scene to the
 gradient. Then which questions it trains on, and what it has learned:
 
     10 selection.py      280  which questions to train on: pass rate, tool benefit

@@ -203,6 +203,7 @@ def build_trainer(
     Raises:
         ValueError: for too few questions, or an option that TRL does not have.
     """
+    forced = strata(config, stock)  # looked over before the model is loaded
     model, processor = load(config.model, config.quantise, config.max_pixels, cache=not stock)
     if config.adapter:
         model = PeftModel.from_pretrained(model, config.adapter, is_trainable=True)
@@ -236,17 +237,6 @@ def build_trainer(
     )
     args = GRPOConfig(**settings)
     args._n_gpu = min(args.n_gpu, 1)  # a process trains on one GPU, however many it sees
-    forced = (config.forced_direct, config.forced_calls)
-    if any(forced) and (not offers_tool or stock or config.trl.get("use_vllm")):
-        raise ValueError(
-            "forced answers and calls need a reward variant with the tool, and generation by transformers; "
-            "with vLLM, ask each question twice, once in a prompt without the tool"
-        )
-    if min(forced) < 0 or sum(forced) > config.num_generations:
-        raise ValueError(
-            f"{forced[0]} answers and {forced[1]} calls cannot be forced in a group of "
-            f"{config.num_generations} rollouts"
-        )
     trainer = (GRPOTrainer if stock else ZoomTrainer)(
         model=model,
         processing_class=processor,
@@ -260,9 +250,8 @@ def build_trainer(
     for noisy in (PrinterCallback, ProgressCallback, NotebookProgressCallback):
         trainer.remove_callback(noisy)
     trainer.add_callback(Progress())
-    if (
-        config.quantise
-    ):  # TRL casts them to bf16, in which a step of Adam at a rate of 1e-5 is rounded away
+    if config.quantise:
+        # TRL casts adapters to bf16, in which a step of Adam at a rate of 1e-5 is rounded away.
         for weight in trainer.model.parameters():
             if weight.requires_grad:
                 weight.data = weight.data.float()
@@ -333,6 +322,27 @@ def batches(config: RunConfig) -> dict:
         "per_device_train_batch_size": micro,
         "gradient_accumulation_steps": rollouts // micro,
     }
+
+
+def strata(config: RunConfig, stock: bool) -> tuple[int, int]:
+    """The direct answers and the calls of a group that are forced, see `ZoomTrainer`.
+
+    Raises:
+        ValueError: if they cannot be forced in this run.
+    """
+    forced = (config.forced_direct, config.forced_calls)
+    free_of_tools = config.reward in WITHOUT_TOOL
+    if any(forced) and (free_of_tools or stock or config.trl.get("use_vllm")):
+        raise ValueError(
+            "forced answers and calls need a reward variant with the tool, and generation by transformers; "
+            "with vLLM, ask each question twice, once in a prompt without the tool"
+        )
+    if min(forced) < 0 or sum(forced) > config.num_generations:
+        raise ValueError(
+            f"{forced[0]} answers and {forced[1]} calls cannot be forced in a group of "
+            f"{config.num_generations} rollouts"
+        )
+    return forced
 
 
 def sampling(config: RunConfig, processor) -> dict:
@@ -582,8 +592,9 @@ def log_episodes(
             log_metric("best_iou", overlap)
     if attempts := sum(outcome.attempts for outcome in outcomes):
         log_metric("valid_call_rate", sum(outcome.calls for outcome in outcomes) / attempts)
-    zoomed = [o.correct for o in outcomes if o.calls and not o.forced]
-    direct = [o.correct for o in outcomes if not o.calls and not o.forced]
+    free = [o for o in outcomes if not o.forced]
+    zoomed = [o.correct for o in free if o.calls]
+    direct = [o.correct for o in free if not o.calls]
     needed = least_bonus(_mean(zoomed), _mean(direct))
     if math.isfinite(needed):
         log_metric("least_bonus", needed)

@@ -31,6 +31,7 @@ from deepeyes_lite.models import (
     encode_box,
     find,
 )
+from deepeyes_lite.prompts import tool_call
 from deepeyes_lite.tinyworld.dataset import tiny_world
 from deepeyes_lite.tinyworld.scenes import World
 from deepeyes_lite.training import PRESETS, RunConfig, build_trainer, preset
@@ -298,8 +299,7 @@ def _play_in_full(trainer, config: RunConfig, quick: bool) -> None:
         width, height = image.size
         x, y = dice.uniform(0, 0.3 * width), dice.uniform(0, 0.3 * height)
         box = encode_box(processor, (x, y, x + 0.7 * width, y + 0.7 * height), image.size)
-        function = {"name": "image_zoom_in_tool", "arguments": {"bbox_2d": box}}
-        call = f"<tool_call>\n{json.dumps(function)}\n</tool_call>{tokenizer.eos_token}"
+        call = tool_call({"bbox_2d": box}) + tokenizer.eos_token
         ids = tokenizer.encode(call, add_special_tokens=False)
         return filler * (config.max_new_tokens - len(ids)) + ids
 
