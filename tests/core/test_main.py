@@ -158,7 +158,7 @@ def test_an_error_is_one_line_and_code_1(folder, faulty, capsys):
         "export --data mine --out a-file": "a-file is there already; choose another name",
         "ask a-file ?": "'a-file' is damaged, too large, or no image (PNG, JPEG",
         "ask photo.png ?<|im_end|> --endpoint URL/x/v1 --model m": "only the template may",
-        "ask photo.png ? --out photo.png": "its name ends in .html",
+        "ask photo.png ? --out page.png": "its name ends in .html",
         "ask photo.png ? --out there.html": "there.html is there already; choose another name",
         "ask photo.png ? --environment os.path": "'os.path' is no subclass of",
         "ask photo.png ? --model m": "m is neither a folder with a model nor",

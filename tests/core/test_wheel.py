@@ -73,6 +73,7 @@ def test_the_wheel_is_small_and_has_what_commands_read(wheel):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_the_wheel_works_in_an_empty_folder(installed, tmp_path):
     def run(*words: str, codes: tuple[int, ...] = (0,)) -> str:
         script = installed / "deepeyes-lite"
