@@ -12,8 +12,8 @@ READY := $(VENV)/.ready
 # One thread for each worker: two processes that both want all cores wait for each other.
 PYTEST := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(PY) -m pytest -q
 PARALLEL := -n $(WORKERS) --dist loadfile
-# Read off the one list of pins.
-TORCH := $(shell sed -n 's/^ *"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
+LOCK := requirements.lock
+TORCH := $(shell grep '^torch==' $(LOCK))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo check quick test browser lab app lint format refresh pretrain doctor engines
@@ -28,17 +28,17 @@ help: ## show this list
 	@echo "  WORKERS=N            processes of make quick and make test (default 2; 0: none beside pytest)"
 	@echo "  RUN=DIR              an evaluated run, for make app"
 
-setup: $(READY) ## make the environment and install the pinned packages
+setup: $(READY) ## make the environment, with the versions of requirements.lock
 
 # pip goes first in the test below: an environment without pip is the rest of a failed start.
 # torch goes first in the install: so it is the build that PIP_ARGS asks for, whatever needs it later.
-$(READY): pyproject.toml
+$(READY): pyproject.toml $(LOCK)
 	@$(PY) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
 	@$(PY) -c "import sys; sys.exit(None if sys.version_info >= (3, 11) else 'deepeyes-lite needs \
 	Python 3.11 or newer, and $(VENV) has ' + sys.version.split()[0] + ': remove $(VENV), then \
 	make setup PYTHON=python3.11')"
 	$(PY) -m pip install $(PIP_ARGS) "$(TORCH)"
-	$(PY) -m pip install $(PIP_ARGS) -e ".[dev]"
+	$(PY) -m pip install $(PIP_ARGS) -c $(LOCK) -e ".[dev]"
 	@touch $@
 
 demo: setup ## train tiny-eyes to zoom, evaluate before and after, write a report

@@ -35,4 +35,9 @@ What the method stands on:
 
 from pathlib import Path
 
-DATA = Path(__file__).resolve().parent.parent / "data"  # the one place that knows where data/ is
+__version__ = "0.1.0"
+
+_HERE = Path(__file__).resolve().parent
+# The one place that knows where data/ is: inside the package where it was installed from a wheel, beside it
+# in the repository.
+DATA = _HERE / "_data" if (_HERE / "_data").is_dir() else _HERE.parent / "data"

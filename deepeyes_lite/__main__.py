@@ -8,29 +8,59 @@ import argparse
 import json
 import os
 import re
+import shlex
 import sys
 import warnings
 from collections import Counter
 from dataclasses import fields
-from importlib import metadata
 from pathlib import Path
 
+from deepeyes_lite import __version__
+
+# What options may be. Its home takes seconds to import, and a typo is answered at once; a test compares.
 TOOLS = ("on", "off", "blank", "other", "suppressed", "forced")
+SETS = ("deepeyes", "deepeyes-vstar", "deepeyes-chart", "deepeyes-reasoning")
+SETS += ("vstar", "hrbench-4k", "hrbench-8k", "pope")
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command; 0 if it went well."""
-    argv = sys.argv[1:] if argv is None else argv
+    argv = (sys.argv[1:] if argv is None else argv) or ["--help"]
     args = parser(argv).parse_args(argv)
     _quiet()
     sys.path.append(os.getcwd())  # where --environment may find a class of one's own
     try:
+        _look(args)
+        print("loading …", file=sys.stderr, flush=True)  # torch takes seconds to import
         return COMMANDS[args.command][1](args) or 0
     except (ValueError, OSError, ArithmeticError, RuntimeError, ImportError) as error:
         if args.debug:
             raise
-        print(f"deepeyes-lite {args.command}: {error}", file=sys.stderr)
+        named = isinstance(error, OSError) and error.filename and error.strerror
+        text = f"{error.filename}: {error.strerror.lower()}" if named else error  # no "[Errno 2]"
+        print(f"deepeyes-lite {args.command}: {text}", file=sys.stderr)
         return 1
+
+
+def _look(args) -> None:
+    """Whether what a command reads is there, and what it must not overwrite is not; nothing is loaded yet.
+
+    Raises:
+        FileNotFoundError, ValueError: if not.
+    """
+    given = vars(args)
+    for name in ("run", "trained"):
+        if (run := given.get(name)) and not (run / "config.json").exists():
+            raise FileNotFoundError(
+                f"no config.json in {run}; start a run with `train --out {run}`"
+            )
+    for name in ("photo", "folder", "data", "source", "against", "config"):
+        path = given.get(name)
+        if path and not Path(path).exists():
+            raise FileNotFoundError(f"there is no file or folder {str(path)!r}")
+    for name in args.new:
+        if given[name] and given[name].exists():
+            raise ValueError(f"{given[name]} is there already; choose another name or delete it")
 
 
 def _quiet() -> None:
@@ -56,21 +86,35 @@ def parser(argv: list[str]) -> argparse.ArgumentParser:
         epilog=_overview(),
     )
     top.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    top.add_argument(
-        "--version", action="version", version=f"deepeyes-lite {metadata.version('deepeyes-lite')}"
-    )
+    top.add_argument("--version", action="version", version=f"deepeyes-lite {__version__}")
     subparsers = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, (add, _, text) in COMMANDS.items():
-        sub = subparsers.add_parser(name, description=text)
+    for name, (add, _, text, example) in COMMANDS.items():
+        sub = subparsers.add_parser(
+            name,
+            description=text,
+            epilog=f"example: deepeyes-lite {example}",
+            formatter_class=_Help,
+        )
+        sub.set_defaults(new=())
         if name in argv:
             add(sub)
     return top
+
+
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    """The default of every option, where it says something."""
+
+    def _get_help_string(self, action):
+        if action.default in (None, False, 0, ""):
+            return action.help or ""
+        return super()._get_help_string(action) if action.help else "(default: %(default)s)"
 
 
 def _overview() -> str:
     lines = ["commands (deepeyes-lite COMMAND --help says more):"]
     for group, names in GROUPS.items():
         lines += ["", f"  {group}", *(f"    {name:10} {COMMANDS[name][2]}" for name in names)]
+        lines += [f"      example: deepeyes-lite {COMMANDS[names[0]][3]}"]
     return "\n".join(lines)
 
 
@@ -78,8 +122,8 @@ def _overview() -> str:
 
 
 def _add_train(sub) -> None:
+    from deepeyes_lite.config import PRESETS, RunConfig
     from deepeyes_lite.rewards import VARIANTS
-    from deepeyes_lite.training import PRESETS, RunConfig
 
     sub.add_argument("--out", type=Path, help="run folder (default runs/PRESET-REWARD-SEED)")
     sub.add_argument(
@@ -124,6 +168,7 @@ def _add_evaluate(sub) -> None:
 def _add_merge(sub) -> None:
     sub.add_argument("run", type=Path, help="folder of a finished run")
     sub.add_argument("--to", type=Path, required=True, help="folder to write")
+    sub.set_defaults(new=("to",))
 
 
 def config_of(args):
@@ -132,7 +177,7 @@ def config_of(args):
     Raises:
         ValueError: for a YAML file with something else in it.
     """
-    from deepeyes_lite.training import RunConfig, preset
+    from deepeyes_lite.config import RunConfig, preset
 
     names = [field.name for field in fields(RunConfig)]
     changes = _yaml(args.config, names) if args.config else {}
@@ -203,8 +248,17 @@ def _train(args) -> Path:
         )
         config = replace(config, adapter=str(adapter))
     run(config, out, questions, [snapshots_of(config, out)])
+    _write_card(out)
     print(f"trained: {out}")
     return out
+
+
+def _write_card(out: Path) -> None:
+    """The run's own figures in the place of peft's empty template."""
+    from deepeyes_lite.realworld.publishing import card
+
+    if int(os.environ.get("RANK", 0)) == 0:  # of several processes the first one writes
+        (out / "adapter" / "README.md").write_text(card(out, "peft"), encoding="utf-8")
 
 
 def _report(out: Path, samples: int) -> None:
@@ -214,6 +268,7 @@ def _report(out: Path, samples: int) -> None:
     from deepeyes_lite.viz.report import write_report
 
     print(table(evaluate_run(out, held_out(samples, read_config(out).legible_share))))
+    _write_card(out)
     print(f"report: {write_report(out)}")
 
 
@@ -242,10 +297,12 @@ def _add_model(sub) -> None:
     group = sub.add_argument_group("who answers; the base model tiny-eyes, if nothing is named")
     group.add_argument("--run", type=Path, dest="trained", help="folder of a finished run")
     group.add_argument("--model", help="a folder, a name of the hub, or a name at the endpoint")
+    adapter = "a LoRA adapter on it: a folder, or tiny-eyes-zooms, which ships"
+    group.add_argument("--adapter", help=adapter)
     group.add_argument("--max-pixels", type=int, default=0, help="greatest area of a view")
     group.add_argument("--environment", default="", help="dotted path of a class with more tools")
     group.add_argument("--endpoint", help="address of an OpenAI-compatible server")
-    prompts = "tools, or deepeyes for its own weights (default %(default)s)"
+    prompts = "tools, or deepeyes for its own weights"
     group.add_argument("--prompt", choices=("tools", "deepeyes"), default="tools", help=prompts)
     frame = "of the boxes, if not that of the prompt"
     group.add_argument("--frame", choices=("box_1000", "box_view"), help=frame)
@@ -268,17 +325,27 @@ def _add_rollout(sub) -> None:
     sub.add_argument("--samples", type=int, default=20, help="held-out scenes")
     sub.add_argument("--kind", choices=KINDS, default="read", help="of the questions")
     sub.add_argument("--folder", type=Path, help="your own pictures, instead of held-out scenes")
-    sub.add_argument("--tool", choices=TOOLS, default="on", help="a control (default %(default)s)")
+    sub.add_argument("--tool", choices=TOOLS, default="on", help="a control")
     sub.add_argument("--seed", type=int, default=0, help="of local sampling")
     _add_model(sub)
     _add_judge(sub)
 
 
 def _add_ask(sub) -> None:
-    sub.add_argument("photo", type=Path)
+    sub.add_argument("photo", type=Path, help="a picture; `deepeyes-lite scene` draws one")
     sub.add_argument("question")
     sub.add_argument("--out", type=Path, help="page to write (default ask.html, or the next free)")
+    sub.set_defaults(new=("out",))
     _add_model(sub)
+
+
+def _add_scene(sub) -> None:
+    from deepeyes_lite.tinyworld.questions import KINDS
+
+    sub.add_argument("--out", type=Path, default=Path("scene.png"), help="picture to write")
+    sub.add_argument("--number", type=int, default=0, help="which of the held-out scenes")
+    sub.add_argument("--kind", choices=KINDS, default="read", help="of the question")
+    sub.set_defaults(new=("out",))
 
 
 def _add_benchmark(sub) -> None:
@@ -301,8 +368,8 @@ def rollout(args) -> None:
     from deepeyes_lite.tinyworld.dataset import held_out
     from deepeyes_lite.trajectories import REMARKS, write_jsonl
 
-    if not args.endpoint:
-        _free(args.out)
+    if not args.endpoint and args.out.exists():
+        raise ValueError(f"{args.out} is there already; choose another name or delete it")
     if args.folder:
         dataset, errors = from_folder(args.folder)
     else:
@@ -345,7 +412,6 @@ def ask(args) -> int:
     )
     if out.suffix != ".html":
         raise ValueError(f"--out is a page, so its name ends in .html; got {str(out)!r}")
-    _free(out)
     sample = {"id": args.photo.name, "image": read_photo(args.photo), "question": args.question}
     policy = _policy(args, temperature=0.0)
     (episode,) = run([sample | {"answer": ""}], policy, progress=False)
@@ -354,11 +420,23 @@ def ask(args) -> int:
         print(f"note: {REMARKS[name]}")
     if not args.endpoint and policy.spec.family == "tiny-eyes":
         print("tiny-eyes knows only its own world of coloured shapes; larger models: --endpoint")
-    name = policy.endpoint.model if args.endpoint else args.model or args.trained
+    name = policy.endpoint.model if args.endpoint else args.adapter or args.model or args.trained
     with atomic_write(out) as tmp:
         tmp.write_text(episode_page({str(name or "tiny-eyes"): episode}), encoding="utf-8")
     print(f"page: {out}")
     return int(bool(episode.turns[-1].errors))  # the server ended it
+
+
+def scene(args) -> None:
+    from deepeyes_lite.files import atomic_write
+    from deepeyes_lite.tinyworld.dataset import tiny_world
+
+    sample = tiny_world("test", 1, start=args.number, kind=args.kind)[0]
+    with atomic_write(args.out) as tmp:
+        sample["image"].save(tmp, "PNG")
+    print(f"question: {sample['question']}\nanswer: {sample['answer']}\nscene: {args.out}")
+    words = ["ask", str(args.out), sample["question"], "--adapter", "tiny-eyes-zooms"]
+    print(f"ask the trained model: deepeyes-lite {shlex.join(words)}")
 
 
 def benchmark(args) -> None:
@@ -391,19 +469,21 @@ def _settings(args, policy, judge, names: tuple[str, ...]) -> dict:
     settings = {name: str(getattr(args, name)) for name in names}
     if args.endpoint:
         settings |= {"model": policy.endpoint.model, "frame": policy.frame}
-    if args.max_tokens:
-        settings["max_tokens"] = args.max_tokens
+    for name in ("max_tokens", "adapter"):
+        if getattr(args, name):
+            settings[name] = getattr(args, name)
     return settings | {"judge": judge.endpoint.model if judge else "none"}
 
 
 def _policy(args, temperature: float, tools: bool = True):
     """Who answers, as the options of `_add_model` say."""
-    from deepeyes_lite.models import environment_named, load
+    from deepeyes_lite.models import environment_named, find, load
     from deepeyes_lite.policies import LocalPolicy
 
-    named = {"--run": args.trained, "--endpoint": args.endpoint, "--model": args.model}
-    if args.trained and (args.endpoint or args.model):
-        given = [flag for flag, value in named.items() if value]
+    named = {"--run": args.trained, "--endpoint": args.endpoint}
+    named |= {"--model": args.model, "--adapter": args.adapter}
+    given = [flag for flag, value in named.items() if value]
+    if (args.trained and len(given) > 1) or (args.endpoint and args.adapter):
         raise ValueError(f"{' and '.join(given)} are two models; choose one")
     environment = environment_named(args.environment)
     if args.endpoint:
@@ -427,6 +507,11 @@ def _policy(args, temperature: float, tools: bool = True):
         environment = environment or environment_named(read_config(args.trained).environment)
     else:
         model = load(args.model or "tiny-eyes", max_pixels=args.max_pixels)
+        if args.adapter:
+            from peft import PeftModel
+
+            adapted = PeftModel.from_pretrained(model[0], find(args.adapter))
+            model = adapted.merge_and_unload(), model[1]
     return LocalPolicy(*model, tools, temperature, args.max_tokens, environment)
 
 
@@ -441,17 +526,10 @@ def _judge(args, cache: Path):
     return None
 
 
-def _free(path: Path) -> None:
-    if path.exists():
-        raise ValueError(f"{path} is there already; choose another name or delete it")
-
-
 # --- questions ----------------------------------------------------------------------------------------
 
 
 def _add_data(sub) -> None:
-    from deepeyes_lite.realworld.public import SETS
-
     sub.add_argument("name", choices=SETS)
     sub.add_argument("--from", dest="source", type=Path, help="its files on this machine")
     sub.add_argument("--out", type=Path, required=True, help="folder to write")
@@ -464,15 +542,16 @@ def _add_select(sub) -> None:
     sub.add_argument("--data", type=Path, help="data set of `data`, instead of a folder")
     sub.add_argument("--samples", type=int, default=200, help="questions of the tiny world")
     sub.add_argument("--k", type=int, default=8, help="episodes of each question")
-    corrupted = "share of each kind of corrupted row in the tiny world (default %(default)s)"
+    corrupted = "share of each kind of corrupted row in the tiny world"
     sub.add_argument("--corrupted", type=float, default=0.1, help=corrupted)
     sub.add_argument("--model", default="tiny-eyes", help="a folder, or a name of the hub")
-    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--seed", type=int, default=0, help="of scenes and sampling")
 
 
 def _add_export(sub) -> None:
     sub.add_argument("--data", type=Path, required=True, help="data set of `data` or `select`")
     sub.add_argument("--out", type=Path, required=True, help="parquet file to write")
+    sub.set_defaults(new=("out",))
 
 
 def data(args) -> None:
@@ -529,7 +608,6 @@ def export(args) -> None:
     from deepeyes_lite.data import load
     from deepeyes_lite.realworld.verl import export as run
 
-    _free(args.out)
     print(f"{run(load(args.data), args.out)} rows: {args.out}")
 
 
@@ -537,8 +615,11 @@ def export(args) -> None:
 
 
 def _add_doctor(sub) -> None:
+    from deepeyes_lite.config import PRESETS
+
+    gpus = [name for name in PRESETS if name.endswith("GB")]
     sub.add_argument("--gpu", action="store_true", help="two real steps of a preset, measured")
-    sub.add_argument("--preset", default="24GB", help="which one: 8GB … 80GB")
+    sub.add_argument("--preset", choices=gpus, default="24GB", help="which one")
     sub.add_argument("--model", default="", help="weights at hand, instead of the preset's")
     sub.add_argument("--quick", action="store_true", help="memory alone, in a minute or two")
     sub.add_argument("--record", type=Path, help="folder to keep its figures in, for the tables")
@@ -574,15 +655,16 @@ def _add_study(sub) -> None:
 def _add_claims(sub) -> None:
     from deepeyes_lite import DATA
 
-    sub.add_argument("--records", type=Path, default=DATA / "runs" / "study")
-    ledger = "file to write, with figures beside it (default %(default)s)"
+    records = "folder of the records"
+    sub.add_argument("--records", type=Path, default=DATA / "runs" / "study", help=records)
+    ledger = "file to write, with figures beside it"
     sub.add_argument("--out", type=Path, default=Path("runs/claims/claims.json"), help=ledger)
 
 
 def _add_controls(sub) -> None:
     from deepeyes_lite import DATA
 
-    sub.add_argument("--model", default="tiny-eyes", help="the base (default %(default)s)")
+    sub.add_argument("--model", default="tiny-eyes", help="the base")
     sub.add_argument(
         "--adapter", type=Path, default=DATA / "tiny-eyes-zooms", help="of the trained"
     )
@@ -593,11 +675,12 @@ def _add_controls(sub) -> None:
 def _add_two_tools(sub) -> None:
     sub.add_argument("--out", type=Path, default=Path("runs/two-tools"), help="folder of the runs")
     sub.add_argument("--records", type=Path, help="folder for a small record of the run, too")
+    from deepeyes_lite.rewards import VARIANTS
+
     # What is not given is left to `two_tools.run`.
-    sub.set_defaults(reward=None)
-    sub.add_argument("--reward", help="a reward variant")
-    sub.add_argument("--seed", type=int)
-    sub.add_argument("--steps", type=int)
+    sub.add_argument("--reward", choices=tuple(VARIANTS), help="a reward variant")
+    sub.add_argument("--seed", type=int, help="of scenes, adapters and sampling")
+    sub.add_argument("--steps", type=int, help="of GRPO")
     sub.add_argument("--samples", type=int, help="held-out questions of each kind")
     noise = "how far new words start from known ones; 0: copies"
     sub.add_argument("--init-noise", type=float, help=noise)
@@ -607,23 +690,23 @@ def _add_two_tools(sub) -> None:
 def _add_pretrain(sub) -> None:
     sub.add_argument("--out", type=Path, required=True, help="folder to write")
     sub.add_argument("--quick", action="store_true", help="a smoke run of a minute")
-    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--seed", type=int, default=0, help="of weights and scenes")
 
 
 def _add_card(sub) -> None:
     sub.add_argument("model", type=Path, help="folder of tiny-eyes; card.json is written into it")
-    sub.add_argument("--samples", type=int, default=600)
+    sub.add_argument("--samples", type=int, default=600, help="validation scenes")
 
 
 def _add_animate(sub) -> None:
     sub.add_argument("run", type=Path, help="folder of a run, or of its record")
-    figures = "folder to write (default %(default)s)"
+    figures = "folder to write"
     sub.add_argument("--out", type=Path, default=Path("runs/figures"), help=figures)
 
 
 def study(args) -> None:
+    from deepeyes_lite.config import preset
     from deepeyes_lite.study.run import study as run
-    from deepeyes_lite.training import preset
 
     base = preset(args.preset, seed=args.seed, model=args.model)
     run(args.out, args.records or args.out / "records", base, args.only, args.samples)
@@ -676,34 +759,106 @@ def animate(args) -> None:
     print(f"{write(args.run, args.out)}\nwritten: zoom.gif and zoom.png in {args.out}")
 
 
-# Name: what adds its options, what runs it, what it is for.
+# Name: what adds its options, what runs it, what it is for, an example.
 COMMANDS = {
-    "demo": (_add_demo, demo, "train, evaluate and report: the main job"),
-    "train": (_add_train, train, "train one run, or go on with a killed one"),
-    "evaluate": (_add_evaluate, evaluate, "evaluate a finished run and write its report"),
-    "rollout": (_add_rollout, rollout, "let a model answer questions, into a JSONL file"),
-    "ask": (_add_ask, ask, "ask a question about a picture, and see the episode"),
-    "merge": (_add_merge, merge, "write a finished run as a whole model, for serving"),
-    "data": (_add_data, data, "read a public set into a data set for train, select, benchmark"),
-    "select": (_add_select, select, "filter questions by what the base model makes of them"),
-    "export": (_add_export, export, "write a data set as DeepEyes' parquet, for verl or ms-swift"),
-    "benchmark": (_add_benchmark, benchmark, "ask V* Bench, HR-Bench or another data set"),
-    "doctor": (_add_doctor, doctor, "check the machine, one line per requirement"),
-    "study": (_add_study, study, "run the study's plan, or go on with it"),
-    "claims": (_add_claims, claims, "fill the claims ledger from the study's records"),
+    "demo": (_add_demo, demo, "train, evaluate and report: the main job", "demo --preset quick"),
+    "train": (
+        _add_train,
+        train,
+        "train one run, or go on with a killed one",
+        "train --reward none --seed 1 --out runs/none-1",
+    ),
+    "evaluate": (
+        _add_evaluate,
+        evaluate,
+        "evaluate a finished run and write its report",
+        "evaluate runs/none-1",
+    ),
+    "merge": (
+        _add_merge,
+        merge,
+        "write a finished run as a whole model, for serving",
+        "merge runs/none-1 --to my-model",
+    ),
+    "scene": (
+        _add_scene,
+        scene,
+        "draw a held-out scene to ask about, with its question and its answer",
+        "scene --out scene.png",
+    ),
+    "ask": (
+        _add_ask,
+        ask,
+        "ask a question about a picture, and see the episode",
+        'ask scene.png "What letter is on the red star?" --adapter tiny-eyes-zooms',
+    ),
+    "rollout": (
+        _add_rollout,
+        rollout,
+        "let a model answer questions, into a JSONL file",
+        "rollout --samples 20 --out episodes.jsonl",
+    ),
+    "benchmark": (
+        _add_benchmark,
+        benchmark,
+        "ask V* Bench, HR-Bench or another data set",
+        "benchmark --data runs/vstar --out runs/vstar-base",
+    ),
+    "data": (
+        _add_data,
+        data,
+        "read a public set into a data set for train, select, benchmark",
+        "data vstar --from vstar_bench --out runs/vstar",
+    ),
+    "select": (
+        _add_select,
+        select,
+        "filter questions by what the base model makes of them",
+        "select --out runs/selection",
+    ),
+    "export": (
+        _add_export,
+        export,
+        "write a data set as DeepEyes' parquet, for verl or ms-swift",
+        "export --data runs/selection/selected --out selected.parquet",
+    ),
+    "doctor": (_add_doctor, doctor, "check the machine, one line per requirement", "doctor"),
+    "study": (_add_study, study, "run the study's plan, or go on with it", "study --only 'none-*'"),
+    "claims": (_add_claims, claims, "fill the claims ledger from the study's records", "claims"),
     "controls": (
         _add_controls,
         controls,
         "ask without the tool in three ways, of which one is fair",
+        "controls --samples 100",
     ),
-    "two-tools": (_add_two_tools, two_tools, "train with the zoom and a second tool, and evaluate"),
-    "pretrain": (_add_pretrain, pretrain, "make tiny-eyes from scratch (about three hours)"),
-    "card": (_add_card, card, "measure tiny-eyes and write card.json beside it"),
-    "animate": (_add_animate, animate, "draw a recorded run as a short animation"),
+    "two-tools": (
+        _add_two_tools,
+        two_tools,
+        "train with the zoom and a second tool, and evaluate",
+        "two-tools --steps 40",
+    ),
+    "pretrain": (
+        _add_pretrain,
+        pretrain,
+        "make tiny-eyes from scratch (about three hours)",
+        "pretrain --out my-eyes",
+    ),
+    "card": (
+        _add_card,
+        card,
+        "measure tiny-eyes and write card.json beside it",
+        "card my-eyes",
+    ),
+    "animate": (
+        _add_animate,
+        animate,
+        "draw a recorded run as a short animation",
+        "animate runs/none-1",
+    ),
 }
 GROUPS = {
     "runs": ("demo", "train", "evaluate", "merge"),
-    "episodes": ("rollout", "ask", "benchmark"),
+    "episodes": ("scene", "ask", "rollout", "benchmark"),
     "questions": ("data", "select", "export"),
     "this machine": ("doctor",),
     "for those who make deepeyes-lite": (

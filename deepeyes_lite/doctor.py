@@ -6,7 +6,6 @@ top, and no requirement is taken for granted by the check of another.
 
 import os
 import platform
-import re
 import shutil
 import sys
 from dataclasses import dataclass
@@ -84,27 +83,30 @@ def check_python(version: tuple[int, ...] = sys.version_info) -> Check:
 
 
 def check_pins() -> list[Check]:
-    """Each package that deepeyes-lite pins, against what is installed."""
+    """Each package that deepeyes-lite needs, against what is installed; those of extras are left out."""
     try:
-        requirements = metadata.requires("deepeyes-lite") or []
+        from packaging.requirements import Requirement
+
+        requirements = map(Requirement, metadata.requires("deepeyes-lite") or [])
     except metadata.PackageNotFoundError:
         return [Check(False, "deepeyes-lite is not installed", "run `pip install -e .` beside it")]
+    except ImportError:
+        return [Check(False, "packaging is not installed", "run `pip install packaging`")]
     checks = []
-    for requirement in requirements:
-        match = re.match(r"([\w.-]+)==([\w.]+)$", requirement)
-        if not match:  # the packages of the dev list carry a marker
+    for wanted in requirements:
+        if wanted.marker and not wanted.marker.evaluate({"extra": ""}):
             continue
-        name, pin = match.groups()
-        remedy = f"run `pip install {name}=={pin}`"
+        remedy = f"run `pip install '{wanted.name}{wanted.specifier}'`"
         try:
-            # "2.13.0+cpu" is a build of 2.13.0
-            installed = metadata.version(name)
+            installed = metadata.version(wanted.name)
         except metadata.PackageNotFoundError:
-            checks.append(Check(False, f"{name} is not installed", remedy))
+            checks.append(Check(False, f"{wanted.name} is not installed", remedy))
             continue
-        ok = installed.split("+")[0] == pin
-        text = f"{name} {installed}" if ok else f"{name} {installed}, but {pin} is wanted"
-        checks.append(Check(ok, text, remedy))
+        ok = wanted.specifier.contains(installed, prereleases=True)
+        text = f"{wanted.name} {installed}"
+        checks.append(
+            Check(ok, text if ok else f"{text}, but {wanted.specifier} is wanted", remedy)
+        )
     return checks
 
 
@@ -117,7 +119,7 @@ def check_torch() -> Check:
         return Check(
             False,
             f"torch cannot be imported ({reason})",
-            "run `pip install --force-reinstall torch==VERSION` with the version of pyproject.toml",
+            "run `pip install --force-reinstall torch`",
         )
     name, reason = precision()
     return Check(True, f"torch {torch.__version__} runs; training is in {name} ({reason})")
@@ -147,7 +149,7 @@ def check_memory(cgroup: Path = Path("/sys/fs/cgroup")) -> Check:
     try:
         import psutil
     except ImportError:
-        return Check(False, "free memory unknown", "install psutil (`pip install -e .`)")
+        return Check(False, "free memory unknown", "run `pip install psutil`")
     free = min(psutil.virtual_memory().available, _container_memory(cgroup)) / 1e9
     return Check(
         free >= LEAST_MEMORY_GB,
@@ -171,17 +173,20 @@ def check_model(folder: Path = DATA / "tiny-eyes") -> Check:
     return Check(
         not missing,
         f"tiny-eyes in {folder}" + (f" lacks {', '.join(missing)}" if missing else ""),
-        "get it with `git checkout data/tiny-eyes`, or make it with "
+        "install deepeyes-lite again, in the repository `git checkout data/tiny-eyes`, or make it with "
         f"`python -m deepeyes_lite pretrain --out {folder}` (hours)",
     )
 
 
 def check_widgets() -> Check:
+    install = "`pip install 'deepeyes-lite[notebooks]'`"
+    if find_spec("jupyterlab") is None:  # commands and scripts do without
+        return Check(True, f"no JupyterLab; to open the notebooks: {install}")
     missing = [name for name in ("ipywidgets", "jupyterlab_widgets") if find_spec(name) is None]
     return Check(
         not missing,
         f"ipywidgets in JupyterLab{': no ' + ', '.join(missing) if missing else ''}",
-        "run `pip install -e .` and start JupyterLab again",
+        f"run {install} and start JupyterLab again",
     )
 
 

@@ -180,7 +180,7 @@ def evaluate_run(out: str | Path, dataset: Dataset, seed: int = 0) -> dict:
                 tools=tools or weights == "base",
                 environment=environment_named(config.environment),
             )
-            kept = rollout(dataset, policy, tool=tool, seed=seed)
+            kept = rollout(dataset, policy, tool=tool, seed=seed, title=name)
             with atomic_write(path) as tmp:
                 write_jsonl(kept, tmp)
         episodes[name] = kept

@@ -30,6 +30,7 @@ def rollout(
     max_completion_length: int | None = None,
     progress: bool = True,
     judge: Judge | None = None,
+    title: str = "",
 ) -> list[Trajectory]:
     """One episode per sample.
 
@@ -47,6 +48,7 @@ def rollout(
             served model's context bounds its own.
         progress: whether to show a bar.
         judge: asked where the rules of `verifiers.check_answer` cannot tell.
+        title: of the bar, where one would not know it from another.
 
     Raises:
         ValueError: for an unknown ``tool``, "other" where there is one sample only, or "suppressed" or
@@ -68,7 +70,7 @@ def rollout(
     if tool == "other" and len(samples) == 1:
         raise ValueError("tool 'other' crops the next sample's image, and there is one sample only")
     trajectories: list[Trajectory] = []
-    bar = tqdm(total=len(samples), desc=f"rollout, tool {tool}", disable=not progress)
+    bar = tqdm(total=len(samples), desc=title or f"rollout, tool {tool}", disable=not progress)
     for start in range(0, len(samples), batch_size):
         rows = [samples[i] for i in range(start, min(start + batch_size, len(samples)))]
         batch = [_open(row, policy, forced) for row in rows]

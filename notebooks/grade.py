@@ -168,6 +168,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=60, help="for each cell")
     parser.add_argument("--memory", type=float, default=4, help="gigabytes for each notebook")
     args, rows = parser.parse_args(argv), []
+    if missing := [str(path) for path in args.paths if not path.exists()]:
+        parser.error(f"there is no file or folder {', '.join(missing)}")
     found = (sorted(top.rglob("*.ipynb")) if top.is_dir() else [top] for top in args.paths)
     for path in [p for inside in found for p in inside if ".ipynb_checkpoints" not in p.parts]:
         try:

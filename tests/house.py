@@ -1,18 +1,24 @@
-"""The house in figures: how many lines each part has, and who imports whom.
+"""The house in figures: how many lines each part has, and who imports whom; and its address.
 
 ``python tests/house.py`` prints the reading list and the table of lines. With ``--write`` they go where they
 belong: the list into the docstring of deepeyes_lite/__init__.py, the table into README.md between its marks
-``<!-- lines -->``, and the picture of the imports into docs/imports.svg.
+``<!-- lines -->``, the picture of the imports into docs/imports.svg, and the repository's address from
+pyproject.toml to wherever it is repeated.
 """
 
 import ast
 import json
+import re
 import sys
+import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "deepeyes_lite"
 PICTURE = ROOT / "docs" / "imports.svg"
+# The address after what stands before it in a link, or in the link of a badge.
+ADDRESS = re.compile(r"(?:github\.com|github|gh|codespaces\.new)/([\w.-]+/deepeyes-lite)\b")
+ADDRESSED = [ROOT / "README.md", ROOT / "CITATION.cff", *sorted(ROOT.glob("notebooks/*.ipynb"))]
 WIDTH = 0.22  # half of a box, where the two columns are 1 apart
 
 # The method in reading order. The first nine take one training step from the scene to the gradient.
@@ -25,12 +31,13 @@ READING = {
     "rollout": "the batched loop: reply, call, crop, until the answer",
     "verifiers": "correct or incorrect, by rule",
     "rewards": "reward functions for TRL, variants as weights, advantages",
-    "training": "a run: configuration, LoRA, TRL's trainer, record, resume",
+    "training": "a run: LoRA, TRL's trainer, record, resume",
     "selection": "which questions to train on: pass rate, tool benefit",
     "evaluation": "what came of it: intervals, controls, paired tests",
 }
 NINE = list(READING)[:9]
 BESIDE = {
+    "config": "what decides a run, and the presets",
     "models": "what differs from one family of models to the next",
     "options": "multiple choice, read out of a question and written into it",
     "formulas": "are two numbers or formulas equal, in floats",
@@ -195,6 +202,12 @@ def draw(path: Path = PICTURE) -> None:
     plt.close(figure)
 
 
+def address() -> str:
+    """OWNER/NAME on GitHub, of pyproject.toml."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return project["urls"]["Repository"].removeprefix("https://github.com/")
+
+
 def between(path: Path, start: str, end: str, text: str) -> None:
     """Put a text between two marks of a file; what stood there goes."""
     head, mark, rest = path.read_text(encoding="utf-8").partition(start)
@@ -208,6 +221,11 @@ def write() -> None:
     between(PACKAGE / "__init__.py", "".join(list_[:2]), '"""', list_[2])
     between(ROOT / "README.md", "<!-- lines -->\n", "\n<!-- lines -->", table())
     draw()
+    for path in ADDRESSED:
+        text = path.read_text(encoding="utf-8")
+        for old in set(ADDRESS.findall(text)):
+            text = text.replace(old, address())
+        path.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

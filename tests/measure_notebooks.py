@@ -48,7 +48,10 @@ def measure(path: Path) -> dict:
 
 
 def table(record: dict) -> str:
-    """The record as a Markdown table, with what the notebooks say of themselves."""
+    """The record as a Markdown table, with what the notebooks say of themselves.
+
+    The cell for Colab is not counted.
+    """
     rows = [
         "| notebook | reader | machine | cells | exercises | peak memory |",
         "|---|---|---:|---:|---:|---:|",
@@ -59,7 +62,7 @@ def table(record: dict) -> str:
         minutes = re.search(r"^\| Time \|.*?(\d+ minutes)", cells[0], re.MULTILINE)[1]
         exercises = sum(len(re.findall(r"^### Exercise \d", cell, re.MULTILINE)) for cell in cells)
         rows.append(
-            f"| {name} | {minutes} | {measured['seconds']:.0f} s | {len(cells)} | {exercises} "
+            f"| {name} | {minutes} | {measured['seconds']:.0f} s | {len(cells) - 1} | {exercises} "
             f"| {measured['peak'] / 1e9:.1f} GB |"
         )
     return "\n".join(rows)

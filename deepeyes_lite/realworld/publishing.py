@@ -14,7 +14,7 @@ from deepeyes_lite.training import read_config
 
 CARD = """---
 base_model: {base}
-library_name: transformers
+library_name: {library}
 pipeline_tag: image-text-to-text
 tags: [deepeyes-lite, grpo, tool-use]
 ---
@@ -36,22 +36,28 @@ The licence is that of the base model. Made with deepeyes-lite; the method is De
 """
 
 
-def card(run: str | Path) -> str:
-    """The model card of a run, in Markdown: what it was made of, and what of it was measured."""
+def card(run: str | Path, library: str = "transformers") -> str:
+    """The model card of a run, in Markdown: what it was made of, and what of it was measured.
+
+    Args:
+        run: run folder.
+        library: what loads the folder that the card is for: transformers, or peft for an adapter.
+    """
     config, report = vars(read_config(run)), Path(run) / "evaluation.json"
     evaluation = "Not evaluated."
     if report.exists():
         evaluation = f"```\n{table(json.loads(report.read_text(encoding='utf-8')))}\n```"
     base, name = json.dumps(config["model"]), Path(config["model"]).name
     questions = config["data"] or "scenes of the tiny world"
-    return CARD.format(**config, base=base, name=name, questions=questions, evaluation=evaluation)
+    values = {"base": base, "name": name, "questions": questions, "library": library}
+    return CARD.format(**config, **values, evaluation=evaluation)
 
 
 def merge(run: str | Path, to: str | Path) -> Path:
     """Write a finished run as a whole model, for ``transformers``, vLLM or SGLang to serve.
 
     An adapter that was trained on 4 bits is added to the weights in full precision, which is close to
-    what was trained and not the same. The run's adapter gets the card as well.
+    what was trained and not the same.
 
     Args:
         run: run folder.
@@ -78,6 +84,5 @@ def merge(run: str | Path, to: str | Path) -> Path:
         # With the family's own template a server offers the tool as the training did.
         (tmp / "chat_template.json").unlink(missing_ok=True)
         (tmp / "chat_template.jinja").write_text(processor.chat_template, encoding="utf-8")
-        for folder in (tmp, adapter):
-            (folder / "README.md").write_text(card(run), encoding="utf-8")
+        (tmp / "README.md").write_text(card(run), encoding="utf-8")
     return to

@@ -10,9 +10,11 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import nbformat
 import pytest
+from IPython.core.inputtransformer2 import TransformerManager
 from nbformat.v4.rwbase import rejoin_lines
 
 ROOT = Path(__file__).parents[2]
@@ -50,7 +52,8 @@ def plain(document: Path) -> str:
 
 
 def code(nb) -> list:
-    return [cell for cell in nb.cells if cell.cell_type == "code"]
+    """The notebook's own code cells: all but the one for Colab, which shows nothing elsewhere."""
+    return [cell for cell in nb.cells if cell.cell_type == "code" and cell is not nb.cells[1]]
 
 
 def tagged(nb, tag: str) -> list:
@@ -64,8 +67,8 @@ def headings(text: str) -> list[tuple[int, str]]:
 def size(nb, path):
     exercises = any("checks." in cell.source for cell in code(nb))
     cells = CELLS if exercises else CELLS_WITHOUT_EXERCISES
-    if len(nb.cells) not in cells:
-        yield f"{len(nb.cells)} cells, not {cells.start} to {cells.stop - 1}"
+    if len(nb.cells) - 1 not in cells:  # the cell for Colab is not the reader's
+        yield f"{len(nb.cells) - 1} cells, not {cells.start} to {cells.stop - 1}"
     lines = [line.strip() for cell in code(nb) for line in cell.source.splitlines()]
     lines = [line for line in lines if line and not line.startswith("#")]
     if len(lines) > CODE_LINES:
@@ -157,7 +160,8 @@ def places(nb, path):
 def outputs(nb, path):
     """Run from top to bottom, without an error, and kept."""
     counts = [cell.execution_count for cell in code(nb)]
-    if counts != [*range(1, len(counts) + 1)]:
+    first = 1 + bool(nb.cells[1].execution_count)
+    if counts != [*range(first, first + len(counts))]:
         yield f"execution counts out of order or missing: {counts}"
     for number, cell in enumerate(code(nb), 1):
         if any(o.output_type == "error" or o.get("name") == "stderr" for o in cell.outputs):
@@ -191,6 +195,14 @@ def compared(nb, path):
             yield f"{len(loose)} outputs neither compared nor excused, {len(excused)} excused"
 
 
+def colab(nb, path):
+    """The second cell is the guarded, folded one for Colab, the same everywhere."""
+    first = BOOKS[COURSE / "00_start_here.ipynb"].cells[1]
+    cell, folded = nb.cells[1], {"cellView": "form", "jupyter": {"source_hidden": True}}
+    if cell.source != first.source or cell.metadata != {**folded, "tags": ["setup"]}:
+        yield "the second cell is not the one for Colab, as in 00_start_here.ipynb"
+
+
 def links(text, path: Path):
     """To files that are there, and to headings that are in them; of a notebook, or of a text."""
     text = text if isinstance(text, str) else prose(text)
@@ -211,7 +223,7 @@ def anchors(file: Path) -> set[str]:
 
 
 RULES = [size, valid, pattern, minutes, quick_questions, alternative_texts, places, outputs]
-RULES += [compared, links]
+RULES += [compared, colab, links]
 
 
 def complaints(nb, path: Path) -> str:
@@ -223,12 +235,29 @@ def test_a_notebook_keeps_to_the_rules(path):
     assert complaints(BOOKS[path], path) == ""
 
 
+def test_the_cell_for_colab_installs_there_and_does_nothing_elsewhere(monkeypatch):
+    source = BOOKS[COURSE / "00_start_here.ipynb"].cells[1].source
+    code, calls = TransformerManager().transform_cell(source), []
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    shell = SimpleNamespace(
+        system=calls.append, run_line_magic=lambda name, line: calls.append(f"%{name} {line}")
+    )
+    space = {"get_ipython": lambda: shell}
+    exec(code, space)
+    assert not space["IN_COLAB"] and not calls
+    monkeypatch.setitem(sys.modules, "google.colab", ModuleType("google.colab"))
+    exec(code, space)
+    assert any("git clone" in call for call in calls) and sys.path[0] == "/content/deepeyes-lite"
+    assert '%pip install -q -e "./deepeyes-lite[notebooks]"' in calls
+
+
 def test_a_rule_complains_where_it_is_broken():
     """A rule that cannot complain says nothing."""
     path = COURSE / "03_imcot_rollout.ipynb"
     nb = copy.deepcopy(BOOKS[path])
     nb.cells[0].source = nb.cells[0].source.replace("| Time | 45", "| Time | 60")
     nb.cells[0].source += "\n\n# Another\n\n![](a.png) [up](#nowhere) `/home/ann/data`"
+    nb.cells[1].metadata.tags = []
     code(nb)[0].source = "%pip install trl\n" + "x = 1\n" * 200
     code(nb)[2].execution_count = None
     code(nb)[3].outputs = [nbformat.v4.new_output("stream", name="stderr", text="Warning")]
@@ -245,6 +274,7 @@ def test_a_rule_complains_where_it_is_broken():
         "code cell 4 shows an error or a warning",
         "0 cells with numbers are compared by nbval",
         "a cell installs packages",
+        "the second cell is not the one for Colab",
     ]:
         assert complaint in complaints(nb, path)
 

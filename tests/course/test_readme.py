@@ -101,3 +101,37 @@ def test_the_card_is_made_of_its_measurement():
     folder = ROOT / "data" / "tiny-eyes"
     card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
     assert block("measured", (folder / "README.md").read_text(encoding="utf-8")) == table(card)
+
+
+def test_the_adapter_s_card_has_the_figures_of_its_record():
+    from deepeyes_lite.evaluation import table
+
+    card = (ROOT / "data" / "tiny-eyes-zooms" / "README.md").read_text(encoding="utf-8")
+    record = json.loads((STUDY / "conditional-0" / "evaluation.json").read_text(encoding="utf-8"))
+    assert block("evaluation", card) == f"```\n{table(record)}\n```"
+    assert "More Information Needed" not in card and "\nlicense: apache-2.0\n" in card
+
+
+def test_model_and_adapter_are_plain_transformers_and_peft(monkeypatch):
+    """The README's own lines, run; they act as what the package loads."""
+    from peft import PeftModel
+    from transformers import AutoModelForImageTextToText
+
+    from deepeyes_lite.models import load_processor
+    from deepeyes_lite.policies import LocalPolicy
+    from deepeyes_lite.rollout import rollout
+    from deepeyes_lite.tinyworld.dataset import held_out
+
+    monkeypatch.chdir(ROOT)
+    names = {"AutoModelForImageTextToText": AutoModelForImageTextToText, "PeftModel": PeftModel}
+    two, _, processor = (
+        block("plain").strip("`").removeprefix("python\n").rpartition("processor = ")
+    )
+    exec(two, names)
+    assert processor.startswith(
+        "AutoProcessor.from_pretrained("
+    )  # tests/tinyworld/test_model.py runs it
+    policy = LocalPolicy(names["model"], load_processor("tiny-eyes"), temperature=0.0)
+    episodes = rollout(held_out(8), policy, progress=False)
+    assert sum(episode.called for episode in episodes) >= 6
+    assert sum(episode.correct for episode in episodes) >= 6

@@ -23,7 +23,8 @@ from deepeyes_lite.viz.plots import draw_boxes, draw_image
 from deepeyes_lite.viz.widgets.controls import BoxPicture, Panel, wrapped
 
 # What a reader reached by hand in notebook 01; git ignores the folder.
-BY_HAND = DATA.parent / "runs" / "by-hand.jsonl"
+# Beside data/ in the repository; where the package is installed, in the working folder.
+BY_HAND = (Path() if DATA.name == "_data" else DATA.parent) / "runs" / "by-hand.jsonl"
 MAX_CHARS = 200  # of an answer
 MIDDLE = [375, 375, 625, 625]  # where the box stands at first
 SIDES = ("left", "top", "right", "bottom")
