@@ -12,13 +12,12 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
-from PIL import Image, ImageOps
+from PIL import Image
 
 from deepeyes_lite.trajectories import Trajectory
 from deepeyes_lite.viz import BLUE, GREEN, GREY, ORANGE, html
 
 STYLES = [(BLUE, "-"), (ORANGE, "--"), (GREEN, "-."), (GREY, ":")]
-VIEW = (96, 96)  # px: what tiny-eyes sees of a scene or of a crop
 
 
 def smooth(values: Sequence[float], window: int = 5) -> np.ndarray:
@@ -265,7 +264,7 @@ def draw_episode(places: Sequence, trajectory: Trajectory, fontsize: float = 9) 
     for number, axes in enumerate(places[1:]):
         axes.set_axis_off()
         if number < len(trajectory.images):
-            view = ImageOps.contain(trajectory.images[number], VIEW)
+            view = html.view(trajectory.images[number])
             title = f"zoom {number}" if number else "the model's view"
             draw_image(axes, view, title, fontsize + 1)
 

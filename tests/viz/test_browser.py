@@ -6,7 +6,6 @@ environment variable SCREENSHOTS a folder is filled with a picture of each.
 
 import io
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -23,19 +22,14 @@ from PIL import Image
 
 from episodes import HOSTILE
 
-webdriver = pytest.importorskip("selenium.webdriver")
+pytest.importorskip("selenium.webdriver")
 
-from selenium.webdriver.chrome.service import Service  # noqa: E402
-from selenium.webdriver.common.action_chains import ActionChains  # noqa: E402
-from selenium.webdriver.common.by import By  # noqa: E402
-from selenium.webdriver.common.keys import Keys  # noqa: E402
-from selenium.webdriver.support.ui import Select, WebDriverWait  # noqa: E402
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import Select, WebDriverWait
 
 ROOT = Path(__file__).resolve().parents[2]
-CHROMIUM = (
-    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-)
-DRIVER = shutil.which("chromedriver")
 PATIENCE = 1200  # seconds for a kernel that imports torch on a busy machine
 STEP = 120  # seconds for a widget to answer there
 
@@ -44,10 +38,6 @@ pytestmark = [
     pytest.mark.timeout(3 * PATIENCE),
     pytest.mark.skipif(
         not os.environ.get("BROWSER"), reason="minutes of browser: run it with `make browser`"
-    ),
-    pytest.mark.skipif(
-        not (CHROMIUM and DRIVER),
-        reason="no Chromium with chromedriver here (Debian: apt install chromium chromium-driver)",
     ),
 ]
 
@@ -163,24 +153,6 @@ def reachable(url, process, log):
         except OSError:
             time.sleep(1)
     pytest.fail(f"no answer from {url}:\n{log.read_text()[-3000:]}")
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    flags = (
-        "headless no-sandbox disable-gpu disable-quic no-first-run disable-background-networking "
-    )
-    flags += "disable-component-update disable-sync window-size=1280,720"
-    for flag in [*flags.split(), f"user-data-dir={tmp_path_factory.mktemp('chromium')}"]:
-        options.add_argument(f"--{flag}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
-    driver.set_page_load_timeout(PATIENCE)
-    driver.set_script_timeout(PATIENCE)
-    yield driver
-    driver.quit()
 
 
 @pytest.fixture(scope="module")
