@@ -1,7 +1,7 @@
 """One episode in words and as HTML: picture with boxes, turns, reward in parts, tokens; a page of it all.
 
 Everything here may be somebody else's text. It goes through `excerpt` or `line`, which bound it, and the
-one Jinja environment escapes it. A page needs nothing beside it and runs no script.
+one Jinja environment escapes it. A page needs nothing beside it and runs no script but ours.
 """
 
 import base64

@@ -56,12 +56,6 @@ LABELS = {
 def curves(history: list[dict]) -> Figure:
     """The training curves, a thin line a step and a thick one smoothed over five steps."""
     figure = Figure(figsize=(12, 3.2), layout="constrained")
-    draw_curves(figure, history)
-    return figure
-
-
-def draw_curves(figure, history: list[dict], cursor: int | None = None) -> None:
-    """`curves` in a figure or a part of one, with a line at the step ``cursor``."""
     steps = [row["step"] for row in history]
     for axes, (title, unit, columns) in zip(figure.subplots(1, len(PANELS)), PANELS):
         for column, (color, style) in zip(columns, STYLES):
@@ -71,9 +65,8 @@ def draw_curves(figure, history: list[dict], cursor: int | None = None) -> None:
         axes.set(title=title, xlabel="step", ylabel=unit, ylim=(-0.03, 1.03))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
         axes.grid(alpha=0.3)
-        if cursor is not None:
-            axes.axvline(cursor, color="black", linewidth=2)
         axes.legend(fontsize=9, loc="best")
+    return figure
 
 
 def accuracy_bars(report: dict) -> Figure:

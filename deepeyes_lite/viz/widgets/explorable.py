@@ -8,11 +8,11 @@ beside the notebook instead, and ask the network for the code that reads it.
 
 import base64
 import gzip
+import hashlib
 import json
 import re
 from functools import cached_property
 from pathlib import Path
-from uuid import uuid4
 
 from markupsafe import Markup
 
@@ -57,7 +57,13 @@ class Explorable:
             '<script type="module">\n{4}\nmount("{0}", render);\n</script>'
         )
         texts = map(Markup, (*self.packed, self.module))
-        return part.format(f"eyes-{uuid4().hex[:12]}", self.still, *texts)
+        name = hashlib.sha256("".join(self.packed).encode()).hexdigest()[
+            :12
+        ]  # the same on every run
+        return part.format(f"eyes-{name}", self.still, *texts)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}: {self.title}"
 
     def save(self, path: str | Path) -> Path:
         """Write a page that needs nothing beside it.
