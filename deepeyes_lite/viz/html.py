@@ -174,7 +174,7 @@ def data_uri(image: Image.Image, lossless: bool = False) -> str:
     buffer, kind = io.BytesIO(), "png" if lossless else "jpeg"
     image = image.convert("RGB")
     image.thumbnail((MAX_SIDE, MAX_SIDE))
-    image.save(buffer, kind, quality=80)
+    image.save(buffer, kind, quality=70)
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
