@@ -59,7 +59,7 @@ RewardLab(made(8, scenes=1))
 TrainingScrubber(recorded_run(Path("run")))
 """
 
-READ = "return arguments[0].querySelector('.eyes').innerText"
+READ = "return arguments[0].querySelector('.eyes').textContent"
 
 NAMELESS = """
 const found = [];
