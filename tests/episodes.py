@@ -28,7 +28,9 @@ TEXTS = [
 ]
 
 EMPTY = {"meta", "img", "image", "rect", "br"}
-TAGS = "html head title style body h1 h2 h3 h4 p b a div figure svg text table tr th td code span "
+TAGS = (
+    "g html head title style body h1 h2 h3 h4 p b a div figure svg text table tr th td code span "
+)
 TAGS += "details summary pre"
 
 

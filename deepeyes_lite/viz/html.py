@@ -1,7 +1,7 @@
 """One episode in words and as HTML: picture with boxes, turns, reward in parts, tokens; a page of it all.
 
 Everything here may be somebody else's text. It goes through `excerpt` or `line`, which bound it, and the
-one Jinja environment escapes it. A page needs nothing beside it and runs no script.
+one Jinja environment escapes it. A page needs nothing beside it and runs no script but ours.
 """
 
 import base64
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
-from PIL import Image
+from PIL import Image, ImageOps
 
 from deepeyes_lite.boxes import Box
 from deepeyes_lite.rewards import Outcome, reward_parts
@@ -23,9 +23,10 @@ from deepeyes_lite.tools import ToolError, check_box
 from deepeyes_lite.trajectories import Trajectory, Turn
 from deepeyes_lite.viz import BLUE, GREEN, ORANGE
 
+VIEW = (96, 96)  # px: what tiny-eyes sees of a scene or of a crop
 MAX_CHARS = 2000  # of one turn
 MAX_TOKENS = 400  # of one strip
-MAX_SIDE = 1024  # px of a picture on a page
+MAX_SIDE = 640  # px of a picture on a page
 VERBS = {"think": "thinks", "tool_call": "calls", "answer": "answers", "": "writes"}
 PARTS = {  # what readers see for the name of a reward function
     "accuracy_reward": "accuracy",
@@ -173,23 +174,33 @@ def data_uri(image: Image.Image, lossless: bool = False) -> str:
     buffer, kind = io.BytesIO(), "png" if lossless else "jpeg"
     image = image.convert("RGB")
     image.thumbnail((MAX_SIDE, MAX_SIDE))
-    image.save(buffer, kind, quality=92)
+    image.save(buffer, kind, quality=70)
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def picture(trajectory: Trajectory, turns: int | None = None) -> Markup:
-    """The image with the target (green, dashed) and the numbered crops of the first ``turns`` turns.
+def picture(trajectory: Trajectory) -> Markup:
+    """The image with the target (green, dashed) and the numbered crops.
 
     Where the box that was asked for is another one, it is drawn into its crop, dotted.
     """
-    zooms = [zoom for turn in trajectory.turns[:turns] for zoom in turn.zooms]
+    return _drawn("picture", trajectory)
+
+
+def boxes(trajectory: Trajectory) -> Markup:
+    """What `picture` draws over the image."""
+    return _drawn("boxes", trajectory)
+
+
+def _drawn(macro: str, trajectory: Trajectory) -> Markup:
+    turns = enumerate(trajectory.turns, 1)
+    zooms = [(number, *zoom) for number, turn in turns for zoom in turn.zooms]
     image = trajectory.images[0] if trajectory.images else None
-    return _macro("picture", image, trajectory.sample.get("boxes_px") or [], zooms)
+    return _macro(macro, image, trajectory.sample.get("boxes_px") or [], zooms)
 
 
-def turns(trajectory: Trajectory, count: int | None = None) -> Markup:
-    """The first ``count`` turns: thought, call and answer apart, and the crop that came back."""
-    return _macro("turns", trajectory, count)
+def turns(trajectory: Trajectory) -> Markup:
+    """The turns: thought, call and answer apart, and the crop that came back."""
+    return _macro("turns", trajectory)
 
 
 def _pieces(text: str) -> list[tuple[str, str]]:
@@ -243,29 +254,21 @@ def token_strip(pieces: Sequence[tuple[str, int]]) -> Markup:
     return _macro("token_strip", spans, max(0, len(pieces) - MAX_TOKENS))
 
 
-def episode_page(
-    episodes: dict[str, Trajectory],
-    weights: dict[str, float] | None = None,
-    rates: dict[str, float] | None = None,
-    tokenizer=None,
-) -> str:
-    """One sample and what each policy made of it, as a page that needs nothing beside it.
+def episode(name: str, trajectory: Trajectory, tokenizer=None) -> Markup:
+    """All of an episode: verdict, a place for its reward, picture and view, turns, tokens.
 
     Args:
-        episodes: an episode for each policy's name.
-        weights: the reward; without it neither reward nor loss mask is shown.
-        rates: the group call rate for each name, as in `parts`.
+        name: of the policy.
+        trajectory: the episode.
         tokenizer: as in `tokens`.
     """
-    columns = []
-    for name, episode in episodes.items():
-        reward = strip = None
-        if weights:
-            reward = reward_table(parts(weights, episode, (rates or {}).get(name, 0.0)))
-            strip = tokens(episode, tokenizer)
-        columns.append((name, episode, reward, strip))
-    page = TEMPLATES.get_template("episode_page.jinja")
-    return page.render(sample=columns[0][1].sample, columns=columns)
+    strip = tokens(trajectory, tokenizer) if trajectory.loss_mask else ""
+    return _macro("episode", name, trajectory, strip)
+
+
+def view(image: Image.Image) -> Image.Image:
+    """What tiny-eyes sees of an image."""
+    return ImageOps.contain(image, VIEW)
 
 
 def _macro(name: str, *values) -> Markup:
@@ -285,6 +288,7 @@ TEMPLATES.filters |= {
     "data_uri": data_uri,
     "picture": picture,
     "turns": turns,
+    "view": view,
     "pieces": _pieces,
     "zoom_in_words": zoom_in_words,
 }

@@ -12,13 +12,12 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
-from PIL import Image, ImageOps
+from PIL import Image
 
 from deepeyes_lite.trajectories import Trajectory
 from deepeyes_lite.viz import BLUE, GREEN, GREY, ORANGE, html
 
 STYLES = [(BLUE, "-"), (ORANGE, "--"), (GREEN, "-."), (GREY, ":")]
-VIEW = (96, 96)  # px: what tiny-eyes sees of a scene or of a crop
 
 
 def smooth(values: Sequence[float], window: int = 5) -> np.ndarray:
@@ -57,12 +56,6 @@ LABELS = {
 def curves(history: list[dict]) -> Figure:
     """The training curves, a thin line a step and a thick one smoothed over five steps."""
     figure = Figure(figsize=(12, 3.2), layout="constrained")
-    draw_curves(figure, history)
-    return figure
-
-
-def draw_curves(figure, history: list[dict], cursor: int | None = None) -> None:
-    """`curves` in a figure or a part of one, with a line at the step ``cursor``."""
     steps = [row["step"] for row in history]
     for axes, (title, unit, columns) in zip(figure.subplots(1, len(PANELS)), PANELS):
         for column, (color, style) in zip(columns, STYLES):
@@ -72,9 +65,8 @@ def draw_curves(figure, history: list[dict], cursor: int | None = None) -> None:
         axes.set(title=title, xlabel="step", ylabel=unit, ylim=(-0.03, 1.03))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
         axes.grid(alpha=0.3)
-        if cursor is not None:
-            axes.axvline(cursor, color="black", linewidth=2)
         axes.legend(fontsize=9, loc="best")
+    return figure
 
 
 def accuracy_bars(report: dict) -> Figure:
@@ -265,7 +257,7 @@ def draw_episode(places: Sequence, trajectory: Trajectory, fontsize: float = 9) 
     for number, axes in enumerate(places[1:]):
         axes.set_axis_off()
         if number < len(trajectory.images):
-            view = ImageOps.contain(trajectory.images[number], VIEW)
+            view = html.view(trajectory.images[number])
             title = f"zoom {number}" if number else "the model's view"
             draw_image(axes, view, title, fontsize + 1)
 

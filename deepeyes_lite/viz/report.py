@@ -9,6 +9,7 @@ from deepeyes_lite.tinyworld.dataset import held_out
 from deepeyes_lite.training import read_config, read_history
 from deepeyes_lite.trajectories import Trajectory, read_jsonl
 from deepeyes_lite.viz import html, plots
+from deepeyes_lite.viz.widgets.training_scrubber import TrainingScrubber
 
 EPISODES = 6  # shown before and after
 COLUMNS = ("accuracy", "accuracy_legible", "accuracy_illegible", "call_rate")
@@ -53,11 +54,7 @@ def write_report(out: str | Path) -> Path:
             "Accuracy by condition. Illegible details: base "
             f"{interval(base['accuracy_illegible'])}, trained {interval(trained['accuracy_illegible'])}.",
         ),
-        curves=plots.image_tag(
-            plots.curves(history),
-            f"Curves over {len(history)} steps: accuracy, call rate, IoU of the boxes, and the "
-            "probabilities of a correct answer with and without a zoom.",
-        ),
+        scrubber=TrainingScrubber(out)._repr_html_(),
         pairs=[[_strip(t, group[i], crops) for t, group in episodes.items()] for i in chosen],
         configuration=(out / "config.json").read_text(encoding="utf-8"),
     )

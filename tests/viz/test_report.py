@@ -38,6 +38,8 @@ def test_the_page_needs_nothing_beside_it_and_takes_no_text_for_markup(run):
     path = write_report(run)
     assert path == run / "report.html" and not (run / "report.html.tmp").exists()
     page = path.read_text(encoding="utf-8")
+    page, scripts = re.subn(r"<script type=\"(text/plain|module)\">[^\0]*?</script>", "", page)
+    assert scripts == 3  # the scrubber's data, its pictures, and its module
     reader = Reader(page)
     alts = [attributes["alt"] for tag, attributes in reader.tags if tag == "img"]
     assert len(alts) == 2 + 2 * 6 and all(20 < len(alt) <= 600 for alt in alts)

@@ -120,11 +120,15 @@ def test_what_was_answered_is_kept_and_not_asked_again(samples, processor, tmp_p
         again.answer("K")
     assert [t.sample["id"] for t in read_jsonl(path)] == list(samples["id"])
     assert [p.name for p in path.parent.iterdir()] == [path.name]
-    assert button(again, "Done").disabled
-    again.start()
-    assert again.answer("K") is None
-    with pytest.raises(ValueError, match="nothing left to ask: 3 questions are answered"):
-        ZoomByHand(samples, processor, save_to=path)
+    model = made(3, scenes=3)
+    over = ZoomByHand(samples, processor, save_to=path, model=model)
+    assert "You 0 of 3, the model 2 of 3." in shown(over) and "✗" in shown(over)
+    assert over.answer("K") is None
+    assert len(read_jsonl(path)) == 3
+    button(over, "Play again").click()
+    assert "Question 1 of 3" in shown(over) and over.record == [] and "You 0" not in shown(over)
+    over.answer(samples[0]["answer"])
+    assert [t.correct for t in read_jsonl(path)] == [True]
     write_jsonl(made(2), path)
     before = path.read_bytes()
     with pytest.raises(ValueError, match="holds episodes of a model; choose another file"):
@@ -157,8 +161,10 @@ def test_cost_and_crop_follow_the_tool(widget, processor):
 def test_hostile_text_is_text_and_no_answer(samples, processor):
     rows = samples.map(lambda row: {"question": HOSTILE, "answer": HOSTILE})
     widget = ZoomByHand(rows, processor)
-    assert HOSTILE in shown(widget) and HOSTILE in widget.alt  # plain text
+    assert HOSTILE in widget.alt  # plain text
+    assert HOSTILE not in shown(widget)  # nobody studies the question before the clock runs
     widget.start()
+    assert HOSTILE in shown(widget)
     before = len(shown(widget))
     for text in ("", "   ", HOSTILE, LONG, "a\nb", "<|im_end|>", "\u202e", "\ud800"):
         assert widget.answer(text) is None and widget.record == []

@@ -1,4 +1,4 @@
-"""Four widgets; each opens with the keyboard alone and has a picture for readers without a kernel."""
+"""Four widgets, each usable with the keyboard alone; three of them carry their data and need no kernel."""
 
 from deepeyes_lite.viz.widgets.reward_lab import RewardLab
 from deepeyes_lite.viz.widgets.training_scrubber import TrainingScrubber

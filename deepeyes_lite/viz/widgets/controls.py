@@ -1,8 +1,7 @@
-"""What the four widgets share: the panel with its picture, a slider, a picture to drag a box on.
+"""What `ZoomByHand` needs beside ipywidgets: a panel with its picture, a picture to drag a box on.
 
-What ipywidgets lacks is written for anywidget, in a few lines of JavaScript: it has no mouse events, its
-slider has no name for a screen reader, and its lists lose their arrow keys to JupyterLab. Texts are set as
-text, never as markup.
+ipywidgets has no mouse events, and its controls lose their keys to JupyterLab; both are a few lines of
+JavaScript for anywidget. Texts are set as text, never as markup.
 """
 
 import base64
@@ -52,24 +51,6 @@ class Panel(VBox):
 def wrapped(*children, gap: str = "16px") -> HBox:
     """Controls beside each other, and below each other where the window is narrow."""
     return HBox(children, layout=Layout(flex_flow="row wrap", grid_gap=gap))
-
-
-class Slider(anywidget.AnyWidget):
-    """A range input with its label and its value; arrow keys, Home and End move it.
-
-    Attributes:
-        label: its name, for screen readers, too.
-        value: the number.
-        min, max, step: its scale.
-    """
-
-    label = traitlets.Unicode().tag(sync=True)
-    value = traitlets.Float().tag(sync=True)
-    min = traitlets.Float(0.0).tag(sync=True)
-    max = traitlets.Float(1.0).tag(sync=True)
-    step = traitlets.Float(0.05).tag(sync=True)
-    _esm = STATIC / "slider.js"
-    _css = STATIC / "slider.css"
 
 
 class BoxPicture(anywidget.AnyWidget):

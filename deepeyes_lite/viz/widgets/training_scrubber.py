@@ -1,20 +1,24 @@
-"""Move through a recorded run step by step: its curves, and what its policy did on the same scenes."""
+"""Move through recorded runs step by step: their curves, and what the policy did on the same scenes."""
 
+import math
+from functools import cached_property
 from pathlib import Path
 
-from ipywidgets import HTML, Dropdown, Layout
 from markupsafe import Markup
-from matplotlib.figure import Figure
 
-from deepeyes_lite.trajectories import Trajectory
-from deepeyes_lite.viz import html
-from deepeyes_lite.viz.plots import draw_boxes, draw_curves, image_tag, plain
+from deepeyes_lite.viz import html, plots
 from deepeyes_lite.viz.snapshots import read_run
-from deepeyes_lite.viz.widgets.controls import Panel, Slider, wrapped
+from deepeyes_lite.viz.widgets.explorable import Explorable
+
+COLORS = ("blue", "orange", "green")
+FEWEST = 5  # episodes behind a point of p_zoom or p_direct; a share of fewer is noise
+COUNTS = {"p_zoom": "n_zoom", "p_direct": "n_direct"}
 
 
-class TrainingScrubber(Panel):
-    """One slider over the steps of a run."""
+class TrainingScrubber(Explorable):
+    """One slider over the steps of a run; it plays, and lays several runs over each other."""
+
+    title = "A run, step by step"
 
     def __init__(self, *folders: str | Path):
         """Open runs.
@@ -29,86 +33,65 @@ class TrainingScrubber(Panel):
         """
         if not folders:
             raise ValueError("give the folder of at least one run, such as runs/demo-conditional-0")
-        self._runs = {str(folder): read_run(folder) for folder in folders}
-        names = [(html.line(name, 60), name) for name in self._runs]
-        self.run = Dropdown(options=names, description="run", layout=Layout(width="420px"))
-        self.step = Slider(label="step", step=1)
-        self.step.layout = Layout(flex="1 1 320px", max_width="640px")
-        self._figure, self._texts = HTML(), HTML()
-        self._figures: dict[tuple[str, int], str] = {}
-        self.run.observe(lambda _: self._open(), "value")
-        self.step.observe(lambda _: self._show(), "value")
-        self._open()
-        super().__init__([wrapped(self.run, self.step), self._figure, self._texts])
+        self.runs = {str(folder): read_run(folder) for folder in folders}
 
-    def _open(self) -> None:
-        self.history, self.snapshots = self._runs[self.run.value]
-        last = float(self.history[-1]["step"])
-        self.step.min, self.step.max = float(min([1, *self.snapshots])), last
-        if self.step.value == last:
-            self._show()
-        self.step.value = last
+    @cached_property
+    def data(self) -> dict:
+        """Curves, scenes and episodes of every run."""
+        panels = [
+            {"title": title, "unit": unit, "columns": [_column(*c) for c in zip(columns, COLORS)]}
+            for title, unit, columns in plots.PANELS
+        ]
+        return {"panels": panels, "runs": [_run(name, *run) for name, run in self.runs.items()]}
 
     @property
-    def row(self) -> dict:
-        """The history at the step of the slider; step 0, before training, has the figures of step 1."""
-        rows = [row for row in self.history if row["step"] <= self.step.value]
-        return rows[-1] if rows else self.history[0]
-
-    @property
-    def episodes(self) -> list[Trajectory]:
-        """What the policy did at the last recorded step up to the slider's."""
-        return self.snapshots.get(self._recorded, [])
-
-    @property
-    def _recorded(self) -> int:
-        return max((step for step in self.snapshots if step <= self.step.value), default=-1)
-
-    def _show(self) -> None:
-        key = (self.run.value, int(self.step.value))
-        if key not in self._figures:
-            self._figures[key] = image_tag(self.picture(), self.alt, dpi=80)
-        self._figure.value = self._figures[key]
-        if not self.snapshots:
-            self._texts.value = "<p>This run recorded no scenes (its folder has no snapshots/).</p>"
-            return
-        fold = Markup("<details><summary>{} {}</summary>{}</details>")
-        self._texts.value = Markup("").join(
-            fold.format(
-                html.excerpt(t.sample.get("question", ""), 100),
-                html.excerpt(html.verdict(t), 200),
-                html.turns(t),
-            )
-            for t in self.episodes
-        )
-
-    def picture(self) -> Figure:
-        """The curves with a cursor at the step, and the six scenes with the boxes of that policy."""
-        episodes = [t for t in self.episodes if t.images]
-        figure = Figure(figsize=(12, 5.9 if episodes else 3.2), layout="constrained")
-        above = figure
-        if episodes:
-            above, below = figure.subfigures(2, 1, height_ratios=[3.2, 2.7])
-            title = f"what the policy did after step {self._recorded}, on the same scenes"
-            below.suptitle(title, fontsize=12)
-            for axes, t in zip(below.subplots(1, len(episodes), squeeze=False)[0], episodes):
-                draw_boxes(axes, t, plain(html.answer_text(t, 12)))
-        draw_curves(above, self.history, cursor=int(self.step.value))
-        return figure
-
-    @property
-    def alt(self) -> str:
-        """What one sees in `picture`."""
-        row = self.row
+    def still(self) -> Markup:
+        """The curves of the first run."""
+        history, _ = next(iter(self.runs.values()))
+        row = history[-1]
         figures = ", ".join(
             f"{name.replace('_', ' ')} {row[name]:.2f}"
             for name in ("accuracy", "call_rate", "best_iou", "p_zoom", "p_direct")
         )
-        step, last = int(self.step.value), self.history[-1]["step"]
-        text = f"Training curves with a line at step {step} of {last}: {figures}."
-        if self.episodes:
-            correct = sum(t.correct for t in self.episodes)
-            calls = sum(t.called for t in self.episodes)
-            text += f" Below, {len(self.episodes)} scenes after step {self._recorded}: "
-            text += f"{correct} right, {calls} with a zoom."
-        return text
+        alt = f"Training curves over {len(history)} steps, at the last: {figures}."
+        return plots.image_tag(plots.curves(history), alt, dpi=80)
+
+
+def _column(key: str, color: str) -> dict:
+    return {"key": key, "label": plots.LABELS[key], "color": color}
+
+
+def _run(name: str, history: list[dict], snapshots: dict) -> dict:
+    curves = {}
+    for column in plots.LABELS:
+        count = COUNTS.get(column)
+        raw = [math.nan if count and row[count] < FEWEST else float(row[column]) for row in history]
+        curves[column] = {"raw": _known(raw), "smooth": _known(plots.smooth(raw))}
+    first = next(iter(snapshots.values()), [])
+    return {
+        "name": html.line(Path(name).name or name, 60),
+        "steps": [int(row["step"]) for row in history],
+        "curves": curves,
+        "scenes": [
+            {"picture": html.picture(t), "question": html.line(t.sample.get("question", ""))}
+            for t in first
+        ],
+        "shots": [
+            {"step": step, "episodes": [*map(_episode, episodes)]}
+            for step, episodes in snapshots.items()
+        ],
+    }
+
+
+def _episode(t) -> dict:
+    return {
+        "correct": t.correct,
+        "called": t.called,
+        "verdict": html.excerpt(html.verdict(t), 200),
+        "boxes": html.boxes(t),
+        "turns": html.turns(t),
+    }
+
+
+def _known(values) -> list[float | None]:
+    return [None if math.isnan(value) else round(float(value), 3) for value in values]

@@ -54,18 +54,20 @@ class ZoomByHand(Panel):
             `evaluation.summarise` and `write_jsonl` take them like a model's.
     """
 
-    def __init__(self, samples, processor, save_to: str | Path | None = None):
+    def __init__(self, samples, processor, save_to: str | Path | None = None, model=()):
         """Ask questions.
 
         Args:
             samples: a dataset in our schema.
             processor: of the model, for the size of its view and its tokens.
             save_to: a JSONL file that keeps the record; what it holds already is not asked again.
+            model: a model's episodes on the same samples, to compare with at the end.
 
         Raises:
-            ValueError: if nothing is left to ask, or ``save_to`` holds the episodes of a model.
+            ValueError: if ``save_to`` holds the episodes of a model.
         """
         self.samples, self.processor = samples, processor
+        self._model = {t.sample["id"]: t for t in model}
         self.save_to = Path(save_to) if save_to else None
         self.record: list[Trajectory] = []
         if self.save_to and self.save_to.exists():
@@ -74,11 +76,11 @@ class ZoomByHand(Panel):
                 raise ValueError(f"{self.save_to} holds episodes of a model; choose another file")
         done = {t.sample["id"] for t in self.record}
         self._left = [i for i, name in enumerate(samples["id"]) if name not in done]
-        if not self._left:
-            raise ValueError(f"nothing left to ask: {len(done)} questions are answered already")
         self._policy = ScriptedPolicy(processor, [])  # counts tokens
         children = self._build()
         self._open()
+        if not self._left:
+            self._end()
         super().__init__(children)
 
     def _build(self) -> list:
@@ -100,10 +102,10 @@ class ZoomByHand(Panel):
         self._next.on_click(lambda _: self.start())
         beside = VBox([HBox(self._numbers[:2]), HBox(self._numbers[2:]), self._cost, self._zoom])
         return [
+            wrapped(self._next, self._text, self._submit),
             self._question,
-            wrapped(self._box, VBox([beside, self._crops])),
-            wrapped(self._text, self._submit, self._next),
             self._score,
+            wrapped(self._box, VBox([beside, self._crops])),
         ]
 
     # --- what a person does -------------------------------------------------------------------------
@@ -119,12 +121,16 @@ class ZoomByHand(Panel):
 
     def start(self) -> None:
         """Start the clock, on the first question or on the next."""
-        if self._box.running or not self._left:
+        if self._box.running:
             return
+        if not self._left:  # play again
+            self.record, self._left = [], [*range(len(self.samples))]
         if self._answered:
             self._open()
+        self._question.value += Markup("<b>{}</b>").format(html.excerpt(self._row["question"], 300))
         self._began, self._box.running = time.monotonic(), True
         self._allow()
+        self._text.focus()
 
     def zoom(self) -> None:
         """Call the tool with the box; the crop comes back as the model would see it."""
@@ -166,27 +172,31 @@ class ZoomByHand(Panel):
                 write_jsonl(self.record, tmp)
         self._box.running, self._answered = False, True
         self._left.pop(0)
-        self._next.description = "Next question" if self._left else "Done"
+        self._next.description = "Next question"
         self._reveal(episode)
+        if not self._left:
+            self._end()
         self._allow()
+        self._next.focus()
         return episode
 
     # --- how it looks -------------------------------------------------------------------------------
 
     def _open(self) -> None:
         """Show the next question, with the clock still."""
-        self._row = self.samples[self._left[0]]
+        self._row = self.samples[self._left[0] if self._left else 0]
         self._image = self._row["image"]
         self._calls: list[str] = []
         self._pictures, self._tokens = Markup(""), 0  # of the crops
         self._prompt = len(self._policy.prompt_ids(self._row["question"], self._image))
         self._answered = False
         number, total = len(self.samples) - len(self._left) + 1, len(self.samples)
+        self._next.description = "Next question" if self.record else "Start"
         self._view = self._view_of(self._image)
         self._question.value = Markup(
-            "<b>Question {} of {}: {}</b><br>You see what the model sees. Drag a box or set its sides "
-            "(0 to 1000), then zoom."
-        ).format(number, total, html.excerpt(self._row["question"], 300))
+            "Question {} of {}. You see what the model sees: drag a box or set its sides (0 to 1000), "
+            "zoom, answer. {} asks it and starts the clock.<br>"
+        ).format(number, total, self._next.description)
         self._box.src = html.data_uri(self._view, lossless=True)
         width, height = self._view.size
         self._box.alt = f"The model's view of the image, {width} × {height} px."
@@ -199,7 +209,7 @@ class ZoomByHand(Panel):
         running = self._box.running
         self._zoom.disabled = not running or len(self._calls) >= MAX_CALLS
         self._submit.disabled = self._text.disabled = not running
-        self._next.disabled = running or not self._left
+        self._next.disabled = running
         self._set_cost()
 
     def _set_numbers(self, box: list[int]) -> None:
@@ -279,6 +289,24 @@ class ZoomByHand(Panel):
             seconds,
         )
 
+    def _end(self) -> None:
+        """You against the model, question by question."""
+        self._answered, self._next.description = True, "Play again"
+        head = "<tr><th>question</th><th>you</th><th>seconds</th><th>IoU</th><th>model</th><th>IoU</th></tr>"
+        row = Markup("<tr>" + "<td>{}</td>" * 6 + "</tr>")
+        rows = []
+        for t in self.record:
+            model = self._model.get(t.sample["id"])
+            theirs = (_mark(model), _iou(model)) if model else ("–", "–")
+            question = html.excerpt(t.sample.get("question", ""), 80)
+            rows.append(row.format(question, _mark(t), t.sample["seconds"], _iou(t), *theirs))
+        mine = sum(t.correct for t in self.record)
+        rival = [self._model[t.sample["id"]] for t in self.record if t.sample["id"] in self._model]
+        against = f", the model {sum(t.correct for t in rival)} of {len(rival)}" if rival else ""
+        self._score.value += Markup("<p><b>You {} of {}{}.</b></p><table>{}{}</table>").format(
+            mine, len(self.record), against, Markup(head), Markup("").join(rows)
+        )
+
     # --- for readers without a kernel ---------------------------------------------------------------
 
     def picture(self) -> Figure:
@@ -301,3 +329,11 @@ class ZoomByHand(Panel):
             f"Zoom by hand. {question} Left, the model's view of the image with a box at {self.box_1000} "
             "of 1000; right, the crop that a zoom with this box brings."
         )
+
+
+def _mark(t: Trajectory) -> str:
+    return "✓" if t.correct else "✗"
+
+
+def _iou(t: Trajectory) -> str:
+    return "–" if t.best_iou is None else f"{t.best_iou:.2f}"
