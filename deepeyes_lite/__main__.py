@@ -11,6 +11,7 @@ import re
 import sys
 import warnings
 from collections import Counter
+from contextlib import nullcontext
 from dataclasses import fields
 from importlib import metadata
 from pathlib import Path
@@ -25,12 +26,29 @@ def main(argv: list[str] | None = None) -> int:
     _quiet()
     sys.path.append(os.getcwd())  # where --environment may find a class of one's own
     try:
-        return COMMANDS[args.command][1](args) or 0
+        with _sole_writer(args):
+            return COMMANDS[args.command][1](args) or 0
     except (ValueError, OSError, ArithmeticError, RuntimeError, ImportError) as error:
         if args.debug:
             raise
         print(f"deepeyes-lite {args.command}: {error}", file=sys.stderr)
         return 1
+
+
+def _sole_writer(args):
+    """The lock of what a command writes: its ``--out``, or the folder that it completes.
+
+    A study is shared by several processes and locks its runs itself.
+    """
+    from deepeyes_lite.files import sole_writer
+
+    if args.command in ("train", "demo"):
+        out = config_of(args)[1]
+    else:
+        places = {"evaluate": "run", "merge": "to", "card": "model", "doctor": "record"}
+        out = getattr(args, places.get(args.command, "out"), None)
+    first = int(os.environ.get("RANK", 0)) == 0  # of several processes the first one writes
+    return sole_writer(out) if out and first and args.command != "study" else nullcontext()
 
 
 def _quiet() -> None:

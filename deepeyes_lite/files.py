@@ -67,6 +67,20 @@ def file_lock(path: str | Path, wait: bool = False) -> Iterator[bool]:
         lock.release()
 
 
+@contextmanager
+def sole_writer(path: str | Path) -> Iterator[None]:
+    """Inside, no other process of ours writes this file or folder; the lock is a hidden file beside it.
+
+    Raises:
+        ValueError: if another process writes it.
+    """
+    path = Path(path).absolute()
+    with file_lock(path.with_name(f".{path.name}.lock")) as free:
+        if not free:
+            raise ValueError(f"another process writes {path}; let it end, or choose another name")
+        yield
+
+
 def _remove(path: Path) -> None:
     if path.is_dir():
         shutil.rmtree(path)
