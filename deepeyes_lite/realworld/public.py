@@ -14,12 +14,12 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from datasets import Dataset, load_dataset, load_from_disk
+from datasets import Dataset, load_dataset
 from huggingface_hub import snapshot_download
 from tqdm.auto import tqdm
 
 from deepeyes_lite.boxes import clamp, rescale
-from deepeyes_lite.data import build
+from deepeyes_lite.data import build, load
 from deepeyes_lite.files import atomic_write
 from deepeyes_lite.options import LETTERS, split_options, with_options
 from deepeyes_lite.realworld.folder import (
@@ -100,7 +100,7 @@ def write(
             raise ValueError("\n  ".join([problem, *errors[:5]]))
         with atomic_write(out) as tmp:
             dataset.save_to_disk(tmp)
-    return load_from_disk(out), errors
+    return load(out), errors
 
 
 def summary(errors: list[str]) -> list[str]:
