@@ -450,10 +450,10 @@ def _policy(args, temperature: float, tools: bool = True):
 
 def _judge(args, cache: Path):
     from deepeyes_lite.realworld.judge import Judge
-    from deepeyes_lite.realworld.served import Endpoint
+    from deepeyes_lite.realworld.served import JUDGE_KEY, Endpoint
 
     if args.judge:
-        return Judge(Endpoint(args.judge, args.judge_model), cache)
+        return Judge(Endpoint(args.judge, args.judge_model, key=JUDGE_KEY), cache)
     if args.judge_model:
         raise ValueError("--judge-model names a model of --judge; give its address, too")
     return None

@@ -127,7 +127,9 @@ def read_verdict(content: object) -> bool | None:
     if not isinstance(content, str):
         return None
     last = content.rpartition("</think>")[2].strip().rpartition("\n")[2]
-    verdict = re.fullmatch(r"\W*(?:(?:judgement|judgment)\W*)?([01])\W*", last, re.IGNORECASE)
+    verdict = re.fullmatch(
+        r"[*_`\s]*(?:(?:judgement|judgment)[*_`:\s]*)?([01])[*_`.\s]*", last, re.IGNORECASE
+    )
     return verdict[1] == "1" if verdict else None
 
 
