@@ -15,6 +15,11 @@ PARALLEL := -n $(WORKERS) --dist loadfile
 # Read off the one list of pins.
 TORCH := $(shell sed -n 's/^ *"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
 
+# The app asks for a token, answers to this machine's names only, and ends a page's kernel (0.6 GB) five
+# minutes after the page is left.
+APP := --Voila.auto_token=True "--Voila.tornado_settings={'allow_remote_access': False}" \
+  --MappingKernelManager.cull_idle_timeout=300 --MappingKernelManager.cull_interval=60
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo check quick test browser lab app lint format refresh pretrain doctor engines
 
@@ -67,7 +72,7 @@ lab: setup ## open JupyterLab
 	$(PY) -m jupyter lab --notebook-dir=notebooks
 
 app: setup ## serve the trajectory viewer and zoom-by-hand as a web page
-	RUN="$(RUN)" $(PY) -m voila notebooks/app/look.ipynb
+	RUN="$(RUN)" $(PY) -m voila $(APP) notebooks/app/look.ipynb
 
 lint: setup ## ruff on .py and .ipynb
 	$(PY) -m ruff check .
