@@ -8,18 +8,18 @@ stand below the question, as a model is asked, and once more in the column ``opt
 import base64
 import itertools
 import re
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from datasets import Dataset, load_dataset
 from huggingface_hub import snapshot_download
 from tqdm.auto import tqdm
 
 from deepeyes_lite.boxes import clamp, rescale
-from deepeyes_lite.data import build, load
+from deepeyes_lite.data import ROWS_AT_ONCE, build, load
 from deepeyes_lite.files import atomic_write
 from deepeyes_lite.options import LETTERS, split_options, with_options
 from deepeyes_lite.realworld.folder import (
@@ -91,15 +91,17 @@ def write(
             "machine and name them with --from"
         ) from error
     rows = tqdm(itertools.islice(rows, limit), name, total=limit, disable=not progress)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=out.parent, prefix=out.name) as folder:
+    with atomic_write(out) as tmp:
         # In a file, because a set need not fit into memory.
-        dataset = build(usable(rows, entry.sample, errors), f"{folder}/rows.arrow")
+        aside = tmp / "rows"
+        aside.mkdir(parents=True)
+        dataset = build(usable(rows, entry.sample, errors), aside / "rows.arrow")
         if not len(dataset):
             problem = f"{source or entry.hub}: there is no usable row"
             raise ValueError("\n  ".join([problem, *errors[:5]]))
-        with atomic_write(out) as tmp:
-            dataset.save_to_disk(tmp)
+        dataset.save_to_disk(tmp)
+        del dataset  # Windows deletes no open file
+        shutil.rmtree(aside)
     return load(out), errors
 
 
@@ -145,7 +147,13 @@ def _rows(entry: PublicSet, source: str | Path | None) -> Iterable[Row]:
         rows, folder = read_rows(Path(files[0])), Path(files[0]).parent.resolve()
         return ((i, row | {"folder": folder} if isinstance(row, dict) else row) for i, row in rows)
     if files[0].endswith(".parquet"):
-        rows = load_dataset("parquet", data_files=files, split="train", streaming=True)
+        rows = load_dataset(
+            "parquet",
+            data_files=files,
+            split="train",
+            streaming=True,
+            batch_size=ROWS_AT_ONCE,  # a group of rows may be small in the file and huge in memory
+        )
         return enumerate(rows.decode(False))  # bytes: no image is decoded before its size is known
     return _vstar_rows([file for file in files if file not in listed])
 

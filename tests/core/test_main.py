@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from deepeyes_lite.__main__ import COMMANDS, GROUPS, config_of, main, parser, trl_options
+from deepeyes_lite.__main__ import COMMANDS, GROUPS, config_of, main, parser, say, trl_options
 from deepeyes_lite.files import sole_writer
 from deepeyes_lite.tinyworld.dataset import tiny_world
 from deepeyes_lite.training import PRESETS, RunConfig
@@ -37,6 +37,17 @@ def test_every_command_has_help_and_a_group(capsys):
         main(["--help"])
     text = capsys.readouterr().out
     assert all(f"\n    {command}" in text for command in COMMANDS)
+
+
+def test_no_text_steers_the_terminal(capsys, monkeypatch):
+    def fails(args):
+        say("table\x1b]0;title\x07\x9b31m\n\u202e\trow")
+        raise ValueError("\x1b[2Jgone")
+
+    monkeypatch.setitem(COMMANDS, "doctor", (lambda sub: None, fails, ""))
+    assert main(["doctor"]) == 1
+    out, err = capsys.readouterr()
+    assert out == "table ]0;title  31m\n \trow\n" and err.endswith("doctor:  [2Jgone\n")
 
 
 WRITERS = [
