@@ -16,6 +16,7 @@ from pathlib import Path
 
 from datasets import Dataset, load_dataset
 from huggingface_hub import snapshot_download
+from pyarrow.parquet import ParquetFile
 from tqdm.auto import tqdm
 
 from deepeyes_lite.boxes import clamp, rescale
@@ -147,15 +148,18 @@ def _rows(entry: PublicSet, source: str | Path | None) -> Iterable[Row]:
         rows, folder = read_rows(Path(files[0])), Path(files[0]).parent.resolve()
         return ((i, row | {"folder": folder} if isinstance(row, dict) else row) for i, row in rows)
     if files[0].endswith(".parquet"):
-        rows = load_dataset(
-            "parquet",
-            data_files=files,
-            split="train",
-            streaming=True,
-            batch_size=ROWS_AT_ONCE,  # a group of rows may be small in the file and huge in memory
-        )
+        if source is not None:
+            return enumerate(_parquet_rows(files))
+        rows = load_dataset("parquet", data_files=files, split="train", streaming=True)
         return enumerate(rows.decode(False))  # bytes: no image is decoded before its size is known
     return _vstar_rows([file for file in files if file not in listed])
+
+
+def _parquet_rows(files: list[str]) -> Iterator[dict]:
+    """A few rows at a time: a group of rows may be small in the file and fill the memory."""
+    tables = [*map(ParquetFile, files)]  # a broken file is told at once
+    batches = (batch for table in tables for batch in table.iter_batches(ROWS_AT_ONCE))
+    return (row for batch in batches for row in batch.to_pylist())
 
 
 def _vstar_rows(files: list[str]) -> Iterator[Row]:
