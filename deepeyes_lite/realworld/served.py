@@ -19,7 +19,6 @@ from pathlib import Path
 from threading import Event, Lock, Timer
 from urllib.parse import urlsplit
 
-import httpx
 import openai
 from PIL import Image
 from tqdm.auto import tqdm
@@ -89,7 +88,7 @@ class _BoundedClient(openai.DefaultHttpxClient):
     """
 
     def __init__(self, seconds: float, **options):
-        super().__init__(**options, limits=httpx.Limits(max_keepalive_connections=0))
+        super().__init__(**options)
         self.seconds = seconds
 
     def send(self, request, **options):
@@ -100,6 +99,7 @@ class _BoundedClient(openai.DefaultHttpxClient):
                 sockets.append(info["return_value"].get_extra_info("socket").dup())
 
         request.extensions = {**request.extensions, "trace": trace}
+        request.headers["Connection"] = "close"
         late, body = Event(), b""
         watchdog = Timer(self.seconds, lambda: (late.set(), *map(_shut, sockets)))
         watchdog.daemon = True
@@ -112,7 +112,7 @@ class _BoundedClient(openai.DefaultHttpxClient):
                         raise ConversationError(
                             f"{request.url} sends more than {MAX_BODY_BYTES} bytes"
                         )
-        except httpx.TransportError:
+        except Exception:
             if not late.is_set():
                 raise
         finally:
@@ -120,7 +120,7 @@ class _BoundedClient(openai.DefaultHttpxClient):
             for copy in sockets:
                 copy.close()
         if late.is_set():
-            raise httpx.ReadTimeout(f"timed out: no end after {self.seconds:g} s", request=request)
+            raise openai.APITimeoutError(request)
         headers = [item for item in response.headers.items() if item[0] != "content-encoding"]
         return type(response)(response.status_code, headers=headers, content=body, request=request)
 
