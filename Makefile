@@ -6,6 +6,7 @@ PIP_ARGS ?=
 PYTEST_ARGS ?=
 WORKERS ?= 2
 RUN ?=
+MINUTES ?= 30
 
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
@@ -15,8 +16,13 @@ PARALLEL := -n $(WORKERS) --dist loadfile
 LOCK := requirements.lock
 TORCH := $(shell grep '^torch==' $(LOCK))
 
+# The app asks for a token, answers to this machine's names only, and ends a page's kernel (0.6 GB) five
+# minutes after the page is left.
+APP := --Voila.auto_token=True "--Voila.tornado_settings={'allow_remote_access': False}" \
+  --MappingKernelManager.cull_idle_timeout=300 --MappingKernelManager.cull_interval=60
+
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check quick test browser lab app lint format refresh pretrain doctor engines
+.PHONY: help setup demo check quick test hard browser lab app lint format refresh pretrain doctor engines
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,6 +33,7 @@ help: ## show this list
 	@echo "  PYTEST_ARGS='...'    further arguments for pytest"
 	@echo "  WORKERS=N            processes of make quick and make test (default 2; 0: none beside pytest)"
 	@echo "  RUN=DIR              an evaluated run, for make app"
+	@echo "  MINUTES=N            how long make hard takes (default 30)"
 
 setup: $(READY) ## make the environment, with the versions of requirements.lock
 
@@ -57,6 +64,9 @@ test: setup ## everything: unit tests, doctests and all notebooks (12 minutes)
 	$(PYTEST) $(PARALLEL) --doctest-modules deepeyes_lite tests --nbval-lax --nbval-current-env notebooks \
 	  $(PYTEST_ARGS)
 
+hard: setup ## kills, pairs of processes and hostile calls, for MINUTES (not in CI)
+	PYTHONPATH=. HF_HUB_OFFLINE=1 $(PY) tests/hard.py $(MINUTES)
+
 browser: setup ## drive the widgets in headless Chromium (some minutes)
 	BROWSER=1 $(PY) -m pytest -q tests/viz/test_browser.py
 
@@ -67,7 +77,7 @@ lab: setup ## open JupyterLab
 	$(PY) -m jupyter lab --notebook-dir=notebooks
 
 app: setup ## serve the trajectory viewer and zoom-by-hand as a web page
-	RUN="$(RUN)" $(PY) -m voila notebooks/app/look.ipynb
+	RUN="$(RUN)" $(PY) -m voila $(APP) notebooks/app/look.ipynb
 
 lint: setup ## ruff on .py and .ipynb
 	$(PY) -m ruff check .

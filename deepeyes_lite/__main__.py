@@ -12,6 +12,7 @@ import shlex
 import sys
 import warnings
 from collections import Counter
+from contextlib import nullcontext
 from dataclasses import fields
 from pathlib import Path
 
@@ -32,13 +33,14 @@ def main(argv: list[str] | None = None) -> int:
     try:
         _look(args)
         print("loading …", file=sys.stderr, flush=True)  # torch takes seconds to import
-        return COMMANDS[args.command][1](args) or 0
-    except (ValueError, OSError, ArithmeticError, RuntimeError, ImportError) as error:
+        with _sole_writer(args):
+            return COMMANDS[args.command][1](args) or 0
+    except (ValueError, OSError, ArithmeticError, RuntimeError, ImportError, MemoryError) as error:
         if args.debug:
             raise
         named = isinstance(error, OSError) and error.filename and error.strerror
         text = f"{error.filename}: {error.strerror.lower()}" if named else error  # no "[Errno 2]"
-        print(f"deepeyes-lite {args.command}: {text}", file=sys.stderr)
+        say(f"deepeyes-lite {args.command}: {text or type(error).__name__}", sys.stderr)
         return 1
 
 
@@ -61,6 +63,27 @@ def _look(args) -> None:
     for name in args.new:
         if given[name] and given[name].exists():
             raise ValueError(f"{given[name]} is there already; choose another name or delete it")
+
+
+def _sole_writer(args):
+    """The lock of what a command writes: its ``--out``, or the folder that it completes.
+
+    A study is shared by several processes and locks its runs itself.
+    """
+    from deepeyes_lite.files import sole_writer
+
+    if args.command in ("train", "demo"):
+        out = config_of(args)[1]
+    else:
+        places = {"evaluate": "run", "merge": "to", "card": "model", "doctor": "record"}
+        out = getattr(args, places.get(args.command, "out"), None)
+    first = int(os.environ.get("RANK", 0)) == 0  # of several processes the first one writes
+    return sole_writer(out) if out and first and args.command != "study" else nullcontext()
+
+
+def say(text: str, stream=None) -> None:
+    """Print, without what steers a terminal: names, ids and messages are somebody else's text."""
+    print("".join(c if c.isprintable() or c in "\n\t" else " " for c in text), file=stream)
 
 
 def _quiet() -> None:
@@ -232,7 +255,7 @@ def _train(args) -> Path:
 
     config, out = config_of(args)
     if device().type == "cpu" and config.model.startswith("Qwen/"):
-        print("note: no GPU here; weights of this size are out of a CPU's reach")
+        say("note: no GPU here; weights of this size are out of a CPU's reach")
     questions = training_questions(config)
     if args.cold_start:
         adapter = cold_start(
@@ -249,7 +272,7 @@ def _train(args) -> Path:
         config = replace(config, adapter=str(adapter))
     run(config, out, questions, [snapshots_of(config, out)])
     _write_card(out)
-    print(f"trained: {out}")
+    say(f"trained: {out}")
     return out
 
 
@@ -267,9 +290,9 @@ def _report(out: Path, samples: int) -> None:
     from deepeyes_lite.training import read_config
     from deepeyes_lite.viz.report import write_report
 
-    print(table(evaluate_run(out, held_out(samples, read_config(out).legible_share))))
+    say(table(evaluate_run(out, held_out(samples, read_config(out).legible_share))))
     _write_card(out)
-    print(f"report: {write_report(out)}")
+    say(f"report: {write_report(out)}")
 
 
 def train(args) -> None:
@@ -287,7 +310,7 @@ def evaluate(args) -> None:
 def merge(args) -> None:
     from deepeyes_lite.realworld.publishing import merge as run
 
-    print(f"merged: {run(args.run, args.to)}")
+    say(f"merged: {run(args.run, args.to)}")
 
 
 # --- let a model answer -------------------------------------------------------------------------------
@@ -375,7 +398,7 @@ def rollout(args) -> None:
     else:
         dataset, errors = held_out(args.samples, kind=args.kind), []
     for error in errors:
-        print(error)
+        say(error)
     judge = _judge(args, Path(f"{args.out}.judge.jsonl"))
     policy = _policy(args, temperature=0.0 if args.endpoint else 1.0)
     if args.endpoint:
@@ -389,13 +412,13 @@ def rollout(args) -> None:
             write_jsonl(episodes, tmp)
     correct = sum(episode.correct for episode in episodes)
     calls = sum(episode.called for episode in episodes)
-    print(f"{correct} of {len(episodes)} correct, {calls} with a zoom: {args.out}")
+    say(f"{correct} of {len(episodes)} correct, {calls} with a zoom: {args.out}")
     for name, count in Counter(r for episode in episodes for r in episode.remarks).items():
-        print(f"{count} {REMARKS[name]}")
+        say(f"{count} {REMARKS[name]}")
     if ended := [episode.turns[-1].errors[0] for episode in episodes if episode.turns[-1].errors]:
-        print(f"the first of them: {ended[0]}")
+        say(f"the first of them: {ended[0]}")
     if judge:
-        print(judge.summary())
+        say(judge.summary())
 
 
 def ask(args) -> int:
@@ -415,15 +438,15 @@ def ask(args) -> int:
     sample = {"id": args.photo.name, "image": read_photo(args.photo), "question": args.question}
     policy = _policy(args, temperature=0.0)
     (episode,) = run([sample | {"answer": ""}], policy, progress=False)
-    print(episode_text(episode))
+    say(episode_text(episode))
     for name in episode.remarks:
-        print(f"note: {REMARKS[name]}")
+        say(f"note: {REMARKS[name]}")
     if not args.endpoint and policy.spec.family == "tiny-eyes":
-        print("tiny-eyes knows only its own world of coloured shapes; larger models: --endpoint")
+        say("tiny-eyes knows only its own world of coloured shapes; larger models: --endpoint")
     name = policy.endpoint.model if args.endpoint else args.adapter or args.model or args.trained
     with atomic_write(out) as tmp:
         tmp.write_text(episode_page({str(name or "tiny-eyes"): episode}), encoding="utf-8")
-    print(f"page: {out}")
+    say(f"page: {out}")
     return int(bool(episode.turns[-1].errors))  # the server ended it
 
 
@@ -454,13 +477,13 @@ def benchmark(args) -> None:
     names = ("data", "trained", "no_tool", "k", "temperature", "seed")
     check_or_write_config(args.out, _settings(args, policy, judge, names))
     report = benchmarks.benchmark(dataset, policy, args.out, args.k, args.seed, judge)
-    print(benchmarks.table(report))
+    say(benchmarks.table(report))
     if judge:
-        print(judge.summary())
+        say(judge.summary())
     if args.against:
-        print(f"\n{args.out} minus {args.against}")
+        say(f"\n{args.out} minus {args.against}")
         differences = benchmarks.compare(args.out, args.against)
-        print("\n".join(benchmarks.differences_table(differences)))
+        say("\n".join(benchmarks.differences_table(differences)))
 
 
 def _settings(args, policy, judge, names: tuple[str, ...]) -> dict:
@@ -517,10 +540,10 @@ def _policy(args, temperature: float, tools: bool = True):
 
 def _judge(args, cache: Path):
     from deepeyes_lite.realworld.judge import Judge
-    from deepeyes_lite.realworld.served import Endpoint
+    from deepeyes_lite.realworld.served import JUDGE_KEY, Endpoint
 
     if args.judge:
-        return Judge(Endpoint(args.judge, args.judge_model), cache)
+        return Judge(Endpoint(args.judge, args.judge_model, key=JUDGE_KEY), cache)
     if args.judge_model:
         raise ValueError("--judge-model names a model of --judge; give its address, too")
     return None
@@ -559,8 +582,8 @@ def data(args) -> None:
 
     dataset, errors = write(args.name, args.out, args.source, args.limit)
     for line in summary(errors):
-        print(line)
-    print(f"{len(dataset)} questions, {len(errors)} rows left out: {args.out}")
+        say(line)
+    say(f"{len(dataset)} questions, {len(errors)} rows left out: {args.out}")
 
 
 def select(args) -> None:
@@ -585,7 +608,7 @@ def select(args) -> None:
         corrupted = {"wrong label": args.corrupted, "unanswerable": args.corrupted}
         dataset = tiny_world("train", args.samples, corrupted=corrupted)
     for error in errors:
-        print(error)
+        say(error)
     model = load(args.model)
     dataset = selection.verifiable(selection.open_ended(dataset))
     dataset = selection.difficulty(
@@ -599,16 +622,17 @@ def select(args) -> None:
     report = selection.report(dataset)
     with atomic_write(args.out / "report.json") as tmp:
         tmp.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    (args.out / "pass_rates.png").write_bytes(png(pass_rate_bars(dataset["pass_rate"])))
-    print(selection.table(report))
-    print(f"the questions that are kept: {args.out / 'selected'}")
+    with atomic_write(args.out / "pass_rates.png") as tmp:
+        tmp.write_bytes(png(pass_rate_bars(dataset["pass_rate"])))
+    say(selection.table(report))
+    say(f"the questions that are kept: {args.out / 'selected'}")
 
 
 def export(args) -> None:
     from deepeyes_lite.data import load
     from deepeyes_lite.realworld.verl import export as run
 
-    print(f"{run(load(args.data), args.out)} rows: {args.out}")
+    say(f"{run(load(args.data), args.out)} rows: {args.out}")
 
 
 # --- this machine -------------------------------------------------------------------------------------
@@ -630,9 +654,9 @@ def doctor(args) -> int:
         from deepeyes_lite.realworld.gpu import check, report, write_record
 
         figures = check(args.preset, args.model, args.quick)
-        print(report(figures))
+        say(report(figures))
         if args.record:
-            print(f"record: {write_record(figures, args.record)}")
+            say(f"record: {write_record(figures, args.record)}")
         return 0
     from deepeyes_lite.doctor import main as run
 
@@ -721,15 +745,15 @@ def claims(args) -> None:
     rows = ledger(args.records)
     with atomic_write(args.out) as tmp:
         tmp.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
-    print(f"{table(rows)}\n\n{spent(load_records(args.records))}")
+    say(f"{table(rows)}\n\n{spent(load_records(args.records))}")
     for path in write_figures(args.records, rows, args.out.parent / "figures"):
-        print(f"figure: {path}")
+        say(f"figure: {path}")
 
 
 def controls(args) -> None:
     from deepeyes_lite.study.controls import controls, table
 
-    print(table(controls(args.model, args.adapter, args.out, args.samples)))
+    say(table(controls(args.model, args.adapter, args.out, args.samples)))
 
 
 def two_tools(args) -> None:
@@ -737,26 +761,26 @@ def two_tools(args) -> None:
 
     names = ("seed", "reward", "steps", "samples", "init_noise", "aimed_fraction")
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    print(table(run(args.out, args.records, **given)))
+    say(table(run(args.out, args.records, **given)))
 
 
 def pretrain(args) -> None:
     from deepeyes_lite.tinyworld.pretraining.pretrain import PLAN, QUICK
     from deepeyes_lite.tinyworld.pretraining.pretrain import pretrain as run
 
-    print(f"tiny-eyes: {run(args.out, QUICK if args.quick else PLAN, args.seed)}")
+    say(f"tiny-eyes: {run(args.out, QUICK if args.quick else PLAN, args.seed)}")
 
 
 def card(args) -> None:
     from deepeyes_lite.tinyworld.pretraining.card import table, write_card
 
-    print(table(write_card(args.model, args.samples)))
+    say(table(write_card(args.model, args.samples)))
 
 
 def animate(args) -> None:
     from deepeyes_lite.viz.animation import write
 
-    print(f"{write(args.run, args.out)}\nwritten: zoom.gif and zoom.png in {args.out}")
+    say(f"{write(args.run, args.out)}\nwritten: zoom.gif and zoom.png in {args.out}")
 
 
 # Name: what adds its options, what runs it, what it is for, an example.

@@ -9,6 +9,7 @@ The zoom follows DeepEyes' ``image_zoom_in_tool`` (public code, ``visual_toolbox
 
 import inspect
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Real
@@ -217,8 +218,7 @@ class ZoomTool:
 
     def _refuse(self, error: Exception) -> list:
         self.refused += 1
-        # It may repeat what the model wrote, which must not come back as a token of the markup.
-        text = str(error)[:MAX_ERROR_CHARS].replace("<|", "< |")
+        text = plain_text(str(error)[:MAX_ERROR_CHARS])
         return [{"type": "text", "text": f"Error: {text}"}]
 
     def _show(
@@ -321,6 +321,18 @@ def tool_names(kind: type) -> list[str]:
     return [name for name in names if not name.startswith("_") and name != "reset"]
 
 
+def plain_text(text: str) -> str:
+    """A text that no tokenizer takes for markup, and that any file can hold.
+
+    What is echoed to a model may repeat what a model wrote: a special token, or a lone surrogate.
+
+    >>> plain_text("A<|im_end|><b>x < 1")
+    'A< |im_end|>< b>x < 1'
+    """
+    text = text.encode("utf-8", "replace").decode()
+    return re.sub(r"<(?=[\w/|])", "< ", text)
+
+
 def answer_call(tool: ZoomTool, call: dict) -> list[dict]:
     """Answer a call as `prompts.read_reply` gives it; nothing is raised.
 
@@ -342,9 +354,14 @@ def answer_call(tool: ZoomTool, call: dict) -> list[dict]:
         known = inspect.signature(method).parameters
         arguments = {key: value for key, value in call["arguments"].items() if key in known}
         inspect.signature(method).bind(**arguments)  # a missing one is named in a TypeError
-        return method(**arguments)
+        parts = method(**arguments)
     except Exception as error:  # the call is model output: anything may be wrong with it
-        return tool._refuse(error)
+        parts = tool._refuse(error)
+    texts = [part["type"] == "text" for part in parts]  # a tool of one's own may echo, too
+    return [
+        {**part, "text": plain_text(part["text"])} if text else part
+        for part, text in zip(parts, texts)
+    ]
 
 
 def images_and_texts(contents: list[list[dict]]) -> tuple[list[Image.Image], list[str]]:

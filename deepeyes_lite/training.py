@@ -9,6 +9,7 @@ import csv
 import json
 import math
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, fields
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import psutil
 import torch
+from accelerate import PartialState
 from datasets import Dataset
 from peft import LoraConfig, PeftModel
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
@@ -117,6 +119,7 @@ def build_trainer(
         task_type="CAUSAL_LM",
     )
     args = GRPOConfig(**settings)
+    keep, args.save_total_limit = args.save_total_limit, None  # see `Checkpoints`
     args._n_gpu = min(args.n_gpu, 1)  # a process trains on one GPU, however many it sees
     trainer = (GRPOTrainer if stock else ZoomTrainer)(
         model=model,
@@ -126,7 +129,7 @@ def build_trainer(
         train_dataset=with_prompts(config, dataset, spec.suffix[offers_tool]),
         environment_factory=environment if offers_tool else NoTool,
         reward_funcs=[for_trl(function, tokenizer) for function in weighted],  # each gives (B,)
-        callbacks=[History(out / "history.csv", config), MarkComplete(), *callbacks],
+        callbacks=[History(out / "history.csv", config), Checkpoints(keep), *callbacks],
     )
     for noisy in (PrinterCallback, ProgressCallback, NotebookProgressCallback):
         trainer.remove_callback(noisy)
@@ -606,21 +609,68 @@ class Progress(ProgressCallback):
 # --- a run folder -----------------------------------------------------------------------------------
 
 
-class MarkComplete(TrainerCallback):
-    """Marks a checkpoint as complete once everything in it is written."""
+class Checkpoints(TrainerCallback):
+    """Marks a checkpoint as complete once everything in it is written, and deletes the ones before.
+
+    A checkpoint is its mark. transformers deletes one file by file, the mark at any time, and goes by the
+    time of change, so that a kill while it does may leave half a checkpoint for the newest whole one.
+    """
 
     NAME = "complete"
 
+    def __init__(self, keep: int | None):
+        """Say how many checkpoints are kept; None for all."""
+        self.keep = keep
+
     def on_save(self, args, state, control, **kwargs):
-        if state.is_world_process_zero:
-            (Path(args.output_dir) / f"checkpoint-{state.global_step}" / self.NAME).touch()
+        PartialState().wait_for_everyone()  # each process has written its part
+        if not state.is_world_process_zero:
+            return
+        folder = Path(args.output_dir)
+        new = folder / f"checkpoint-{state.global_step}"
+        sizes = {
+            str(path.relative_to(new)): path.stat().st_size
+            for path in new.rglob("*")
+            if path.is_file()
+        }
+        with atomic_write(new / self.NAME) as tmp:
+            tmp.write_text(json.dumps(sizes), encoding="utf-8")
+        kept = self.complete(folder)[-self.keep :] if self.keep else folder.glob("checkpoint-*")
+        for old in set(folder.glob("checkpoint-*")) - set(kept):
+            (old / self.NAME).unlink(missing_ok=True)
+            shutil.rmtree(old)
+
+    @classmethod
+    def complete(cls, folder: Path) -> list[Path]:
+        """The complete checkpoints in a folder, by step."""
+        marks = folder.glob(f"checkpoint-*/{cls.NAME}")
+        return sorted((mark.parent for mark in marks), key=lambda p: int(p.name.split("-")[1]))
 
 
 def last_checkpoint(out: Path) -> Path | None:
-    """The newest complete checkpoint; one that a kill left half written is passed over."""
-    marks = (out / "checkpoints").glob(f"checkpoint-*/{MarkComplete.NAME}")
-    complete = [mark.parent for mark in marks]
-    return max(complete, key=lambda path: int(path.name.split("-")[1]), default=None)
+    """The newest complete checkpoint; one that a kill left half written is passed over.
+
+    Raises:
+        ValueError: if something of it is gone, without which the run would go on as another run.
+    """
+    newest = next(reversed(Checkpoints.complete(out / "checkpoints")), None)
+    if newest is None:
+        return None
+    sizes = json.loads((newest / Checkpoints.NAME).read_text(encoding="utf-8") or "{}")
+    gone = [n for n, size in sizes.items() if not _has_size(newest / n, size)]
+    # DeepSpeed keeps the optimizer's state in a folder of the step.
+    if not [*newest.glob("optimizer*"), *newest.glob("global_step*")]:
+        gone.append("the optimizer's state")
+    if gone:
+        raise ValueError(
+            f"{newest} is damaged: {', '.join(sorted(gone)[:5])} is missing or cut short. Delete that "
+            "folder: the run then goes on from the checkpoint before it, or starts anew"
+        )
+    return newest
+
+
+def _has_size(path: Path, size: int) -> bool:
+    return path.is_file() and path.stat().st_size == size
 
 
 def train(
@@ -643,7 +693,8 @@ def train(
         rewards: further reward functions with their weights, see `build_trainer`.
 
     Raises:
-        ValueError: if the folder holds a run with another configuration, or another process trains in it.
+        ValueError: if the folder holds a run with another configuration or a damaged checkpoint, or another
+            process trains in it.
         ImagesDropped, FloatingPointError: see `ZoomTrainer` and `History`.
     """
     out = Path(out)

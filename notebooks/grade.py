@@ -9,6 +9,7 @@ forge its verdict. Read what you do not trust, or grade in a container.
 
 import argparse
 import csv
+import ctypes
 import json
 import os
 import re
@@ -65,7 +66,8 @@ def sources(notebook: Path, kind: str) -> list[str]:
     if not notebook.is_file() or notebook.stat().st_size > LARGEST:  # a pipe may never end
         raise ValueError(f"no file of at most {LARGEST / 1e6:.0f} MB: {notebook.name}")
     try:
-        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+        with notebook.open("rb") as file:  # the size of a file in /proc is 0
+            cells = json.loads(file.read(int(LARGEST)))["cells"]
         return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == kind]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"not a notebook ({type(error).__name__}): {notebook.name}") from None
@@ -79,25 +81,47 @@ def exercises(notebook: Path) -> list[Exercise]:
     return [Exercise(*map(int, heading), *IMPORT.findall(code), *check) for heading, check in pairs]
 
 
+def started(others: set) -> list[psutil.Process]:
+    """All processes that this one has started or adopted, but the ones before and what they started."""
+    children = [child for child in psutil.Process().children() if child not in others]
+    family = list(children)
+    for child in children:
+        with suppress(psutil.Error):
+            family += child.children(recursive=True)
+    return family
+
+
+def adopt() -> None:
+    """On Linux, be the parent of what a notebook detaches; elsewhere such a process outlives its notebook."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
+
+
 def watch(process: subprocess.Popen, seconds: float, memory: float) -> str:
-    """Wait for the end, or make it; why it ended. What the process has started ends with it."""
-    family, reason, start = {psutil.Process(process.pid)}, "", time.monotonic()
+    """Wait for the end, or make it; why it ended. What the process has started ends with it, see `adopt`."""
+    others = set(psutil.Process().children()) - {psutil.Process(process.pid)}
+    reason, start = "", time.monotonic()
+    adopt()
     try:
         while process.poll() is None and not reason:
             time.sleep(0.1)
             size = 0
-            for member in list(family):
+            for member in started(others):
                 with suppress(psutil.Error):
-                    family.update(member.children(recursive=True))
                     size += member.memory_info().rss
             if size > memory:
                 reason = f"more than {memory / 1e9:g} GB of memory"
             elif time.monotonic() - start > seconds:
                 reason = f"no end within {seconds:g} s"
     finally:  # at Ctrl-C, too
-        for member in family:
-            with suppress(psutil.Error):
-                member.kill()
+        for _ in range(100):  # some may be born meanwhile
+            family = started(others)
+            for member in family:
+                with suppress(psutil.Error):
+                    member.kill()
+            psutil.wait_procs(family, timeout=5)
+            if not family:
+                break
         process.wait()
     return reason or "the process ended by itself"
 
@@ -120,10 +144,21 @@ def run(cells: list[str], asked: list, seconds: float, memory: float) -> list[li
         quiet = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
         process = subprocess.Popen([sys.executable, "-c", RUN, job], cwd=work, env=env, **quiet)
         reason = watch(process, START + WHOLE * seconds, memory)
-        verdicts = [json.loads(entry) for entry in told.read_text("utf-8").splitlines()]
+        with told.open("rb") as file:
+            lines = file.read(int(LARGEST)).splitlines()
+    verdicts = [entry for entry in map(read_entry, lines) if entry]
     if verdicts[:1] != [["ready", "''"]]:
         raise RuntimeError(f"the course's imports fail: {verdicts[0][1] if verdicts else reason}")
     return [*verdicts[1:], ["not yet", reason]][: len(asked)]
+
+
+def read_entry(text: bytes) -> list[str] | None:
+    """Verdict and message in a line of what was told; None for a line that a notebook has forged badly."""
+    with suppress(ValueError, RecursionError):
+        entry = json.loads(text)
+        if isinstance(entry, list) and len(entry) == 2 and all(isinstance(x, str) for x in entry):
+            return entry
+    return None
 
 
 def grade(path: Path, seconds: float = 60, gigabytes: float = 4) -> dict[Exercise, list[str]]:
@@ -174,7 +209,7 @@ def main(argv: list[str] | None = None) -> int:
     for path in [p for inside in found for p in inside if ".ipynb_checkpoints" not in p.parts]:
         try:
             marks = grade(path, args.seconds, args.memory)
-        except (ValueError, OSError, RuntimeError) as error:
+        except Exception as error:  # whatever it is, the others get their marks
             marks = {Exercise("", 0, 0, "", "", "", ""): ["error", str(error)]}
         print(f"\n{line(str(path))}")
         for task, (verdict, message) in marks.items():

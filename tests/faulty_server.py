@@ -29,6 +29,14 @@ HABITS = {
     "131": "It seems there is a persistent issue with the zoom-in arguments.\n\n<think>I will use the tool."
     f"</think>  \n{ZOOM}<|im_start|>\n addCriterion\n" + "<|im_start|>\n" * 40,
 }
+# What is sent once, and what is sent again and again: no single read takes long, and none is the last.
+DRIPS = {
+    "drip-headers": (b"HTTP/1.1 200 OK\r\nX: ", b"x"),
+    "drip-hints": (b"", b"HTTP/1.1 103 Early Hints\r\n\r\n"),
+    "drip-body": (b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n", b" "),
+    "drip-chunk": (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1;", b"x"),
+    "drip-trailers": (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n", b"A: b\r\n"),
+}
 log = defaultdict(list)  # mode -> requests: headers, body
 
 
@@ -109,6 +117,8 @@ def answer(mode, number, body, key):
             return completion(HABITS[mode.removeprefix("habit-")])
         case "no-parser":
             return 400, {"message": '"auto" tool choice requires --enable-auto-tool-choice'}
+        case "repeats-key":
+            return completion(f"<think>{key}</think><answer>K</answer>")
         case "garbage":
             return 200, b"<html>It works!</html>"
         case "misshapen":
@@ -139,6 +149,12 @@ class Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         key = self.headers["Authorization"]
         log[mode].append({"key": key, "body": body})
+        if mode in DRIPS:
+            start, again = DRIPS[mode]
+            self.wfile.write(start)
+            while True:  # until the client hangs up
+                self.wfile.write(again)
+                time.sleep(0.1)
         self.send(*answer(mode, len(log[mode]), body, key))
 
     def send(self, status, body):

@@ -5,7 +5,6 @@ and a bad row costs that row and a clear message.
 """
 
 import csv
-import io
 import json
 import re
 import reprlib
@@ -13,30 +12,19 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-import numpy as np
 from datasets import Dataset
-from PIL import ExifTags, Image, ImageOps
+from PIL import Image
 
 from deepeyes_lite.boxes import Box, Size, rescale
-from deepeyes_lite.data import build, encode
+from deepeyes_lite.data import MAX_FILE_BYTES, BadRow, build, read_image
 from deepeyes_lite.options import LETTERS, split_options, with_options
 from deepeyes_lite.prompts import markup_in
 from deepeyes_lite.verifiers import VERIFIERS, check_answer, rule_of
 
 # `metadata.csv` with a column `file_name` is what users of the `imagefolder` of datasets have.
 TABLES = ("questions.csv", "questions.jsonl", "metadata.csv", "metadata.jsonl")
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")  # Pillow hands EPS to Ghostscript
-MAX_FILE_BYTES = 256_000_000
-MAX_PIXELS = 64_000_000
-MIN_SIDE = 28  # px; Qwen-VL processors refuse an image with a smaller side,
-MAX_ASPECT = 200  # and one that is more than this many times longer than wide
-
 # Number or name of a row for messages, and its columns or what is wrong with it.
 Row = tuple[int | str, dict | str]
-
-
-class BadRow(ValueError):
-    """A row or an image that cannot be used; the message says why, in one sentence."""
 
 
 def from_folder(folder: str | Path) -> tuple[Dataset, list[str]]:
@@ -57,9 +45,10 @@ def from_folder(folder: str | Path) -> tuple[Dataset, list[str]]:
         ValueError: if the table has no good row.
     """
     root, columns, errors = Path(folder).resolve(), {}, []
-    table = next((root / name for name in TABLES if (root / name).is_file()), None)
-    if table is None:
+    name = next((name for name in TABLES if (root / name).is_file()), None)
+    if name is None:
         raise FileNotFoundError(f"no table in {root}; it is one of {', '.join(TABLES)}")
+    table = inside(root, name)
 
     def sample(number: int, row: dict) -> dict:
         columns.update(row)
@@ -226,80 +215,6 @@ def _boxes(value: object, size: Size) -> list[Box]:
             f"{size[0]} x {size[1]} px; got {reprlib.repr(value)}"
         )
     return boxes
-
-
-def read_image(source: str | Path | bytes, name: str = "") -> tuple[Image.Image, bytes, Size]:
-    """An image from outside, checked: the one door for every picture that was not drawn here.
-
-    Args:
-        source: a file, or the bytes of one.
-        name: what a message calls it; without a name, that of the file.
-
-    Returns:
-        The image, upright and in RGB, white below transparent parts, sides under 28 px enlarged; its
-        bytes for a dataset, which are the file's own if nothing had to change, because a photo takes
-        many times the memory as PNG; and the size of the upright original, in px, for its boxes.
-
-    Raises:
-        BadRow: for what is no regular file, is damaged or too large, or is in none of ``FORMATS``.
-    """
-    from_file = not isinstance(source, bytes)
-    name = reprlib.repr(name or (Path(source).name if from_file else "image"))
-    try:
-        if from_file:
-            if not Path(source).is_file():  # a pipe or a device would be read for ever
-                raise BadRow(f"{name} is no regular file")
-            with open(source, "rb") as file:
-                source = file.read(MAX_FILE_BYTES + 1)
-        if len(source) > MAX_FILE_BYTES:
-            raise BadRow(f"{name} is larger than {MAX_FILE_BYTES // 10**6} MB; reduce it")
-        image = Image.open(io.BytesIO(source), formats=FORMATS)
-        width, height = size = image.size  # from the header; no pixel is decoded yet
-        if (
-            width * height > MAX_PIXELS
-            or max(size) > MAX_ASPECT * min(size)
-            or image.mode in ("I", "F")  # 32 bits, whose range nobody knows
-        ):
-            raise BadRow(
-                f"{name} has {width} x {height} px of mode {image.mode}; an image has 8 bits a channel, at "
-                f"most {MAX_PIXELS // 10**6} million pixels, and no side over {MAX_ASPECT} times the other"
-            )
-        image.load()
-        turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
-        image = ImageOps.exif_transpose(image) if turned else image
-    except BadRow:
-        raise
-    except Exception:  # on a broken file Pillow's readers raise whatever they stumble over
-        raise BadRow(f"{name} is damaged, too large, or no image ({', '.join(FORMATS)})") from None
-    size = image.size
-    if image.mode.startswith("I;16"):  # convert would clip at 255
-        values, hidden = np.asarray(image), image.info.get("transparency", -1)
-        used = int(values.max()).bit_length()  # of a camera's 12 bits in a file of 16
-        bits = next(bits for bits in (8, 10, 12, 14, 16) if bits >= used)
-        grey = np.where(values == hidden, 255, values >> (bits - 8))
-        image = Image.fromarray(grey.astype(np.uint8))
-    elif (
-        image.mode == "RGB" and _bits(image, source) == 16
-    ):  # Pillow has read the upper half of each
-        if 0 < max(high for _, high in image.getextrema()) < 16:
-            raise BadRow(f"{name} holds 12 bits in a file of 16; save it with 8 bits a channel")
-        if hidden := image.info.get("transparency"):
-            image.info["transparency"] = tuple(value >> 8 for value in hidden)
-    if image.has_transparency_data:  # what lies under full transparency is often black
-        image = Image.alpha_composite(Image.new("RGBA", size, "white"), image.convert("RGBA"))
-    if image.mode == "RGB" and not turned and min(size) >= MIN_SIDE:
-        return image, source, size
-    scale = max(1, MIN_SIDE / min(size))
-    image = image.convert("RGB").resize([max(MIN_SIDE, round(side * scale)) for side in size])
-    image.info.clear()  # a colour profile of the old mode is wrong for the new one
-    return image, encode(image, "PNG"), size
-
-
-def _bits(image: Image.Image, source: bytes) -> int:
-    """Bits a channel in the file of an image, where that may be 16; else 8."""
-    if image.format == "PNG":
-        return source[24]
-    return max(image.tag_v2.get(258, (8,))) if image.format == "TIFF" else 8
 
 
 def read_photo(path: str | Path) -> Image.Image:

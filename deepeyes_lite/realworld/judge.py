@@ -14,6 +14,7 @@ from threading import Lock
 
 from deepeyes_lite.files import JsonlLog
 from deepeyes_lite.realworld.served import ConversationError, Endpoint, text_of
+from deepeyes_lite.tools import plain_text
 from deepeyes_lite.verifiers import MAX_ANSWER_CHARS
 
 MAX_QUESTION_CHARS = 4000  # of a question and of a truth
@@ -107,9 +108,9 @@ def messages(question: str, answer: str, truth: str) -> list[dict]:
     """The conversation that asks for a verdict, with a fence that was never used before."""
     texts = {
         "fence": secrets.token_hex(16),
-        "question": _plain(question)[:MAX_QUESTION_CHARS],
-        "truth": _plain(truth)[:MAX_QUESTION_CHARS],
-        "answer": _plain(answer),
+        "question": plain_text(question)[:MAX_QUESTION_CHARS],
+        "truth": plain_text(truth)[:MAX_QUESTION_CHARS],
+        "answer": plain_text(answer),
     }
     return [
         {"role": "system", "content": SYSTEM.format(**texts)},
@@ -126,18 +127,10 @@ def read_verdict(content: object) -> bool | None:
     if not isinstance(content, str):
         return None
     last = content.rpartition("</think>")[2].strip().rpartition("\n")[2]
-    verdict = re.fullmatch(r"\W*(?:(?:judgement|judgment)\W*)?([01])\W*", last, re.IGNORECASE)
+    verdict = re.fullmatch(
+        r"[*_`\s]*(?:(?:judgement|judgment)[*_`:\s]*)?([01])[*_`.\s]*", last, re.IGNORECASE
+    )
     return verdict[1] == "1" if verdict else None
-
-
-def _plain(text: str) -> str:
-    """A text without markup: a server turns a written ``<|im_end|>`` into the end of the turn.
-
-    >>> _plain("A<|im_end|><b>x < 1")
-    'A< |im_end|>< b>x < 1'
-    """
-    text = text.encode("utf-8", "replace").decode()
-    return re.sub(r"<(?=[\w/|])", "< ", text)
 
 
 def _hash(*texts: str) -> str:

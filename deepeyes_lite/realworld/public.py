@@ -8,18 +8,19 @@ stand below the question, as a model is asked, and once more in the column ``opt
 import base64
 import itertools
 import re
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
-from datasets import Dataset, load_dataset, load_from_disk
+from datasets import Dataset, load_dataset
 from huggingface_hub import snapshot_download
+from pyarrow.parquet import ParquetFile
 from tqdm.auto import tqdm
 
 from deepeyes_lite.boxes import clamp, rescale
-from deepeyes_lite.data import build
+from deepeyes_lite.data import ROWS_AT_ONCE, build, load
 from deepeyes_lite.files import atomic_write
 from deepeyes_lite.options import LETTERS, split_options, with_options
 from deepeyes_lite.realworld.folder import (
@@ -91,16 +92,18 @@ def write(
             "machine and name them with --from"
         ) from error
     rows = tqdm(itertools.islice(rows, limit), name, total=limit, disable=not progress)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=out.parent, prefix=out.name) as folder:
+    with atomic_write(out) as tmp:
         # In a file, because a set need not fit into memory.
-        dataset = build(usable(rows, entry.sample, errors), f"{folder}/rows.arrow")
+        aside = tmp / "rows"
+        aside.mkdir(parents=True)
+        dataset = build(usable(rows, entry.sample, errors), aside / "rows.arrow")
         if not len(dataset):
             problem = f"{source or entry.hub}: there is no usable row"
             raise ValueError("\n  ".join([problem, *errors[:5]]))
-        with atomic_write(out) as tmp:
-            dataset.save_to_disk(tmp)
-    return load_from_disk(out), errors
+        dataset.save_to_disk(tmp)
+        del dataset  # Windows deletes no open file
+        shutil.rmtree(aside)
+    return load(out), errors
 
 
 def summary(errors: list[str]) -> list[str]:
@@ -145,9 +148,18 @@ def _rows(entry: PublicSet, source: str | Path | None) -> Iterable[Row]:
         rows, folder = read_rows(Path(files[0])), Path(files[0]).parent.resolve()
         return ((i, row | {"folder": folder} if isinstance(row, dict) else row) for i, row in rows)
     if files[0].endswith(".parquet"):
+        if source is not None:
+            return enumerate(_parquet_rows(files))
         rows = load_dataset("parquet", data_files=files, split="train", streaming=True)
         return enumerate(rows.decode(False))  # bytes: no image is decoded before its size is known
     return _vstar_rows([file for file in files if file not in listed])
+
+
+def _parquet_rows(files: list[str]) -> Iterator[dict]:
+    """A few rows at a time: a group of rows may be small in the file and fill the memory."""
+    tables = [*map(ParquetFile, files)]  # a broken file is told at once
+    batches = (batch for table in tables for batch in table.iter_batches(ROWS_AT_ONCE))
+    return (row for batch in batches for row in batch.to_pylist())
 
 
 def _vstar_rows(files: list[str]) -> Iterator[Row]:

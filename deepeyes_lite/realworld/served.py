@@ -10,12 +10,13 @@ import base64
 import io
 import json
 import os
+import socket
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
-from threading import Lock
+from threading import Event, Lock, Timer
 from urllib.parse import urlsplit
 
 import openai
@@ -33,7 +34,8 @@ from deepeyes_lite.tools import MAX_CALLS, ViewZoomTool, ZoomTool, methods
 from deepeyes_lite.trajectories import Trajectory, Turn, jsonl_line, read_jsonl
 from deepeyes_lite.verifiers import Judge
 
-KEY = "DEEPEYES_API_KEY"  # environment variable; never OPENAI_API_KEY, which is for one server only
+# Environment variables; never OPENAI_API_KEY, which is for one server only. The judge is another host.
+KEY, JUDGE_KEY = "DEEPEYES_API_KEY", "DEEPEYES_JUDGE_KEY"
 MAX_BODY_BYTES = 2_000_000  # of an answer
 MAX_REPLY_CHARS = 40_000  # of a turn; 10,000 tokens, DeepEyes' own bound
 MAX_TOKENS = 2048  # of a turn, unless somebody asks for more
@@ -79,47 +81,90 @@ class ConversationError(EndpointError):
 
 
 class _BoundedClient(openai.DefaultHttpxClient):
-    """Reads an answer up to a bound: the stock client reads as much as a broken server sends."""
+    """Bounds an answer in bytes and in time: the stock client takes as much as a broken server sends.
+
+    The stock client's time-out starts anew with every byte. Here a watchdog ends the connection, so each
+    request has one of its own; looking up the server's name is the system's and has no bound.
+    """
+
+    def __init__(self, seconds: float, **options):
+        super().__init__(**options)
+        self.seconds = seconds
 
     def send(self, request, **options):
-        body = b""
-        with closing(super().send(request, **options | {"stream": True})) as response:
-            for chunk in response.iter_bytes():
-                body += chunk
-                if len(body) > MAX_BODY_BYTES:
-                    raise ConversationError(f"{request.url} sends more than {MAX_BODY_BYTES} bytes")
+        sockets: list[socket.socket] = []
+
+        def trace(event: str, info: dict) -> None:
+            if event.endswith("connect_tcp.complete"):  # a copy, for TLS takes the socket over
+                sockets.append(info["return_value"].get_extra_info("socket").dup())
+
+        request.extensions = {**request.extensions, "trace": trace}
+        request.headers["Connection"] = "close"
+        late, body = Event(), b""
+        watchdog = Timer(self.seconds, lambda: (late.set(), *map(_shut, sockets)))
+        watchdog.daemon = True
+        watchdog.start()
+        try:
+            with closing(super().send(request, **options | {"stream": True})) as response:
+                for chunk in response.iter_bytes():
+                    body += chunk
+                    if len(body) > MAX_BODY_BYTES:
+                        raise ConversationError(
+                            f"{request.url} sends more than {MAX_BODY_BYTES} bytes"
+                        )
+        except Exception:
+            if not late.is_set():
+                raise
+        finally:
+            watchdog.cancel()
+            for copy in sockets:
+                copy.close()
+        if late.is_set():
+            raise openai.APITimeoutError(request)
         headers = [item for item in response.headers.items() if item[0] != "content-encoding"]
         return type(response)(response.status_code, headers=headers, content=body, request=request)
+
+
+def _shut(connection: socket.socket) -> None:
+    with suppress(OSError):  # it has ended meanwhile
+        connection.shutdown(socket.SHUT_RDWR)
 
 
 class Endpoint:
     """A served model, asked through the openai client, with plain words for what goes wrong."""
 
     def __init__(
-        self, url: str, model: str | None = None, timeout: float = 120.0, retries: int = 4
+        self,
+        url: str,
+        model: str | None = None,
+        timeout: float = 120.0,
+        retries: int = 4,
+        key: str = KEY,
     ):
-        """Name the server; a key is read from the environment variable ``KEY``.
+        """Name the server.
 
         Args:
             url: address, with or without ``/v1``.
             model: name of the model; None where the server has one only.
-            timeout: seconds to wait for an answer.
+            timeout: seconds to wait for the whole of an answer, at each attempt.
             retries: further attempts where the server is busy, broken or away.
+            key: environment variable that holds the key; a judge has another one, for it is another host.
 
         Raises:
             ValueError: for an address that is none, or a key with odd characters.
             EndpointError: if no model was named and the server does not serve just one.
         """
         parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.username:
+        odd = parts.scheme not in ("http", "https") or not parts.hostname or parts.username
+        if odd or parts.query or parts.fragment:
             raise ValueError(
-                "an endpoint's address is like http://localhost:8000/v1, without a password; "
-                f"got {url.rpartition('@')[2]!r}"
+                "an endpoint's address is like http://localhost:8000/v1, without a password, ? or #; "
+                f"got {url.rpartition('@')[2].partition('?')[0].partition('#')[0]!r}"
             )
         # Without a key of ours, the client would take OPENAI_API_KEY.
-        self._key = os.environ.get(KEY, "").strip() or "EMPTY"
+        self._key, self._key_name = os.environ.get(key, "").strip() or "EMPTY", key
         if not self._key.isascii() or not self._key.isprintable():
-            raise ValueError(f"the key in {KEY} has odd characters")
+            raise ValueError(f"the key in {key} has odd characters")
         self.url = f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/') or '/v1'}"
         no_proxy = parts.hostname in ("localhost", "127.0.0.1", "::1")
         self._client = openai.OpenAI(
@@ -127,7 +172,7 @@ class Endpoint:
             api_key=self._key,
             timeout=timeout,
             max_retries=retries,
-            http_client=_BoundedClient(trust_env=not no_proxy, follow_redirects=False),
+            http_client=_BoundedClient(timeout, trust_env=not no_proxy, follow_redirects=False),
         )
         names = [model] if model else self.models()
         if len(names) != 1:
@@ -141,7 +186,7 @@ class Endpoint:
         """Names of the served models; empty if the server does not say."""
         try:
             rows = json.loads(self._client.models.with_raw_response.list().content)["data"]
-            return [str(row["id"])[:200] for row in rows[:20]]
+            return [self._reason(row["id"])[:200] for row in rows[:20]]
         except (openai.OpenAIError, RuntimeError, ValueError, TypeError, LookupError):
             return []
 
@@ -178,7 +223,8 @@ class Endpoint:
             raise self._explained(status, reason) from None
         self._failed = 0
         try:
-            answer = json.loads(body)
+            # What a server repeats of the request ends in records and pages.
+            answer = json.loads(self._masked(json.dumps(json.loads(body), ensure_ascii=False)))
             choice, usage = answer["choices"][0], answer.get("usage") or {}
             tokens = {"prompt_tokens": usage.get("prompt_tokens")}
             return {**choice["message"], "finish_reason": choice.get("finish_reason"), **tokens}
@@ -190,8 +236,12 @@ class Endpoint:
         """A server's explanation as one short line, without the key."""
         for name in ("error", "message", "detail"):
             body = body.get(name, body) if isinstance(body, dict) else body
-        text = str(body)[:1000].replace(self._key, "…")[:300]
+        text = self._masked(str(body))[:300]
         return "".join(c if c.isprintable() else " " for c in text).strip()
+
+    def _masked(self, text: str) -> str:
+        """A text without the key; less than six characters are a word, such as EMPTY, and no secret."""
+        return text.replace(self._key, "…") if len(self._key) > 5 else text
 
     def _explained(self, status: int, reason: str) -> EndpointError:
         too_long = ("context", "too long", "maximum", "max_model_len")  # vLLM, SGLang, OpenAI
@@ -203,7 +253,9 @@ class Endpoint:
         if not status:
             said = f"cannot be reached ({reason}); is it running, and the timeout long enough?"
         elif status in (401, 403):
-            said = f"refuses the key ({reason}); put it into the environment variable {KEY}"
+            said = (
+                f"refuses the key ({reason}); put it into the environment variable {self._key_name}"
+            )
         elif status == 404 or (status == 400 and f"{self.model}'" in reason.replace("`", "'")):
             names = ", ".join(self.models()) or "no list"
             said = f"does not serve {self.model!r} ({reason}); it serves: {names}"

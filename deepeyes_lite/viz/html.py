@@ -69,7 +69,7 @@ def line(text: object, limit: int = 200) -> str:
 def checked(trajectory: Trajectory) -> Trajectory:
     """An episode out of somebody else's file: what is no box, no text or no token id is left out."""
     sample = trajectory.sample if isinstance(trajectory.sample, dict) else {}
-    ids, mask = trajectory.completion_ids, trajectory.loss_mask
+    ids, mask = _listed(trajectory.completion_ids), _listed(trajectory.loss_mask)
     valid = all(isinstance(n, int) and 0 <= n < 2**31 for n in [*ids, *mask])
     return replace(
         trajectory,
@@ -80,7 +80,7 @@ def checked(trajectory: Trajectory) -> Trajectory:
             Turn(
                 str(turn.text),
                 _boxes(turn.boxes_px),
-                [str(error) for error in turn.errors or []],
+                [str(error) for error in _listed(turn.errors)],
                 _boxes(turn.crops_px),
             )
             for turn in trajectory.turns
@@ -91,9 +91,13 @@ def checked(trajectory: Trajectory) -> Trajectory:
     )
 
 
+def _listed(values: object) -> list:
+    return values if isinstance(values, list) else []
+
+
 def _boxes(values: object) -> list[Box]:
     boxes = []
-    for value in values if isinstance(values, list) else []:
+    for value in _listed(values):
         with suppress(ToolError):
             boxes.append(check_box(value))
     return boxes

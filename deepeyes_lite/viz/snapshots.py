@@ -9,10 +9,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from datasets import Dataset, load_from_disk
+from datasets import Dataset
 from PIL import Image
 from transformers import TrainerCallback
 
+from deepeyes_lite.data import load
 from deepeyes_lite.files import atomic_write
 from deepeyes_lite.policies import LocalPolicy
 from deepeyes_lite.rewards import WITHOUT_TOOL
@@ -88,7 +89,7 @@ def scenes(config) -> Dataset:
     """
     config = config if isinstance(config, dict) else asdict(config)
     if config["data"]:
-        dataset = load_from_disk(config["data"])
+        dataset = load(config["data"])
         return dataset.select(range(min(SCENES, len(dataset))))
     return tiny_world("validation", SCENES, World(legible_share=config["legible_share"]))
 

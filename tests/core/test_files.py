@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from deepeyes_lite.files import measure, read_log
+from deepeyes_lite import files
+from deepeyes_lite.files import atomic_write, measure, read_log
 
 IDS = [f"q{i}" for i in range(7)]
 WHAT = {"what": "seeds", "seed": 2}
@@ -60,3 +61,28 @@ def test_another_record_is_refused_and_kept(tmp_path):
     path.write_text("")
     with pytest.raises(ValueError, match="record.jsonl is not a record"):
         read_log(path)
+
+
+def test_a_folder_that_is_written_anew_is_whole_or_absent_and_leaves_nothing(tmp_path, monkeypatch):
+    target = tmp_path / "selected"
+
+    def write(text):
+        with atomic_write(target) as tmp:
+            tmp.mkdir()
+            (tmp / "a").write_text(text)
+            (tmp / "b").write_text(text)
+
+    def states():
+        return {(p / "a").read_text() + (p / "b").read_text() for p in tmp_path.glob("selected")}
+
+    write("1")
+    real, seen = files._remove, []
+    monkeypatch.setattr(files, "_remove", lambda path: (seen.append(states()), real(path)))
+    with (target / "a").open() as reader:
+        write("2")
+        assert reader.read() == "1"
+    assert all(state in ({"11"}, {"22"}) for state in seen) and states() == {"22"}
+    with pytest.raises(ZeroDivisionError), atomic_write(target) as tmp:
+        tmp.mkdir()
+        _ = 1 / 0
+    assert states() == {"22"} and [path.name for path in tmp_path.iterdir()] == ["selected"]

@@ -14,7 +14,8 @@ from PIL import Image
 
 import deepeyes_lite.__main__ as main_module
 from deepeyes_lite import rollout
-from deepeyes_lite.__main__ import COMMANDS, GROUPS, config_of, main, parser, trl_options
+from deepeyes_lite.__main__ import COMMANDS, GROUPS, config_of, main, parser, say, trl_options
+from deepeyes_lite.files import sole_writer
 from deepeyes_lite.realworld import public
 from deepeyes_lite.tinyworld.dataset import tiny_world
 from deepeyes_lite.training import PRESETS, RunConfig
@@ -47,6 +48,50 @@ def test_every_command_has_help_and_a_group(capsys):
         assert f"example: deepeyes-lite {COMMANDS[names[0]][3]}\n" in text, group
     for command, (*_, example) in COMMANDS.items():
         assert parsed(*shlex.split(example)).command == command
+
+
+def test_no_text_steers_the_terminal(capsys, monkeypatch):
+    def fails(args):
+        say("table\x1b]0;title\x07\x9b31m\n\u202e\trow")
+        raise ValueError("\x1b[2Jgone")
+
+    monkeypatch.setitem(COMMANDS, "doctor", (lambda sub: None, fails, "", ""))
+    assert main(["doctor"]) == 1
+    out, err = capsys.readouterr()
+    assert out == "table ]0;title  31m\n \trow\n" and err.endswith("doctor:  [2Jgone\n")
+
+
+WRITERS = [
+    "train --out {0}",
+    "demo --out {0}",
+    "evaluate {0}",
+    "merge run --to {0}",
+    "rollout --out {0} --endpoint http://localhost:9/v1 --model m",
+    "ask photo.png ? --out {0}",
+    "benchmark --data set --out {0}",
+    "data pope --out {0}",
+    "select --out {0}",
+    "export --data set --out {0}",
+    "claims --out {0}",
+    "controls --out {0}",
+    "two-tools --out {0}",
+    "pretrain --out {0}",
+    "card {0}",
+    "animate run --out {0}",
+]
+
+
+@pytest.mark.parametrize("words", WRITERS)
+def test_two_processes_never_write_the_same(words, tmp_path, capsys, monkeypatch):
+    name, place = words.split()[0], tmp_path / "a.html"
+    started = []
+    add, _, text, example = COMMANDS[name]
+    monkeypatch.setitem(COMMANDS, name, (add, lambda args: started.append(args), text, example))
+    with sole_writer(place):
+        assert run(words.format(place)) == 1 and not started
+    assert "another process writes" in capsys.readouterr().err
+    assert run(words.format(place)) == 0 and started
+    assert set(COMMANDS) - {words.split()[0] for words in WRITERS} == {"study", "doctor"}
 
 
 def test_what_cannot_be_understood_ends_with_usage_and_2(capsys):

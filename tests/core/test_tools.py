@@ -3,6 +3,7 @@
 import inspect
 import json
 import math
+from collections import Counter
 
 import pytest
 from hypothesis import assume, given, settings
@@ -12,7 +13,9 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from transformers.utils import get_json_schema
 
 from deepeyes_lite.boxes import View, px_from_1000, rescale
-from deepeyes_lite.realworld.folder import MAX_ASPECT, MIN_SIDE
+from deepeyes_lite.data import MAX_ASPECT, MIN_SIDE
+from deepeyes_lite.policies import ScriptedPolicy
+from deepeyes_lite.prompts import RESERVED_TOKENS, read_reply
 from deepeyes_lite.tools import (
     MAX_CALLS,
     MIN_CROP_SIDE,
@@ -184,16 +187,29 @@ def test_arguments_that_the_tool_has_not_are_left_out():
     assert part["image"].size == (96, 96)
 
 
-def test_what_a_tool_says_of_model_output_is_short_and_no_markup():
+def test_what_a_tool_says_of_model_output_is_short_and_text_for_the_tokenizer(processor):
     class Repeats(ZoomTool):
         def image_say_tool(self, text: str) -> list:
             """Say it."""
             raise ToolError(text)
 
-    for text in ("<|image_pad|>", "<|im_end|>" * 999):
-        call = {"name": "image_say_tool", "arguments": {"text": text}}
-        (part,) = answer_call(Repeats(IMAGES[384, 384]), call)
-        assert "<|" not in part["text"] and len(part["text"]) < 300
+        def image_write_tool(self, text: str) -> list:
+            """Write it."""
+            return [{"type": "text", "text": text}]
+
+    policy = ScriptedPolicy(processor, [])
+    reserved = {*processor.tokenizer.convert_tokens_to_ids([*RESERVED_TOKENS, "<tool_call>"])}
+    own = Counter(policy.observation_ids([[{"type": "text", "text": "x"}]]))
+    for text in (*RESERVED_TOKENS, "<tool_call>", "\ud800", "<|im_end|>" * 20, "[" * 5000):
+        for name in ("image_say_tool", "image_write_tool", text):
+            call = json.dumps({"name": name, "arguments": {"text": text, text: 1}})
+            call = call.replace("<", "\\u003c")
+            (call,) = read_reply(f"<tool_call>{call}</tool_call>").calls
+            tool = Repeats(IMAGES[384, 384])
+            parts = answer_call(tool, call)
+            ids = Counter(policy.observation_ids([parts]))
+            assert all(ids[token] == own[token] for token in reserved), (name, text)
+            assert len(parts[0]["text"]) < 300 or name == "image_write_tool"
 
 
 # --- a crop for a view that keeps the aspect ------------------------------------------------------

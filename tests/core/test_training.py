@@ -26,6 +26,7 @@ from deepeyes_lite.tinyworld.dataset import tiny_world, training_questions
 from deepeyes_lite.training import (
     HISTORY_COLUMNS,
     PRESETS,
+    Checkpoints,
     History,
     RunConfig,
     ZoomTrainer,
@@ -207,16 +208,62 @@ def test_a_run_stopped_at_a_weak_moment_ends_where_the_undisturbed_run_ends(
     assert_same_end(tmp_path, undisturbed)
 
 
+def checkpoint(out, step, complete=True):
+    folder = out / "checkpoints" / f"checkpoint-{step}"
+    folder.mkdir(parents=True)
+    for name in ("optimizer.pt", "adapter_model.safetensors", "rng_state.pth"):
+        (folder / name).write_text("state")
+    if complete:
+        save(out, step, keep=None)
+    return folder
+
+
+def save(out, step, keep):
+    args = SimpleNamespace(output_dir=out / "checkpoints")
+    state = SimpleNamespace(is_world_process_zero=True, global_step=step)
+    Checkpoints(keep).on_save(args, state, None)
+
+
 def test_the_newest_complete_checkpoint_counts(tmp_path):
     newest = []
     for step, complete in [(9, False), (90, True), (8, True), (110, False)]:
-        folder = tmp_path / "checkpoints" / f"checkpoint-{step}"
-        folder.mkdir(parents=True)
-        if complete:
-            (folder / "complete").touch()
-        checkpoint = last_checkpoint(tmp_path)
-        newest.append(checkpoint and checkpoint.name)
+        checkpoint(tmp_path, step, complete)
+        last = last_checkpoint(tmp_path)
+        newest.append(last and last.name)
     assert newest == [None] + ["checkpoint-90"] * 3
+
+
+def test_a_kill_while_a_checkpoint_is_deleted_leaves_no_half_one(tmp_path, monkeypatch, config):
+    trainer = build_trainer(config, tmp_path / "run", training_questions(config))
+    assert trainer.args.save_total_limit is None  # transformers deletes nothing
+    first, second = checkpoint(tmp_path, 1), checkpoint(tmp_path, 2)
+    checkpoint(tmp_path, 3, complete=False)
+
+    def killed(folder):
+        (folder / "optimizer.pt").unlink()
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(training.shutil, "rmtree", killed)
+        save(tmp_path, 3, keep=2)
+    assert last_checkpoint(tmp_path).name == "checkpoint-3"
+    assert first.exists() and not (first / "complete").exists() and (second / "complete").exists()
+    checkpoint(tmp_path, 4, complete=False)
+    save(tmp_path, 4, keep=2)
+    left = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert left == ["checkpoint-3", "checkpoint-4"]
+
+
+@pytest.mark.parametrize("name", ["optimizer.pt", "rng_state.pth", "adapter_model.safetensors"])
+def test_a_checkpoint_that_lost_something_stops_the_run(tmp_path, name):
+    folder = checkpoint(tmp_path, 4)
+    (folder / name).write_text("st")
+    with pytest.raises(ValueError, match=f"checkpoint-4 is damaged: {name} is missing or cut sho"):
+        last_checkpoint(tmp_path)
+    (folder / "complete").write_text("")  # of a run from before the mark said what is there
+    (folder / "optimizer.pt").unlink()
+    with pytest.raises(ValueError, match="is damaged: the optimizer's state is missing"):
+        last_checkpoint(tmp_path)
 
 
 @pytest.mark.train

@@ -3,6 +3,9 @@
 import csv
 import json
 import os
+import subprocess
+import sys
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -90,6 +93,51 @@ def test_what_is_no_notebook_is_not_read(tmp_path):
             grade.grade(refused)
 
 
+def test_a_file_without_a_size_is_read_to_a_bound(tmp_path, monkeypatch):
+    path = tmp_path / "05_grpo_lora-di.ipynb"
+    path.symlink_to("/dev/zero")
+    with pytest.raises(ValueError, match="no file of at most"):
+        grade.grade(path)
+    path.unlink()
+    path.write_text(notebook_of("x = 1") + " " * 1000, encoding="utf-8")
+    monkeypatch.setattr(grade, "LARGEST", 50)
+    monkeypatch.setattr(
+        grade.Path, "stat", lambda self, **_: SimpleNamespace(st_size=0, st_mode=0o100644)
+    )
+    with pytest.raises(ValueError, match="not a notebook"):
+        grade.grade(path)
+
+
+ORPHANS = """
+import os, time
+for _ in range(5):
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            time.sleep(611)
+        os._exit(0)
+time.sleep(0.5)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no other system adopts")
+def test_what_detaches_itself_ends_with_the_notebook():
+    other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    process = subprocess.Popen([sys.executable, "-c", ORPHANS])
+    assert grade.watch(process, 60, 4e9) == "the process ended by itself"
+    assert other.poll() is None
+    other.kill()
+    other.wait()
+    left = [p.info["cmdline"] or () for p in psutil.process_iter(["cmdline"])]
+    assert not [command for command in left if ORPHANS in command]
+
+
+def test_a_forged_line_costs_no_other_mark():
+    for text in (b"", b"7", b"[1, 2]", b'["ok"]', b"[" * 100_000, b"\xff", b'["ok", "a", "b"]'):
+        assert grade.read_entry(text) is None
+    assert grade.read_entry(b'["ok", "well done"]') == ["ok", "well done"]
+
+
 @pytest.mark.slow
 def test_imports_that_fail_are_nobody_s_fault(tmp_path, monkeypatch):
     torn = "from checks import selection as checks\nimport torn_library"
@@ -115,7 +163,7 @@ def marked(monkeypatch, tmp_path):
 
     def grades(path, seconds, gigabytes):
         if path.name not in answers:
-            raise ValueError("which notebook?")
+            raise MemoryError("which notebook?")
         return dict(zip(asked, answers[path.name]))
 
     monkeypatch.setattr(grade, "grade", grades)

@@ -63,7 +63,19 @@ def test_what_is_no_verdict(judge):
     with pytest.raises(EndpointError, match="refuses the key"):
         unread(QUESTION, "red", "red")
     assert judge("huge")(QUESTION, "red", "red") is None
-    for reply in [None, 7, "", "Judgement:", "Judgement: 2", "Judgement: 11", "1\n0 or 1", "yes"]:
+    for reply in [
+        None,
+        7,
+        "",
+        "Judgement:",
+        "Judgement: 2",
+        "Judgement: 11",
+        "1\n0 or 1",
+        "yes",
+        "-1",
+        "Judgement: \u22601",
+        "!1",
+    ]:
         assert read_verdict(reply) is None
     for reply in ["1", "Judgement: 1", "judgment:1.", "It is.\nJudgement: 1\n", "**1**"]:
         assert read_verdict(reply) is True and read_verdict(reply.replace("1", "0")) is False

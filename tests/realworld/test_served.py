@@ -12,12 +12,13 @@ import urllib.request
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
 
 from deepeyes_lite import DATA, prompts
-from deepeyes_lite.__main__ import main
+from deepeyes_lite.__main__ import _judge, main
 from deepeyes_lite.boxes import rescale, view_size
 from deepeyes_lite.models import load
 from deepeyes_lite.policies import LocalPolicy
@@ -35,7 +36,7 @@ from deepeyes_lite.tinyworld.dataset import tiny_world
 from deepeyes_lite.tinyworld.model import SPECIAL_TOKENS, TAGS
 from deepeyes_lite.tools import ZOOM, ViewZoomTool, answer_call
 from deepeyes_lite.trajectories import Trajectory, Turn, read_jsonl, write_jsonl
-from faulty_server import HABITS
+from faulty_server import DRIPS, HABITS
 
 HELLO = [{"role": "user", "content": "hello"}]
 
@@ -72,12 +73,37 @@ def test_the_key_is_sent_to_the_named_server_and_shown_to_nobody(endpoint, asked
     with pytest.raises(EndpointError, match="answers 307"):
         endpoint("moved").complete(HELLO)
     assert not asked("elsewhere")
-    with pytest.raises(ValueError, match="without a password; got 'h/v1'"):
+    with pytest.raises(ValueError, match="without a password, . or #; got 'h/v1'"):
         Endpoint("http://me:s3cret@h/v1", "m")
     monkeypatch.setenv(served.KEY, "s3cret\nkey")
     with pytest.raises(ValueError, match="odd characters") as error:
         endpoint("plain")
     assert "s3cret" not in str(error.value)
+
+
+def test_a_judge_has_a_key_of_its_own_and_no_key_reaches_a_reply_or_an_address(
+    endpoint, asked, faulty, monkeypatch
+):
+    monkeypatch.setenv(served.KEY, "s3cret")
+    message = endpoint("repeats-key").complete(HELLO)
+    assert message["content"] == "<think>Bearer …</think><answer>K</answer>"
+    args = SimpleNamespace(judge=f"{faulty}/judged/v1", judge_model="m")
+    _judge(args, None).endpoint.complete(HELLO)
+    assert asked("judged")[-1]["key"] == "Bearer EMPTY"
+    monkeypatch.setenv(served.JUDGE_KEY, "0ther-key")
+    _judge(args, None).endpoint.complete(HELLO)
+    assert asked("judged")[-1]["key"] == "Bearer 0ther-key"
+    for url in ("http://h/v1?api-key=s3cret", "http://h/v1#s3cret"):
+        with pytest.raises(ValueError, match="without a password, . or #; got 'http://h/v1'"):
+            Endpoint(url, "m")
+
+
+@pytest.mark.parametrize("mode", DRIPS)
+def test_a_server_that_drips_is_left_at_the_deadline(mode, endpoint):
+    start = time.monotonic()
+    with pytest.raises(EndpointError, match="cannot be reached .*timed out"):
+        endpoint(mode, timeout=1.0).complete(HELLO)
+    assert time.monotonic() - start < 10
 
 
 def test_a_busy_server_is_asked_again(endpoint, asked):

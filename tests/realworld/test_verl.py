@@ -257,3 +257,13 @@ def test_the_rule_of_a_question_is_exported_with_it(tmp_path):
         assert score == pytest.approx(1.2 if math else 0.8) and check_answer(reply, sample), row
     wrong = prompts.answer("!", "12.0")  # of a house: its number is a text
     assert compute_score("vstar", wrong, "12", exported[3]["extra_info"]) == 0.0
+
+
+@pytest.mark.parametrize(
+    "text", ["\nuser\n<tool_response>", "\n", "<|im_end|>\n<|im_start|>user\nError", "user\n \n"]
+)
+def test_a_reward_takes_linear_time(text):
+    start = time.process_time()
+    compute_score("vstar", text * 20_000, "red")
+    compute_score("vstar", "\nuser\n<tool_response>" + text * 20_000 + "assistant\n", "red")
+    assert time.process_time() - start < 5

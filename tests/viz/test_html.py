@@ -2,6 +2,7 @@
 
 import base64
 import io
+from dataclasses import replace
 
 import pytest
 from PIL import Image
@@ -38,6 +39,24 @@ def test_what_is_no_box_and_no_token_is_left_out():
     assert odd.sample["boxes_px"] == [] and odd.boxes_px == []
     assert (odd.completion_ids, odd.loss_mask) == ([], [])
     assert bare.answer == "5" and bare.best_iou is None
+
+
+@pytest.mark.parametrize("odd", [7, None, "text", {"a": 1}])
+def test_a_field_that_is_no_list_is_left_out(odd, episode):
+    turn = Turn("K", odd, odd, odd)
+    shown = html.checked(replace(episode, completion_ids=odd, loss_mask=odd, turns=[turn]))
+    assert (shown.completion_ids, shown.loss_mask, shown.turns) == ([], [], [Turn("K")])
+
+
+def test_the_report_takes_no_configuration_for_markup():
+    config = dict.fromkeys(("reward", "prompts_per_step", "num_generations", "seed"), HOSTILE)
+    known = {
+        "config": config | {"legible_share": 0.5},
+        "configuration": HOSTILE,
+        "samples": HOSTILE,
+    }
+    page = html.TEMPLATES.get_template("report.jinja").render(**known, rows=[[HOSTILE]], steps=1)
+    assert Reader(page).text.count(HOSTILE) == 7 and "<script" not in page
 
 
 def test_the_picture_has_the_target_and_numbered_zooms(episode):
