@@ -60,7 +60,8 @@ def _look(args) -> None:
         path = given.get(name)
         if path and not Path(path).exists():
             raise FileNotFoundError(f"there is no file or folder {str(path)!r}")
-    for name in args.new:
+    new = () if args.command == "rollout" and args.endpoint else args.new  # such a batch goes on
+    for name in new:
         if given[name] and given[name].exists():
             raise ValueError(f"{given[name]} is there already; choose another name or delete it")
 
@@ -350,6 +351,7 @@ def _add_rollout(sub) -> None:
     sub.add_argument("--folder", type=Path, help="your own pictures, instead of held-out scenes")
     sub.add_argument("--tool", choices=TOOLS, default="on", help="a control")
     sub.add_argument("--seed", type=int, default=0, help="of local sampling")
+    sub.set_defaults(new=("out",))
     _add_model(sub)
     _add_judge(sub)
 
@@ -391,8 +393,6 @@ def rollout(args) -> None:
     from deepeyes_lite.tinyworld.dataset import held_out
     from deepeyes_lite.trajectories import REMARKS, write_jsonl
 
-    if not args.endpoint and args.out.exists():
-        raise ValueError(f"{args.out} is there already; choose another name or delete it")
     if args.folder:
         dataset, errors = from_folder(args.folder)
     else:
@@ -422,19 +422,14 @@ def rollout(args) -> None:
 
 
 def ask(args) -> int:
-    from deepeyes_lite.files import atomic_write
     from deepeyes_lite.realworld.folder import read_photo
     from deepeyes_lite.rollout import rollout as run
     from deepeyes_lite.trajectories import REMARKS
-    from deepeyes_lite.viz.html import episode_page, episode_text
+    from deepeyes_lite.viz.html import episode_text, line
+    from deepeyes_lite.viz.widgets import TrajectoryViewer
 
-    out = args.out or next(
-        path
-        for n in range(1, 10_000)
-        if not (path := Path(f"ask-{n}.html" if n > 1 else "ask.html")).exists()
-    )
-    if out.suffix != ".html":
-        raise ValueError(f"--out is a page, so its name ends in .html; got {str(out)!r}")
+    if args.out and args.out.suffix != ".html":
+        raise ValueError(f"--out is a page, so its name ends in .html; got {str(args.out)!r}")
     sample = {"id": args.photo.name, "image": read_photo(args.photo), "question": args.question}
     policy = _policy(args, temperature=0.0)
     (episode,) = run([sample | {"answer": ""}], policy, progress=False)
@@ -444,9 +439,11 @@ def ask(args) -> int:
     if not args.endpoint and policy.spec.family == "tiny-eyes":
         say("tiny-eyes knows only its own world of coloured shapes; larger models: --endpoint")
     name = policy.endpoint.model if args.endpoint else args.adapter or args.model or args.trained
-    with atomic_write(out) as tmp:
-        tmp.write_text(episode_page({str(name or "tiny-eyes"): episode}), encoding="utf-8")
-    say(f"page: {out}")
+    page = TrajectoryViewer({str(name or "tiny-eyes"): [episode]})
+    page.title = line(args.question)
+    names = ("ask.html", *(f"ask-{n}.html" for n in range(2, 10_000)))
+    out = args.out or next(path for path in map(Path, names) if not path.exists())
+    say(f"page: {page.save(out)}")
     return int(bool(episode.turns[-1].errors))  # the server ended it
 
 
@@ -457,9 +454,9 @@ def scene(args) -> None:
     sample = tiny_world("test", 1, start=args.number, kind=args.kind)[0]
     with atomic_write(args.out) as tmp:
         sample["image"].save(tmp, "PNG")
-    print(f"question: {sample['question']}\nanswer: {sample['answer']}\nscene: {args.out}")
+    say(f"question: {sample['question']}\nanswer: {sample['answer']}\nscene: {args.out}")
     words = ["ask", str(args.out), sample["question"], "--adapter", "tiny-eyes-zooms"]
-    print(f"ask the trained model: deepeyes-lite {shlex.join(words)}")
+    say(f"ask the trained model: deepeyes-lite {shlex.join(words)}")
 
 
 def benchmark(args) -> None:

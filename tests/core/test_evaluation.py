@@ -119,7 +119,7 @@ def scripted(monkeypatch, processor):
     """Policies of every condition are scripts; a list of the conditions that were rolled out."""
     done = []
 
-    def fake(rows, policy, tool, seed):
+    def fake(rows, policy, tool, seed, title):
         truths = {row["id"]: row["answer"] for row in rows}
         done.append(tool)
         weights = "trained" if tool != "on" or "on" in done[:-1] else "base"
@@ -197,7 +197,7 @@ def test_a_variant_without_a_tool_is_asked_without_one(run, monkeypatch):
     (run / "config.json").write_text(json.dumps({**config, "reward": "text_only"}))
     asked = []
 
-    def watched(rows, policy, tool, seed):
+    def watched(rows, policy, tool, seed, title):
         asked.append((policy.tools is not None, tool))
         return rollout(rows, policy, tool, seed, progress=False)
 

@@ -67,6 +67,7 @@ WRITERS = [
     "evaluate {0}",
     "merge run --to {0}",
     "rollout --out {0} --endpoint http://localhost:9/v1 --model m",
+    "scene --out {0}",
     "ask photo.png ? --out {0}",
     "benchmark --data set --out {0}",
     "data pope --out {0}",
@@ -84,6 +85,15 @@ WRITERS = [
 @pytest.mark.parametrize("words", WRITERS)
 def test_two_processes_never_write_the_same(words, tmp_path, capsys, monkeypatch):
     name, place = words.split()[0], tmp_path / "a.html"
+    monkeypatch.chdir(tmp_path)
+    for there in (
+        "photo.png",
+        "set",
+        "run/config.json",
+        *["a.html/config.json"] * (name == "evaluate"),
+    ):
+        Path(there).parent.mkdir(exist_ok=True)
+        Path(there).touch()
     started = []
     add, _, text, example = COMMANDS[name]
     monkeypatch.setitem(COMMANDS, name, (add, lambda args: started.append(args), text, example))

@@ -1,4 +1,4 @@
-"""Four widgets, each usable with the keyboard alone; three of them carry their data and need no kernel."""
+"""Four widgets for learners, usable with the keyboard alone; three carry their data and need no kernel."""
 
 from deepeyes_lite.viz.widgets.reward_lab import RewardLab
 from deepeyes_lite.viz.widgets.training_scrubber import TrainingScrubber
