@@ -21,7 +21,7 @@ def run(finished_run, tmp_path_factory, processor):
     """An evaluated run whose model wrote hostile text."""
     out = shutil.copytree(finished_run, tmp_path_factory.mktemp("report") / "run")
 
-    def scripted(rows, policy, tool, seed):
+    def scripted(rows, policy, tool, seed, title):
         script = [CALL, f"<think>{HOSTILE}</think><answer>{HOSTILE}</answer>"]
         return rollout(
             rows, ScriptedPolicy(processor, script), tool=tool, seed=seed, progress=False

@@ -54,7 +54,7 @@ function render({ model, el }) {
       draw("svg", { viewBox: "0 0 28 8", "aria-hidden": "true" }, draw("line", { x1: 0, x2: 28, y1: 4, y2: 4, "stroke-width": 2.5,
         stroke: `var(--${column.color})`, "stroke-dasharray": together.checked ? "" : DASHES[place] })),
       column.label, make("output", { "data-key": column.key })));
-    return make("figure", {}, make("b", {}, title), ` (${unit})`,
+    return make("figure", {}, make("div", {}, make("b", {}, title), ` (${unit})`),
       draw("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": `${title}, ${unit}, over the steps` }, ...axes, ...ticks, ...curves, cursor),
       make("figcaption", {}, ...legend));
   }
@@ -78,8 +78,8 @@ function render({ model, el }) {
     slider.max = run.steps.at(-1);
     slider.value = at === null ? slider.max : at;
     panels.replaceChildren(...data.panels.map(panel));
-    if (together.checked) panels.append(make("figure", {}, make("b", {}, "Runs"), ...data.runs.map((each, number) =>
-      make("figcaption", {}, make("div", {}, draw("svg", { viewBox: "0 0 28 8" }, draw("line", { x1: 0, x2: 28, y1: 4, y2: 4,
+    if (together.checked) panels.append(make("figure", {}, make("b", {}, "Runs"), make("figcaption", {}, ...data.runs.map((each, number) =>
+      make("div", {}, draw("svg", { viewBox: "0 0 28 8" }, draw("line", { x1: 0, x2: 28, y1: 4, y2: 4,
         stroke: "currentColor", "stroke-width": 2.5, "stroke-dasharray": DASHES[number % 4] })), each.name)))));
     scenes.replaceChildren(...run.scenes.map(scene));
     show();

@@ -24,7 +24,7 @@ function render({ model, el }) {
   const kind = choice([[ANY, ANY], ...data.kinds.map((name, place) => [name, place])], filter);
   const bound = (value) => make("input", { type: "number", min: 0, max: 1, step: 0.05, value, input: filter });
   const [from, to] = [bound(0), bound(1)];
-  const contains = make("input", { type: "search", placeholder: "text of the model", size: 14, input: filter });
+  const contains = make("input", { type: "search", placeholder: "what it wrote", size: 14, input: filter });
   const sort = choice(Object.keys(SORTS).map((name) => [name, name]), filter);
   const variant = choice(data.variants.map((name) => [name, name]), () => reward());
   const count = make("output");
