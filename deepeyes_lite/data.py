@@ -75,6 +75,9 @@ class CheckedImage(ImageFeature):
     def decode_example(self, value: dict, token_per_repo_id=None) -> Image.Image:
         return read_image(value["bytes"])[0]
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ImageFeature)  # the same column, whoever decodes it
+
 
 def load(folder: str | Path) -> Dataset:
     """A dataset that the command `data` or `select` wrote; its folder may be somebody else's.

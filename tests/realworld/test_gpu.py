@@ -45,8 +45,11 @@ def test_two_steps_from_the_command_line(tmp_path, monkeypatch, capsys):
 
 
 def test_what_cannot_be_tried_is_refused(capsys):
-    assert main(["doctor", "--gpu", "--preset", "demo"]) == 1
-    assert "preset 'demo' is not one for a GPU; there are 8GB, 12GB" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["doctor", "--gpu", "--preset", "demo"])
+    assert "invalid choice: 'demo' (choose from '8GB', '12GB'" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="preset 'demo' is not one for a GPU; there are 8GB, 12GB"):
+        gpu.check("demo")
     if not torch.cuda.is_available():
         with pytest.raises(ValueError, match="no GPU is here, and Qwen/Qwen2.5-VL-3B-Instruct is"):
             gpu.check("24GB")
