@@ -11,10 +11,12 @@ import io
 import json
 import os
 import socket
+import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import closing, suppress
 from functools import partial
+from ipaddress import ip_address
 from pathlib import Path
 from threading import Event, Lock, Timer
 from urllib.parse import urlsplit
@@ -119,8 +121,8 @@ class _BoundedClient(openai.DefaultHttpxClient):
             watchdog.cancel()
             for copy in sockets:
                 copy.close()
-        if late.is_set():
-            raise openai.APITimeoutError(request)
+        if late.is_set():  # httpx or httpx2, whichever openai runs on: it asks again
+            raise sys.modules[type(request).__module__.partition(".")[0]].ReadTimeout("timed out")
         headers = [item for item in response.headers.items() if item[0] != "content-encoding"]
         return type(response)(response.status_code, headers=headers, content=body, request=request)
 
@@ -166,7 +168,9 @@ class Endpoint:
         if not self._key.isascii() or not self._key.isprintable():
             raise ValueError(f"the key in {key} has odd characters")
         self.url = f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/') or '/v1'}"
-        no_proxy = parts.hostname in ("localhost", "127.0.0.1", "::1")
+        no_proxy = parts.hostname == "localhost"
+        with suppress(ValueError):  # a name
+            no_proxy = ip_address(parts.hostname).is_loopback
         self._client = openai.OpenAI(
             base_url=self.url,
             api_key=self._key,

@@ -60,7 +60,9 @@ def sent_image(part):
     return Image.open(io.BytesIO(base64.b64decode(data)))
 
 
-def test_the_key_is_sent_to_the_named_server_and_shown_to_nobody(endpoint, asked, monkeypatch):
+def test_the_key_is_sent_to_the_named_server_and_shown_to_nobody(
+    endpoint, faulty, asked, monkeypatch
+):
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")  # nothing is there
     monkeypatch.setenv("OPENAI_API_KEY", "another")
     monkeypatch.delenv(served.KEY, raising=False)
@@ -70,6 +72,10 @@ def test_the_key_is_sent_to_the_named_server_and_shown_to_nobody(endpoint, asked
     with pytest.raises(EndpointError, match=f"refuses the key .*Bearer ….*{served.KEY}") as error:
         endpoint("locked").complete(HELLO)
     assert asked("locked")[-1]["key"] == "Bearer s3cret" and "s3cret" not in str(error.value)
+    with monkeypatch.context() as patch:
+        patch.setenv("HTTP_PROXY", faulty)  # it would answer
+        with pytest.raises(EndpointError, match="cannot be reached .*refused"):
+            Endpoint("http://127.0.0.2:9", "m", retries=0).complete(HELLO)
     with pytest.raises(EndpointError, match="answers 307"):
         endpoint("moved").complete(HELLO)
     assert not asked("elsewhere")
@@ -112,6 +118,13 @@ def test_a_busy_server_is_asked_again(endpoint, asked):
     assert message["content"].endswith("<answer>K</answer>")
     refused, request = asked("busy")
     assert refused["body"] == request["body"] == {"model": "m", "messages": HELLO, **options}
+
+
+def test_a_server_that_was_left_is_asked_again(endpoint, asked):
+    before = len(asked("drip-body"))
+    with pytest.raises(EndpointError, match="timed out"):
+        endpoint("drip-body", timeout=0.5, retries=1).complete(HELLO)
+    assert len(asked("drip-body")) == before + 2
 
 
 def free_url():
