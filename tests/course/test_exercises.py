@@ -10,6 +10,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from IPython.core.inputtransformer2 import TransformerManager
 from PIL import Image
 
 import checks
@@ -56,7 +57,8 @@ def functions_of(notebook, asked):
     """The stub of an exercise and its folded solution, with the imports that they use."""
     (cell,) = [cell for cell in sources(notebook, "code") if f"def {asked.function}(" in cell]
     solution, names = solutions(notebook)[asked.function], {}
-    for node in ast.walk(ast.parse("\n".join(sources(notebook, "code")))):
+    code = TransformerManager().transform_cell("\n".join(sources(notebook, "code")))  # its magics
+    for node in ast.walk(ast.parse(code)):
         bound = {n.asname or n.name for n in getattr(node, "names", []) if isinstance(n, ast.alias)}
         if bound & set(re.findall(r"\w+", solution)):
             exec(ast.unparse(node), names)
