@@ -98,9 +98,11 @@ def classed(answer=lambda tool, image, turn: tool._changed(image, turn), **chang
     return attempt
 
 
-def in_short(content):
-    """A tool's answer in short: the size of an image, "words", or what else it is."""
-    if not isinstance(content, list) or not isinstance(content[0], dict):
+def in_short(tool, call):
+    """A tool's answer to a call in short: the size of an image, "words", or what else it is."""
+    try:
+        content = answer_call(tool, call)
+    except TypeError:
         return "no list of blocks"
     return content[0]["image"].size if content[0]["type"] == "image" else "words"
 
@@ -122,7 +124,7 @@ def over_calls(attempt):
     facts = {"required": schema.get("required")}
     for degrees, image in ((90, {}), (90, {"image": 1}), (7, {}), (90, {"image": 9})):
         call = {"name": ROTATE, "arguments": {"degrees": degrees, **image}}
-        facts[str(call["arguments"])] = in_short(answer_call(tool, call))
+        facts[str(call["arguments"])] = in_short(tool, call)
     return facts
 
 
