@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from PIL import Image
@@ -69,6 +70,15 @@ def start(words: list[str], log: Path) -> subprocess.Popen:
         return subprocess.Popen([*PYTHON, *words], stdout=file, stderr=file)
 
 
+def rotating(process: subprocess.Popen, folder: Path) -> None:
+    """Wait until a run has one checkpoint more than it keeps, or one without its mark; or its end."""
+    while process.poll() is None:
+        there = len(list(folder.glob("checkpoint-*")))
+        if there > 2 or there > len(list(folder.glob("checkpoint-*/complete"))) > 0:
+            return time.sleep(random.uniform(0, 0.05))
+        time.sleep(0.001)
+
+
 def hostile_calls(seconds: float) -> int:
     """Answer random calls; whatever they hold, a crop or a text comes back."""
     image, calls, end = Image.new("RGB", (384, 384)), 0, time.monotonic() + seconds
@@ -112,13 +122,16 @@ def main(minutes: float, only: list[str]) -> int:
                 pair = chains % 3 == 0  # a second process in the same folder
                 for _ in range(random.randint(0 if pair else 1, 5)):
                     process = start(words(name, place), log)
-                    try:
-                        process.wait(random.uniform(0.2, 1.0) * took)
+                    if name == "train" and chains % 4 == 0:  # while it changes its checkpoints
+                        rotating(process, place / "checkpoints")
+                    else:
+                        with suppress(subprocess.TimeoutExpired):
+                            process.wait(random.uniform(0.2, 1.0) * took)
+                    if process.poll() is not None:
                         break
-                    except subprocess.TimeoutExpired:
-                        process.kill()
-                        process.wait()
-                        kills += 1
+                    process.kill()
+                    process.wait()
+                    kills += 1
                 both = [start(words(name, place), log) for _ in range(1 + pair)]
                 codes = [process.wait() for process in both]
                 if 0 not in codes or result(place) != whole:
