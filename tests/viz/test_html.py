@@ -152,7 +152,7 @@ def test_a_hostile_episode_is_text_and_short(episode):
 
 def test_an_episode_has_a_place_for_its_reward_and_its_tokens(episode):
     reader = Reader(html.episode("trained", episode))
-    for words in ("trained", "the model's view, 96 px", "tokens and loss mask"):
+    for words in ("trained", "96 px, all that tiny-eyes sees of it", "tokens and loss mask"):
         assert words in reader.text
     assert ("div", {"class": "reward"}) in reader.tags
 

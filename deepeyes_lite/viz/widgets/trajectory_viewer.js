@@ -131,4 +131,8 @@ function render({ model, el }) {
   }
   answer.value = data.answer;
   choose();
+  if (data.keys.length === 1) { // nothing to choose from
+    for (const part of [list, el.querySelector(".bar")]) part.hidden = true;
+    viewer.style.gridTemplateColumns = "minmax(0, 1fr)";
+  }
 }
