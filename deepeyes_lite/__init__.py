@@ -6,7 +6,7 @@ The flat files of this package are the method. A folder is something else, and t
 Read in this order:
 
      1 boxes.py          186  frames (box_px, box_view, box_1000), IoU, the size of a view
-     2 tools.py          371  the zoom: a checked function, and TRL's environment class
+     2 tools.py          370  the zoom: a checked function, and TRL's environment class
      3 prompts.py        192  chat template, response template, reserved tokens
      4 trajectories.py   180  an episode, token by token; JSONL
      5 policies.py       306  who replies: a transformers model, or a script
@@ -15,7 +15,7 @@ Read in this order:
      8 rewards.py        275  reward functions for TRL, variants as weights, advantages
      9 training.py       763  a run: LoRA, TRL's trainer, record, resume
 
-These 2,911 lines are one training step, from the scene to the
+These 2,910 lines are one training step, from the scene to the
 gradient. Then which questions it trains on, and what it has learned:
 
     10 selection.py      280  which questions to train on: pass rate, tool benefit
@@ -27,11 +27,11 @@ What the method stands on:
        models.py         408  what differs from one family of models to the next
        options.py        116  multiple choice, read out of a question and written into it
        formulas.py       388  are two numbers or formulas equal, in floats
-       data.py           197  the one schema of a sample
-       files.py          242  atomic write, lock, resumable JSONL
+       data.py           196  the one schema of a sample
+       files.py          247  atomic write, lock, resumable JSONL
        doctor.py         218  checks of the machine
        fast.py           314  to be read last: speed, no result changes
-       __main__.py       898  the commands; the one flat file that imports folders, to hand them in
+       __main__.py       900  the commands; the one flat file that imports folders, to hand them in
 """
 
 from pathlib import Path

@@ -71,15 +71,15 @@ def _sole_writer(args):
 
     A study is shared by several processes and locks its runs itself.
     """
-    from deepeyes_lite.files import sole_writer
+    from deepeyes_lite.files import is_first_process, sole_writer
 
     if args.command in ("train", "demo"):
         out = config_of(args)[1]
     else:
         places = {"evaluate": "run", "merge": "to", "card": "model", "doctor": "record"}
         out = getattr(args, places.get(args.command, "out"), None)
-    first = int(os.environ.get("RANK", 0)) == 0  # of several processes the first one writes
-    return sole_writer(out) if out and first and args.command != "study" else nullcontext()
+    locked = out and args.command != "study" and is_first_process()
+    return sole_writer(out) if locked else nullcontext()
 
 
 def say(text: str, stream=None) -> None:
@@ -279,10 +279,12 @@ def _train(args) -> Path:
 
 def _write_card(out: Path) -> None:
     """The run's own figures in the place of peft's empty template."""
+    from deepeyes_lite.files import atomic_write, is_first_process
     from deepeyes_lite.realworld.publishing import card
 
-    if int(os.environ.get("RANK", 0)) == 0:  # of several processes the first one writes
-        (out / "adapter" / "README.md").write_text(card(out, "peft"), encoding="utf-8")
+    if is_first_process():
+        with atomic_write(out / "adapter" / "README.md") as tmp:
+            tmp.write_text(card(out, "peft"), encoding="utf-8")
 
 
 def _report(out: Path, samples: int) -> None:
@@ -694,10 +696,10 @@ def _add_controls(sub) -> None:
 
 
 def _add_two_tools(sub) -> None:
-    sub.add_argument("--out", type=Path, default=Path("runs/two-tools"), help="folder of the runs")
-    sub.add_argument("--records", type=Path, help="folder for a small record of the run, too")
     from deepeyes_lite.rewards import VARIANTS
 
+    sub.add_argument("--out", type=Path, default=Path("runs/two-tools"), help="folder of the runs")
+    sub.add_argument("--records", type=Path, help="folder for a small record of the run, too")
     # What is not given is left to `two_tools.run`.
     sub.add_argument("--reward", choices=tuple(VARIANTS), help="a reward variant")
     sub.add_argument("--seed", type=int, help="of scenes, adapters and sampling")

@@ -158,9 +158,8 @@ def read_image(source: str | Path | bytes, name: str = "") -> tuple[Image.Image,
         bits = next(bits for bits in (8, 10, 12, 14, 16) if bits >= used)
         grey = np.where(values == hidden, 255, values >> (bits - 8))
         image = Image.fromarray(grey.astype(np.uint8))
-    elif (
-        image.mode == "RGB" and _bits(image, source) == 16
-    ):  # Pillow has read the upper half of each
+    elif image.mode == "RGB" and _bits(image, source) == 16:
+        # Pillow has read the upper half of each.
         if 0 < max(high for _, high in image.getextrema()) < 16:
             raise BadRow(f"{name} holds 12 bits in a file of 16; save it with 8 bits a channel")
         if hidden := image.info.get("transparency"):

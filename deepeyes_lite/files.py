@@ -74,6 +74,11 @@ def file_lock(path: str | Path, wait: bool = False) -> Iterator[bool]:
         lock.release()
 
 
+def is_first_process() -> bool:
+    """Whether this is the process that writes, of the several that train together."""
+    return int(os.environ.get("RANK", 0)) == 0
+
+
 @contextmanager
 def sole_writer(path: str | Path) -> Iterator[None]:
     """Inside, no other process of ours writes this file or folder; the lock is a hidden file beside it.

@@ -357,10 +357,9 @@ def answer_call(tool: ZoomTool, call: dict) -> list[dict]:
         parts = method(**arguments)
     except Exception as error:  # the call is model output: anything may be wrong with it
         parts = tool._refuse(error)
-    texts = [part["type"] == "text" for part in parts]  # a tool of one's own may echo, too
-    return [
-        {**part, "text": plain_text(part["text"])} if text else part
-        for part, text in zip(parts, texts)
+    return [  # a tool of one's own may echo, too
+        {**part, "text": plain_text(part["text"])} if part["type"] == "text" else part
+        for part in parts
     ]
 
 

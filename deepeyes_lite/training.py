@@ -25,11 +25,11 @@ from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 from transformers.utils.notebook import NotebookProgressCallback
 from trl import GRPOConfig, GRPOTrainer
 
-from deepeyes_lite.config import PRESETS, RunConfig, preset, reward_weights  # noqa: F401
+from deepeyes_lite.config import RunConfig, reward_weights
 from deepeyes_lite.data import load as load_data
 from deepeyes_lite.doctor import precision
 from deepeyes_lite.fast import FastSteps, cache_vision
-from deepeyes_lite.files import atomic_write, check_or_write_config, file_lock
+from deepeyes_lite.files import atomic_write, check_or_write_config, file_lock, is_first_process
 from deepeyes_lite.models import (
     PROMPT_TEXT,
     completion_length,
@@ -698,7 +698,7 @@ def train(
         ImagesDropped, FloatingPointError: see `ZoomTrainer` and `History`.
     """
     out = Path(out)
-    main = int(os.environ.get("RANK", 0)) == 0  # of several processes the first one writes
+    main = is_first_process()
     adapter = out / "adapter"
     with file_lock(out / ".lock") if main and not adapter.exists() else nullcontext(True) as free:
         if not free:

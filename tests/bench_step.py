@@ -15,10 +15,11 @@ from unittest.mock import patch
 
 import torch
 
+from deepeyes_lite.config import preset
 from deepeyes_lite.fast import vision_tower
 from deepeyes_lite.realworld.gpu import Clock
 from deepeyes_lite.tinyworld.dataset import training_questions
-from deepeyes_lite.training import build_trainer, preset
+from deepeyes_lite.training import build_trainer
 
 PHASES = ["prompts", "generation", "reward", "forward", "backward", "rest"]
 INSIDE = ["vision tower", "image processor"]  # part of the others

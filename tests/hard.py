@@ -134,9 +134,9 @@ def main(minutes: float, only: list[str]) -> int:
                     kills += 1
                 both = [start(words(name, place), log) for _ in range(1 + pair)]
                 codes = [process.wait() for process in both]
-                if 0 not in codes or result(place) != whole:
+                there = result(place)
+                if 0 not in codes or there != whole:
                     wrong += 1
-                    there = result(place)
                     differ = [n for n in {**whole, **there} if whole.get(n) != there.get(n)]
                     print(f"{name}: chain {chains} ended {codes}, and differs in {differ}")
             print(f"{name}: {chains} chains, {kills} kills, {wrong} wrong so far", flush=True)

@@ -19,6 +19,7 @@ import torch
 from huggingface_hub import constants, try_to_load_from_cache
 from transformers import TrainerCallback
 
+from deepeyes_lite.config import PRESETS, RunConfig, preset
 from deepeyes_lite.doctor import check_disk, machine, precision
 from deepeyes_lite.fast import VISION_BYTES, VISION_PATCHES
 from deepeyes_lite.files import atomic_write
@@ -34,7 +35,7 @@ from deepeyes_lite.models import (
 from deepeyes_lite.prompts import tool_call
 from deepeyes_lite.tinyworld.dataset import tiny_world
 from deepeyes_lite.tinyworld.scenes import World
-from deepeyes_lite.training import PRESETS, RunConfig, build_trainer, preset
+from deepeyes_lite.training import build_trainer
 
 BYTES, BYTES_4_BIT = 2.0, 0.6  # of a parameter, in bf16 and in NF4 with its scales
 LIBRARIES_GB = 1.0  # CUDA's context, the workspaces of cuBLAS, a tile of logits (TRL's fused head)

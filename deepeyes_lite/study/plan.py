@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
-from deepeyes_lite.training import RunConfig
+from deepeyes_lite.config import RunConfig
 
 SEEDS = {"conditional": 5, "unconditional": 5, "none": 5, "text_only": 3, "curiosity": 3, "iou": 3}
 FULLY_MEASURED = ("conditional", "text_only")

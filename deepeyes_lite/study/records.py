@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
+from deepeyes_lite.config import RunConfig
 from deepeyes_lite.evaluation import CONDITIONS, NotMeasured, interval
-from deepeyes_lite.training import RunConfig, read_history
+from deepeyes_lite.training import read_history
 
 WINDOW = 10  # steps that are averaged where a history is read
 

@@ -17,6 +17,7 @@ from datasets import Dataset
 from tqdm.auto import tqdm
 
 from deepeyes_lite import selection
+from deepeyes_lite.config import RunConfig
 from deepeyes_lite.doctor import machine
 from deepeyes_lite.evaluation import evaluate_run, summarise, write_episodes
 from deepeyes_lite.files import atomic_write, file_lock
@@ -29,7 +30,7 @@ from deepeyes_lite.tinyworld.dataset import held_out, tiny_world, training_quest
 from deepeyes_lite.tinyworld.pretraining.card import grounding
 from deepeyes_lite.tinyworld.questions import CORRUPTIONS, label_of
 from deepeyes_lite.tinyworld.scenes import World
-from deepeyes_lite.training import RunConfig, load_trained, read_config, read_history, train
+from deepeyes_lite.training import load_trained, read_config, read_history, train
 from deepeyes_lite.viz.snapshots import snapshots_of
 
 # Where a gain should carry over: the scenes, and the counterpart in the paper.

@@ -20,6 +20,7 @@ from PIL import Image, ImageOps
 
 from deepeyes_lite import prompts
 from deepeyes_lite.boxes import Box
+from deepeyes_lite.config import RunConfig
 from deepeyes_lite.evaluation import interval, share
 from deepeyes_lite.files import atomic_write, check_or_write_config
 from deepeyes_lite.models import load, load_processor
@@ -37,7 +38,7 @@ from deepeyes_lite.tinyworld.pretraining.lessons import (
 )
 from deepeyes_lite.tinyworld.questions import label_of
 from deepeyes_lite.tools import ZOOM, ZoomTool, zoom
-from deepeyes_lite.training import RunConfig, base_of, load_trained, read_config, train
+from deepeyes_lite.training import base_of, load_trained, read_config, train
 from deepeyes_lite.trajectories import Trajectory
 
 # --- the tool -------------------------------------------------------------------------------------

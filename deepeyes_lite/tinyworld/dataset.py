@@ -2,16 +2,13 @@
 
 import random
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from datasets import Dataset
 
+from deepeyes_lite.config import RunConfig
 from deepeyes_lite.data import build, encode, load
 from deepeyes_lite.tinyworld.questions import CORRUPTIONS, KINDS, NEEDS
 from deepeyes_lite.tinyworld.scenes import SPLIT_LENGTH, SPLIT_STARTS, World, draw_scene
-
-if TYPE_CHECKING:  # the trainer takes seconds to import
-    from deepeyes_lite.training import RunConfig
 
 
 def tiny_world(
@@ -91,7 +88,7 @@ def held_out(n: int = 300, legible_share: float = 0.5, kind: str = "read") -> Da
     return tiny_world("test", n, World(legible_share=legible_share), kind=kind)
 
 
-def training_questions(config: "RunConfig") -> Dataset:
+def training_questions(config: RunConfig) -> Dataset:
     """The questions of a run: the data set that it names, or fresh scenes for its seed."""
     if config.data:
         return load(config.data)

@@ -15,10 +15,10 @@ from PIL import Image
 import deepeyes_lite.__main__ as main_module
 from deepeyes_lite import rollout
 from deepeyes_lite.__main__ import COMMANDS, GROUPS, config_of, main, parser, say, trl_options
+from deepeyes_lite.config import PRESETS, RunConfig
 from deepeyes_lite.files import sole_writer
 from deepeyes_lite.realworld import public
 from deepeyes_lite.tinyworld.dataset import tiny_world
-from deepeyes_lite.training import PRESETS, RunConfig
 from deepeyes_lite.trajectories import read_jsonl
 
 

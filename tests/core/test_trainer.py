@@ -9,12 +9,12 @@ from trl import GRPOTrainer
 from trl.trainer.utils import pad
 
 from deepeyes_lite import prompts
+from deepeyes_lite.config import PRESETS
 from deepeyes_lite.fast import merged_adapters, select
 from deepeyes_lite.policies import ScriptedPolicy
 from deepeyes_lite.rollout import rollout
 from deepeyes_lite.tinyworld.dataset import training_questions
 from deepeyes_lite.training import (
-    PRESETS,
     ImagesDropped,
     RunConfig,
     ZoomTrainer,

@@ -20,12 +20,12 @@ from trl import GRPOTrainer
 
 import bench_step
 from deepeyes_lite import doctor, prompts, training
+from deepeyes_lite.config import PRESETS, preset
 from deepeyes_lite.files import file_lock
 from deepeyes_lite.models import load
 from deepeyes_lite.tinyworld.dataset import tiny_world, training_questions
 from deepeyes_lite.training import (
     HISTORY_COLUMNS,
-    PRESETS,
     Checkpoints,
     History,
     RunConfig,
@@ -34,7 +34,6 @@ from deepeyes_lite.training import (
     collapse_warning,
     last_checkpoint,
     load_trained,
-    preset,
     read_config,
     read_history,
     train,

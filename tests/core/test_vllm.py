@@ -12,6 +12,7 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText
 
 from deepeyes_lite import training
+from deepeyes_lite.config import preset
 from deepeyes_lite.models import completion_length, ready, token_ids
 from deepeyes_lite.prompts import RESERVED_TOKENS
 from deepeyes_lite.tinyworld.dataset import training_questions
@@ -20,7 +21,6 @@ from deepeyes_lite.training import (
     RolloutsDisagree,
     RunConfig,
     build_trainer,
-    preset,
 )
 from shapes import config_of, processor_of
 

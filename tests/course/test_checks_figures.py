@@ -6,9 +6,9 @@ import random
 import numpy as np
 
 from checks import evaluation, own_tool, single_gpu, trajectories
+from deepeyes_lite.config import PRESETS
 from deepeyes_lite.models import completion_length, ready
 from deepeyes_lite.realworld.gpu import cache_gb, episode_tokens, weights_gb
-from deepeyes_lite.training import PRESETS
 from shapes import processor_of
 
 

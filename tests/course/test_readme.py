@@ -66,8 +66,9 @@ def test_the_controls_are_made_of_their_record():
 
 
 def test_the_records_are_those_of_the_plan():
+    from deepeyes_lite.config import preset
     from deepeyes_lite.study.run import plan, recorded
-    from deepeyes_lite.training import preset, read_history
+    from deepeyes_lite.training import read_history
 
     questions = Path("runs") / "study" / "data"
     runs = plan(preset("demo"), questions)

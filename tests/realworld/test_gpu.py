@@ -11,7 +11,6 @@ from peft import LoraConfig, get_peft_model
 from PIL import Image
 from transformers import AutoModelForImageTextToText, DynamicCache
 
-from deepeyes_lite import training
 from deepeyes_lite.__main__ import main
 from deepeyes_lite.models import LORA_TARGETS, OBSERVATION_TOKENS, completion_length, ready
 from deepeyes_lite.realworld import gpu
@@ -23,8 +22,8 @@ SMALL = {"prompts_per_step": 1, "num_generations": 2, "max_calls": 2, "max_new_t
 def test_two_steps_from_the_command_line(tmp_path, monkeypatch, capsys):
     if torch.cuda.is_available():
         pytest.skip("this is the run of a machine without a GPU")
-    small = replace(training.PRESETS["24GB"], **SMALL, lora_rank=4, max_pixels=64 * 28 * 28)
-    monkeypatch.setitem(training.PRESETS, "24GB", small)
+    small = replace(gpu.PRESETS["24GB"], **SMALL, lora_rank=4, max_pixels=64 * 28 * 28)
+    monkeypatch.setitem(gpu.PRESETS, "24GB", small)
     folder = write_random(small.model, tmp_path / "model", layers=2, narrow=True)
     command = ["doctor", "--gpu", "--preset", "24GB", "--model", str(folder)]
     assert main([*command, "--record", str(tmp_path / "gpu")]) == 1

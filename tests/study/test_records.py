@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from deepeyes_lite import DATA
+from deepeyes_lite.config import preset
 from deepeyes_lite.evaluation import NotMeasured
 from deepeyes_lite.study.plan import plan
 from deepeyes_lite.study.records import load_records, seeds_table, spent
-from deepeyes_lite.training import preset
 
 STUDY = DATA / "runs" / "study"
 

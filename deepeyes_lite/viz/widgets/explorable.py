@@ -57,10 +57,8 @@ class Explorable:
             '<script type="module">\n{4}\nmount("{0}", render);\n</script>'
         )
         texts = map(Markup, (*self.packed, self.module))
-        name = hashlib.sha256("".join(self.packed).encode()).hexdigest()[
-            :12
-        ]  # the same on every run
-        return part.format(f"eyes-{name}", self.still, *texts)
+        digest = hashlib.sha256("".join(self.packed).encode()).hexdigest()  # the same on every run
+        return part.format(f"eyes-{digest[:12]}", self.still, *texts)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}: {self.title}"
